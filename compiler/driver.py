@@ -1,0 +1,350 @@
+"""From a model's name to an artifact: the order of the steps, and nothing about any target."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iree.compiler import ir
+
+from edgec.artifact import Artifact
+from edgec.compiler import artifact as writing
+from edgec.compiler.digest import digest, versions
+from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
+from edgec.compiler.options import CompileOptions
+from edgec.compiler.parameters import ArchiveEntry, write_archive
+from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.stages import EXPORTED, STAGES, file_of
+from edgec.compiler.targets import Target, parse_targets
+from edgec.errors import InputError
+from edgec.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    Memory,
+    ModelInfo,
+    ParameterFile,
+    Program,
+)
+from edgec.models.check import check_weights
+from edgec.models.load import LoadedModel, load
+from edgec.models.sources import ModelSource, resolve
+
+__all__ = ["compile", "default_cache_dir"]
+
+WEIGHTS = "weights.irpa"
+
+
+@dataclass(frozen=True)
+class _Build:
+    """What every step needs to know."""
+
+    source: ModelSource
+    model: LoadedModel
+    interface: Interface
+    options: CompileOptions
+    targets: tuple[Target, ...]
+    digest: str
+    max_context: int
+    dump: Path | None
+    progress: Progress
+
+
+def default_cache_dir() -> Path:
+    """`EDGEC_CACHE_DIR`, else `edgec` in the user's cache folder."""
+    if given := os.environ.get("EDGEC_CACHE_DIR"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgec"
+
+
+def compile(
+    model: str,
+    *,
+    target: str = "cpu",
+    output: str | Path | None = None,
+    dtype: str = "f32",
+    ctx_size: int | None = None,
+    prompt_multiple: int = 32,
+    chunk_size: int | None = None,
+    dynamic_shapes: str = "input",
+    revision: str | None = None,
+    offline: bool = False,
+    trust_remote_code: bool = False,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    use_cache: bool = True,
+    force: bool = False,
+    dump_ir: str | Path | None = None,
+    stop_after: str | None = None,
+    start_from: str | Path | None = None,
+    extra_compile_args: tuple[str, ...] = (),
+    layers: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Artifact | None:
+    """Compiles a model for one or more targets.
+
+    Args:
+        model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
+        target: `cpu`, `cpu:<cpu>` or `cpu:<triple>`.
+        output: The artifact's folder; without it, one in the cache, named by its digest.
+        dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, layers, seed,
+            extra_compile_args: See `CompileOptions`.
+        revision, offline, trust_remote_code, token: For the hub.
+        cache_dir: Of builds without an output; default `default_cache_dir()`.
+        use_cache: Whether an equal build that is already there will do.
+        force: Replace whatever stands at `output`.
+        dump_ir: Folder that receives the IR after every stage.
+        stop_after: A stage (torch, lowered, input, vmfb) after which to stop; needs `dump_ir`.
+        start_from: A dumped file (`torch.mlir`, `cpu.lowered.mlir`, `cpu.input.mlir`) to use
+            in place of the stages up to it.
+        progress: Told about the stages.
+
+    Returns:
+        The artifact, or None after `stop_after`.
+
+    Raises:
+        InputError: something the user can mend; nothing was written.
+        CompileError: a stage failed; nothing was written but the dump.
+    """
+    progress = progress or Silent()
+    options = CompileOptions(
+        dtype=dtype,
+        ctx_size=ctx_size,
+        prompt_multiple=prompt_multiple,
+        chunk_size=chunk_size,
+        dynamic_shapes=dynamic_shapes,
+        layers=layers,
+        seed=seed,
+        extra_compile_args=tuple(extra_compile_args),
+    )
+    targets = parse_targets(target)
+    dump = Path(dump_ir) if dump_ir is not None else None
+    start = _check_stages(targets, dump, stop_after, Path(start_from) if start_from else None)
+    with progress.stage("resolve", model):
+        source = resolve(
+            model,
+            revision=revision,
+            offline=offline,
+            trust_remote_code=trust_remote_code,
+            token=token,
+            seed=seed,
+            layers=layers,
+        )
+        max_context = _max_context(source)
+        options = options.for_model(max_context, source.id)
+        key = digest(
+            {
+                "model": source.fingerprint(),
+                "options": options.to_dict(),
+                "targets": [vars(t) for t in targets],
+                "start_from": start[1].read_text("utf-8") if start else None,
+            }
+        )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.id).strip("-")
+    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    destination = Path(output) if output is not None else cache / f"{name}-{key[:16]}.edgec"
+    replace = force or output is None
+    with _turn(cache, key, output is None):
+        found = writing.existing(destination, key) if use_cache and not force else None
+        if found is not None and stop_after is None:
+            return found
+        if destination.exists() and not replace and stop_after is None:
+            raise InputError(
+                f"output {destination}: exists and is another build",
+                "add --force to replace it, or choose another place with -o",
+            )
+        with writing.workspace(destination) as work:
+            with progress.stage("load", source.config.model_type):
+                loaded = load(source.config, dtype, trust_remote_code=trust_remote_code)
+                check_weights(_shapes(loaded), source.weights, loaded.tied)
+            spec = interface(loaded, options, loaded.discovery.vocab_size)
+            build = _Build(
+                source, loaded, spec, options, targets, key, max_context, dump, progress
+            )
+            result = work / "artifact"
+            result.mkdir()
+            _check_space(build, destination)
+            if not _compile_programs(build, work, result, start, stop_after):
+                return None
+            _write_weights(build, result)
+            manifest = _manifest(build, result)
+            with progress.stage("write", str(destination)):
+                return writing.publish(result, destination, manifest, replace=replace)
+
+
+def _turn(cache: Path, key: str, cached: bool) -> Any:
+    """Equal builds into one cache wait for each other; the second finds the first's result."""
+    from contextlib import nullcontext
+
+    return writing.locked(cache / "locks" / key) if cached else nullcontext()
+
+
+def _check_stages(
+    targets: tuple[Target, ...], dump: Path | None, stop_after: str | None, start: Path | None
+) -> tuple[str, Path] | None:
+    """Checks the stage options; returns the stage and the file to start from."""
+    names = [EXPORTED, *STAGES]
+    if stop_after is not None and stop_after not in names:
+        raise InputError(f"stop-after '{stop_after}': must be one of {', '.join(names)}")
+    if stop_after is not None and dump is None:
+        raise InputError("stop-after: without --dump-ir nothing would be kept", "add --dump-ir DIR")
+    if start is None:
+        return None
+    if not start.is_file():
+        raise InputError(f"start-from {start}: no such file", "give a file from --dump-ir")
+    if len(targets) > 1 and start.name != file_of(EXPORTED, targets[0]):
+        raise InputError(f"start-from {start}: belongs to one target", "name one --target")
+    for stage in names[:-1]:
+        if start.name == file_of(stage, targets[0]):
+            return stage, start
+    known = ", ".join(file_of(stage, targets[0]) for stage in names[:-1])
+    raise InputError(f"start-from {start}: not a dumped stage", f"must be named {known}")
+
+
+def _max_context(source: ModelSource) -> int:
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        value = getattr(source.config.get_text_config(), name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise InputError(
+        f"model '{source.id}': its config does not say how long a context it takes",
+        "edgec needs max_position_embeddings",
+    )
+
+
+def _shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in model.parameters.items()}
+
+
+def _entries(model: LoadedModel) -> dict[str, ArchiveEntry]:
+    return {n: ArchiveEntry(tuple(p.shape), p.dtype) for n, p in model.parameters.items()}
+
+
+def _check_space(build: _Build, destination: Path) -> None:
+    needed = sum(entry.bytes for entry in _entries(build.model).values()) + (64 << 20)
+    free = shutil.disk_usage(destination.parent).free
+    if free < needed:
+        raise InputError(
+            f"output {destination}: needs {needed >> 20} MB, the disk has {free >> 20} MB free",
+            "free some space or choose another place with -o",
+        )
+
+
+def _compile_programs(
+    build: _Build,
+    work: Path,
+    result: Path,
+    start: tuple[str, Path] | None,
+    stop_after: str | None,
+) -> bool:
+    """Runs the stages for each target; False when told to stop before the last."""
+    exported = work / "torch.mlir"
+    if start is not None and start[0] == EXPORTED:
+        shutil.copyfile(start[1], exported)
+    elif start is None:
+        with build.progress.stage("export", f"{len(build.interface.state) // 2} layers"):
+            with ir.Context() as context:
+                module = export(build.model, build.options, context)
+                exported.write_text(str(module), "utf-8")
+    if exported.exists():
+        _dump(build, exported)
+    if stop_after == EXPORTED:
+        return False
+    for target in build.targets:
+        current, skipping = exported, start is not None and start[0] != EXPORTED
+        for stage, run in STAGES.items():
+            if skipping:
+                assert start is not None
+                if start[0] == stage:
+                    current, skipping = start[1], False
+                continue
+            produced = (result if stage == "vmfb" else work) / file_of(stage, target)
+            with build.progress.stage(stage, f"{target.name} {target.architecture}"):
+                try:
+                    run(current, produced, target, build.options)
+                finally:
+                    _dump(build, produced, produced.with_suffix(".log"))
+            current = produced
+            if stage == stop_after:
+                break
+    return stop_after in (None, "vmfb")
+
+
+def _dump(build: _Build, *files: Path) -> None:
+    if build.dump is None:
+        return
+    build.dump.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if file.exists():
+            shutil.copyfile(file, build.dump / file.name)
+
+
+def _write_weights(build: _Build, result: Path) -> None:
+    entries = _entries(build.model)
+    total = sum(entry.bytes for entry in entries.values())
+    with build.progress.stage("weights", f"{total / 1e6:.0f} MB {build.options.dtype}"):
+        write_archive(
+            result / WEIGHTS,
+            entries,
+            build.source.weights.read,
+            lambda done: build.progress.update(done, total, "B"),
+        )
+    for name, content in build.source.files.items():
+        if isinstance(content, bytes):
+            (result / name).write_bytes(content)
+        else:
+            shutil.copyfile(content, result / name)
+
+
+def _manifest(build: _Build, result: Path) -> Manifest:
+    source, model, options = build.source, build.model, build.options
+    assert options.ctx_size is not None
+    entries = _entries(model)
+    weights = sum(entry.bytes for entry in entries.values())
+    count = sum(p.numel() for p in model.parameters.values())
+    width = {"f32": 4, "f16": 2, "bf16": 2}
+    state = 0
+    for buffer in build.interface.state:
+        rows, heads, columns = buffer.shape
+        state += rows * heads * columns * width[buffer.dtype]
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        digest=build.digest,
+        versions=versions(),
+        model=ModelInfo(
+            id=source.id,
+            revision=source.revision,
+            architecture=(source.config.architectures or [type(model.module).__name__])[0],
+            model_type=source.config.model_type,
+            vocab_size=model.discovery.vocab_size,
+            context=options.ctx_size,
+            max_context=build.max_context,
+            layers=len(model.discovery.layers),
+            parameters=count,
+            active_parameters=count,
+        ),
+        options=options.to_dict(),
+        dtype=options.dtype,
+        quantization={"weights": "none"},
+        prompt=build.interface.prompt,
+        entry_points=build.interface.entry_points,
+        state=build.interface.state,
+        programs={
+            t.name: Program(
+                target=f"{t.name}:{t.architecture}",
+                driver=t.driver,
+                file=file_of("vmfb", t),
+                pipeline=f"{t.torch_pipeline} | {t.input_pipeline}",
+                requirements=t.requirements,
+                compile_flags=t.flags,
+            )
+            for t in build.targets
+        },
+        parameters=ParameterFile(WEIGHTS, PARAMETER_SCOPE, len(entries), weights),
+        memory=Memory(weights=weights, state_per_sequence=state),
+        files=writing.file_records(result),
+    )

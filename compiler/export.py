@@ -1,0 +1,215 @@
+"""From a HF model on the meta device to one MLIR module with the entry points of the contract."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from iree.compiler import ir
+from torch import nn
+
+from edgec.compiler.options import CompileOptions
+from edgec.errors import CompileError, ModelError
+from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec
+from edgec.models.load import LoadedModel
+from edgec.models.state import SequenceState, using
+
+__all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
+
+PARAMETER_SCOPE = "model"
+_ROWS = 32
+"""State buffers have a multiple of this many rows: attention reads whole blocks of them."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How the runtime calls the compiled module; goes into the manifest as it is."""
+
+    prompt: Prompt
+    entry_points: dict[str, EntryPoint]
+    state: tuple[StateBuffer, ...]
+
+
+def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> Interface:
+    """The interface of a model under resolved options; needs no export."""
+    assert options.ctx_size is not None and options.chunk_size is not None
+    multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
+    rows = -(-(options.ctx_size + options.prompt_multiple) // _ROWS) * _ROWS
+    state = []
+    for index, layer in sorted(model.discovery.layers.items()):
+        for part, width in (("key", layer.key_width), ("value", layer.value_width)):
+            shape = (rows, layer.kv_heads, width)
+            name = f"layers.{index}.{part}"
+            state.append(StateBuffer(name, "attention", shape, options.dtype))
+    start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
+    outputs = (TensorSpec("logits", (1, vocab_size), "f32"), TensorSpec("token", (1, 1), "i32"))
+    entry_points = {
+        "prefill": EntryPoint((TensorSpec("tokens", (1, None), "i32"), start, length), outputs),
+        "decode": EntryPoint((TensorSpec("tokens", (1, 1), "i32"), start), outputs),
+    }
+    prompt = Prompt(multiple_of=multiple, min=multiple, max=options.chunk_size)
+    return Interface(prompt, entry_points, tuple(state))
+
+
+class _Program(nn.Module):
+    """A HF model called as the contract says; `state` is a flat list of buffers."""
+
+    def __init__(self, model: LoadedModel, capacity: int) -> None:
+        super().__init__()
+        self.model = model.module
+        self.discovery = model.discovery
+        self.capacity = capacity
+
+    def run(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        start: torch.Tensor,
+        last: torch.Tensor | int,
+        state: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        pairs = zip(state[0::2], state[1::2], strict=True)
+        buffers = dict(zip(sorted(self.discovery.layers), pairs, strict=True))
+        with using(SequenceState(start, self.capacity, self.discovery, buffers)) as sequence:
+            logits = self.model(
+                input_ids=tokens,
+                position_ids=positions,
+                past_key_values=sequence,
+                use_cache=True,
+                logits_to_keep=last,
+            ).logits[0]
+        logits = logits.to(torch.float32)
+        return logits, logits.argmax(dim=-1, keepdim=True).to(torch.int32)
+
+
+class _Prefill(_Program):
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        start: torch.Tensor,
+        length: torch.Tensor,
+        state: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        offsets = torch.arange(tokens.shape[1], dtype=torch.int64, device=tokens.device)
+        # The head runs for one row: that of the last true token.
+        last = (length - 1).reshape(1)
+        return self.run(tokens, (offsets + start)[None], start, last, state)
+
+
+class _Decode(_Program):
+    def forward(
+        self, tokens: torch.Tensor, start: torch.Tensor, state: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.run(tokens, start.reshape(1, 1), start, 0, state)
+
+
+def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> ir.Module:
+    """Exports prefill and decode over the same parameters, as one module in the torch dialect.
+
+    Raises:
+        ModelError: the modelling code does something that torch.export or the importer cannot
+            follow.
+    """
+    assert options.chunk_size is not None
+    spec = interface(model, options, 1)
+    capacity = spec.state[0].shape[0]
+    state = [
+        torch.empty(b.shape, dtype=getattr(torch, _TORCH[b.dtype]), device="meta")
+        for b in spec.state
+    ]
+    scalar = torch.zeros((), dtype=torch.int64, device="meta")
+    prompt, dynamic = _prompt_dimension(options)
+    none = [None] * len(state)
+    programs = {
+        "prefill": _export(
+            _Prefill(model, capacity),
+            (_tokens(prompt), scalar, scalar, state),
+            (dynamic, None, None, none),
+        ),
+        "decode": _export(_Decode(model, capacity), (_tokens(1), scalar, state), None),
+    }
+    for program in programs.values():
+        _restore_buffers(program, model.buffers)
+    return _import(programs, model, context)
+
+
+_TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+
+
+def _tokens(count: int) -> torch.Tensor:
+    return torch.zeros(1, count, dtype=torch.int32, device="meta")
+
+
+def _prompt_dimension(options: CompileOptions) -> tuple[int, dict[int, Any] | None]:
+    """An example length for tracing, and what torch.export is told about the dimension."""
+    assert options.chunk_size is not None
+    multiple, chunk = options.prompt_multiple, options.chunk_size
+    if options.dynamic_shapes != "input":
+        return min(chunk, 48), {1: torch.export.Dim("p", min=1, max=chunk)}
+    if chunk == multiple:
+        return chunk, None
+    blocks = torch.export.Dim("n", min=1, max=chunk // multiple)
+    return 2 * multiple, {1: multiple * blocks}
+
+
+def _export(
+    program: nn.Module, arguments: tuple[Any, ...], dynamic: Any
+) -> torch.export.ExportedProgram:
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(
+                program, arguments, dynamic_shapes=dynamic, strict=False
+            )
+            # Without this, in-place updates of the state would stay in the graph.
+            return exported.run_decompositions({})
+    except ModelError:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise ModelError(
+            f"torch.export cannot follow the modelling code: {type(error).__name__}: {first}",
+            "this model is not supported yet",
+        ) from error
+
+
+def _restore_buffers(
+    program: torch.export.ExportedProgram, buffers: Mapping[str, torch.Tensor]
+) -> None:
+    """Puts the true values of the model's buffers where the export saw the meta device."""
+    tables: list[dict[str, Any]] = [program.constants, program.state_dict]
+    for table in tables:
+        for name in table:
+            true = buffers.get(name.removeprefix("model."))
+            if true is not None:
+                table[name] = true
+    for name, value in program.constants.items():
+        if isinstance(value, torch.Tensor) and value.device.type == "meta":
+            raise CompileError(f"the constant {name} was traced without data")
+
+
+def _import(
+    programs: dict[str, torch.export.ExportedProgram], model: LoadedModel, context: ir.Context
+) -> ir.Module:
+    # Importing turbine takes seconds; nothing else needs it.
+    from iree.turbine import aot
+    from iree.turbine.aot.compiled_module import ExportTargetDef
+    from iree.turbine.aot.fx_programs import FxPrograms
+
+    for name, parameter in model.parameters.items():
+        aot.ExternalTensorTrait(external_scope=PARAMETER_SCOPE, external_name=name).set(parameter)
+    fx = FxPrograms()
+    for name, program in programs.items():
+        # The importer knows a parameter by its object; the export may have wrapped it anew.
+        for key in program.state_dict:
+            plain = key.removeprefix("model.")
+            canonical = model.tied.get(plain, plain)
+            if canonical in model.parameters:
+                program.state_dict[key] = model.parameters[canonical]
+        fx.programs[name] = ExportTargetDef(program)
+    output = aot.export(fx, import_symbolic_shape_expressions=True)
+    with context:
+        return ir.Module.parse(str(output.mlir_module), context)

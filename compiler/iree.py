@@ -1,0 +1,56 @@
+"""Running iree-compile, in a process of its own: a compiler crash is an error, not our end."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import iree.compiler
+
+__all__ = ["IreeError", "iree_compile", "iree_compile_file"]
+
+
+class IreeError(Exception):
+    """iree-compile failed; `log` is everything it said."""
+
+    def __init__(self, log: str) -> None:
+        super().__init__(log)
+        self.log = log
+
+    @property
+    def summary(self) -> str:
+        """The first line that says what is wrong."""
+        lines = [line.strip() for line in self.log.splitlines() if line.strip()]
+        for line in lines:
+            if "error:" in line:
+                return line.partition("error:")[2].strip()[:300]
+        return lines[0][:300] if lines else "no message"
+
+
+def iree_compile(text: str, flags: tuple[str, ...], to: str) -> str:
+    """Compiles IR given as text up to the phase `to` and returns IR as text."""
+    return _run(["-", f"--compile-to={to}", *flags], text.encode()).decode()
+
+
+def iree_compile_file(source: Path, output: Path, flags: tuple[str, ...]) -> None:
+    """Compiles a file to a file; raises IreeError with iree-compile's words."""
+    _run([str(source), "-o", str(output), *flags])
+
+
+def _run(arguments: list[str], stdin: bytes | None = None) -> bytes:
+    tool = Path(iree.compiler.__path__[0]) / "_mlir_libs" / "iree-compile"
+    process = subprocess.Popen(
+        [str(tool), *arguments],
+        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        out, err = process.communicate(stdin)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.returncode != 0:
+        raise IreeError(err.decode(errors="replace") or f"exit code {process.returncode}")
+    return out

@@ -1,0 +1,94 @@
+"""What a user can choose about a compile, checked once and frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from edgec.errors import InputError
+
+__all__ = ["DEFAULT_CONTEXT", "CompileOptions"]
+
+DEFAULT_CONTEXT = 4096
+"""Tokens; a model with a shorter limit gets its own."""
+
+DTYPES = ("f32", "f16", "bf16")
+DYNAMIC_SHAPES = ("input", "op", "none")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything, besides the model and the targets, that changes what is compiled.
+
+    Attributes:
+        dtype: Type in which weights and the KV cache are stored: f32, f16 or bf16.
+        ctx_size: Longest sequence in tokens, or None for the model's own up to 4096.
+        prompt_multiple: Prompts are padded to a multiple of this.
+        chunk_size: Longest prompt of one call, in tokens; longer ones take several calls.
+        dynamic_shapes: `input`: the multiple is stated at the model's input; `none`: a plain
+            dynamic dimension; `op`: that, and operations pad for themselves.
+        layers: Only the first layers of the model, for measurements; None for all.
+        seed: Of a preset's random weights.
+        extra_compile_args: Passed on to iree-compile.
+    """
+
+    dtype: str = "f32"
+    ctx_size: int | None = None
+    prompt_multiple: int = 32
+    chunk_size: int | None = None
+    dynamic_shapes: str = "input"
+    layers: int | None = None
+    seed: int = 0
+    extra_compile_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("dynamic-shapes", self.dynamic_shapes, DYNAMIC_SHAPES)
+        multiple = self.prompt_multiple
+        if not 1 <= multiple <= 1024:
+            raise InputError(f"prompt-multiple {multiple}: must be from 1 to 1024")
+        for name in ("ctx_size", "chunk_size"):
+            value = getattr(self, name)
+            if value is not None and (value < multiple or value % multiple):
+                raise InputError(
+                    f"{name.replace('_', '-')} {value}: must be a multiple of the prompt multiple,"
+                    f" {multiple}",
+                    f"try {max(1, round(value / multiple)) * multiple}",
+                )
+        if self.layers is not None and self.layers < 1:
+            raise InputError(f"layers {self.layers}: must be at least 1")
+
+    def for_model(self, max_context: int, model: str) -> CompileOptions:
+        """The options with context and chunk filled in.
+
+        Raises:
+            InputError: the context is beyond what the model was made for.
+        """
+        multiple = self.prompt_multiple
+        context = self.ctx_size
+        if context is None:
+            context = min(max_context, DEFAULT_CONTEXT) // multiple * multiple
+            if context == 0:
+                raise InputError(
+                    f"prompt-multiple {multiple}: longer than the context of {model}, {max_context}"
+                )
+        elif context > max_context:
+            raise InputError(
+                f"ctx-size {context}: beyond the context of {model}, {max_context} tokens",
+                f"use -c {max_context // multiple * multiple} or less",
+            )
+        chunk = self.chunk_size
+        if chunk is None:
+            chunk = max(multiple, min(context, 256) // multiple * multiple)
+        elif chunk > context:
+            raise InputError(f"chunk-size {chunk}: larger than the context, {context}")
+        return dataclasses.replace(self, ctx_size=context, chunk_size=chunk)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} '{value}': must be one of {', '.join(allowed)}")

@@ -1,0 +1,108 @@
+"""Weights, written tensor by tensor into an IREE parameter archive (`.irpa`).
+
+The format is IREE's `iree/schemas/parameter_archive.h`, version 0.0: a header, a table of
+entries, their names, then the tensors at aligned offsets. IREE's own writer wants all tensors in
+memory at once; a model is larger than that.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+__all__ = ["ArchiveEntry", "write_archive"]
+
+_HEADER = struct.Struct("<4sHHQQQQQQQQQQ")
+_ENTRY = struct.Struct("<QIQQQQQQQQ")
+_DATA = 2
+_ENTRY_ALIGNMENT = 16
+_TENSOR_ALIGNMENT = 64
+_STORAGE_ALIGNMENT = 4096  # a page, so that tensors are aligned in memory when the file is mapped
+
+
+@dataclass(frozen=True)
+class ArchiveEntry:
+    """A tensor to be written: its shape and the type it is stored in."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        count = 1
+        for dim in self.shape:
+            count *= dim
+        return count * self.dtype.itemsize
+
+
+def write_archive(
+    path: Path,
+    entries: Mapping[str, ArchiveEntry],
+    read: Callable[[str], torch.Tensor],
+    progress: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Writes the entries in order, asking `read` for one tensor at a time.
+
+    Args:
+        path: New file.
+        entries: Name to shape and stored type.
+        read: Gives a tensor of the entry's shape, of any float type.
+        progress: Called with the bytes written so far.
+
+    Returns:
+        The size of the file in bytes.
+    """
+    names = b"".join(name.encode() for name in entries)
+    stride = _align(_ENTRY.size, _ENTRY_ALIGNMENT)
+    table = _align(_HEADER.size, _ENTRY_ALIGNMENT)
+    table_size = stride * (len(entries) - 1) + _ENTRY.size
+    names_at = table + table_size
+    storage_at = _align(names_at + len(names), _STORAGE_ALIGNMENT)
+    offsets, storage_size = [], 0
+    for entry in entries.values():
+        offsets.append(storage_size)
+        storage_size = _align(storage_size + entry.bytes, _TENSOR_ALIGNMENT)
+    with path.open("wb") as file:
+        segments = (table, table_size, names_at, len(names), storage_at, storage_size)
+        file.write(_HEADER.pack(b"IRPA", 0, 0, _HEADER.size, 0, 0, len(entries), *segments))
+        for record in _records(entries, offsets):
+            file.seek(table + record[0] * stride)
+            file.write(record[1])
+        file.seek(names_at)
+        file.write(names)
+        for (name, entry), offset in zip(entries.items(), offsets, strict=True):
+            tensor = read(name)
+            if tuple(tensor.shape) != entry.shape:
+                raise ValueError(f"{name}: {tuple(tensor.shape)} instead of {entry.shape}")
+            file.seek(storage_at + offset)
+            for block in _blocks(tensor, entry.dtype):
+                file.write(block)
+            progress(offset + entry.bytes)
+        file.truncate(storage_at + storage_size)
+    return storage_at + storage_size
+
+
+_BLOCK = 1 << 24  # elements converted at a time: a large embedding never exists twice
+
+
+def _blocks(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
+    flat = tensor.detach().contiguous().reshape(-1)
+    for part in flat.split(_BLOCK):
+        yield memoryview(part.to(dtype).view(torch.uint8).numpy())
+
+
+def _records(entries: Mapping[str, ArchiveEntry], offsets: list[int]) -> Iterator[tuple[int, bytes]]:
+    name_at = 0
+    for index, ((name, entry), offset) in enumerate(zip(entries.items(), offsets, strict=True)):
+        length = len(name.encode())
+        fields = (_ENTRY.size, _DATA, 0, name_at, length, 0, 0, _TENSOR_ALIGNMENT)
+        yield index, _ENTRY.pack(*fields, offset, entry.bytes)
+        name_at += length
+
+
+def _align(value: int, alignment: int) -> int:
+    return -(-value // alignment) * alignment

@@ -1,0 +1,85 @@
+"""The stages from exported IR to a program, as a table.
+
+Dumping, stopping after a stage and starting from a dumped one all fall out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from iree.compiler import ir
+
+from edgec.compiler.iree import IreeError, iree_compile_file
+from edgec.compiler.options import CompileOptions
+from edgec.compiler.targets import Target
+from edgec.errors import CompileError
+from edgec.passes import run_pipeline
+
+__all__ = ["EXPORTED", "STAGES", "file_of"]
+
+EXPORTED = "torch"
+"""The stage that comes before the table: what export made, the same for every target."""
+
+# Higher levels turn on data tiling, which fails on attention's dynamic contractions.
+_FLAGS = ("--iree-opt-level=O2", "--iree-opt-data-tiling=false")
+
+
+def _lowered(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
+    _passes(source, output, target.torch_pipeline)
+
+
+def _input(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
+    converted = output.with_suffix(".raw.mlir")
+    _iree(source, converted, (*target.flags, "--compile-to=input"))
+    _passes(converted, output, target.input_pipeline)
+    converted.unlink()
+
+
+def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
+    _iree(source, output, (*target.flags, *shape_flags(options), *options.extra_compile_args))
+
+
+STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = {
+    "lowered": _lowered,
+    "input": _input,
+    "vmfb": _vmfb,
+}
+"""Name to function, in order; each takes the file of the one before."""
+
+
+def file_of(stage: str, target: Target) -> str:
+    """The name of a stage's result, in a build's folder and in a dump."""
+    if stage == EXPORTED:
+        return f"{stage}.mlir"
+    return f"{target.name}.vmfb" if stage == "vmfb" else f"{target.name}.{stage}.mlir"
+
+
+def shape_flags(options: CompileOptions) -> tuple[str, ...]:
+    """Flags for the chosen treatment of dynamic shapes, on top of every target's."""
+    if options.dynamic_shapes == "op":
+        padding = "builtin.module(iree-preprocessing-pad-to-intrinsics)"
+        return (*_FLAGS, f"--iree-preprocessing-pass-pipeline={padding}")
+    return _FLAGS
+
+
+def _passes(source: Path, output: Path, pipeline: str) -> None:
+    with ir.Context():
+        module = ir.Module.parse(source.read_text("utf-8"))
+        try:
+            run_pipeline(module, pipeline)
+        except ValueError as error:
+            raise CompileError(str(error).splitlines()[0]) from error
+        output.write_text(str(module), "utf-8")
+
+
+def _iree(source: Path, output: Path, flags: tuple[str, ...]) -> None:
+    try:
+        iree_compile_file(source, output, flags)
+    except IreeError as error:
+        log = output.with_suffix(".log")
+        log.write_text(error.log, "utf-8")
+        raise CompileError(
+            f"iree-compile failed on {source.name}: {error.summary}",
+            "compile again with --dump-ir DIR to keep the IR and the whole message",
+        ) from error

@@ -1,0 +1,32 @@
+"""The description of a target, as the compiler's driver sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE
+
+__all__ = ["Target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Everything that compiling for one kind of device depends on.
+
+    Attributes:
+        name: The kind, which is also the `--device` at run time: cpu, vulkan, cuda.
+        architecture: The variant, resolved: two machines with the same one share programs.
+        driver: IREE's runtime driver.
+        flags: For iree-compile.
+        requirements: What a device must have to run the program; the runtime checks it.
+        torch_pipeline: edgec's passes on the exported module.
+        input_pipeline: edgec's passes after IREE's input conversion.
+    """
+
+    name: str
+    architecture: str
+    driver: str
+    flags: tuple[str, ...]
+    requirements: dict[str, str] = field(default_factory=dict)
+    torch_pipeline: str = TORCH_PIPELINE
+    input_pipeline: str = INPUT_PIPELINE

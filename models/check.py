@@ -1,0 +1,172 @@
+"""Which tensors a configuration needs, and whether a checkpoint has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgec.errors import ModelError
+from edgec.models.weights import TensorInfo, WeightSource, first_few
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CheckedWeights", "ExpectedTensors", "check_weights", "expected_tensors", "tensors_of"]
+
+FLOATS = ("f64", "f32", "f16", "bf16")
+
+
+@dataclass(frozen=True)
+class ExpectedTensors:
+    """What a model's modules need from a checkpoint.
+
+    `shapes` has the parameters and persistent buffers by module name, a tied one once; `tied`
+    maps the other names of tied parameters to the one in `shapes`. `rename` turns a checkpoint's
+    name into a module's, as transformers does when it loads (older names, a missing or extra
+    base-model prefix). `ignored` are regular expressions of checkpoint names without a use.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    tied: dict[str, str] = field(default_factory=dict)
+    rename: Callable[[str], str] = str
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckedWeights:
+    """A checkpoint that has every expected tensor, read by module names: a `WeightSource`.
+
+    `names` maps module names, tied ones included, to those in `source`; `unused` are the
+    checkpoint's tensors that the configuration does not need, worth a warning.
+    """
+
+    source: WeightSource
+    names: dict[str, str]
+    unused: list[str]
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        """See `WeightSource`."""
+        stored = self.source.tensors()
+        return {name: stored[in_file] for name, in_file in self.names.items()}
+
+    def read(self, name: str) -> torch.Tensor:
+        """See `WeightSource`."""
+        return self.source.read(self.names[name])
+
+    def digest(self) -> str:
+        """See `WeightSource`."""
+        return self.source.digest()
+
+
+def expected_tensors(config: Any, *, trust_remote_code: bool = False) -> ExpectedTensors:
+    """The tensors that transformers' module for `config` needs.
+
+    Args:
+        config: A transformers configuration of a causal language model. It is not changed.
+        trust_remote_code: Whether modelling code that came with the model may run.
+
+    Raises:
+        ModelError: transformers cannot build the model from this configuration.
+    """
+    import copy
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                copy.deepcopy(config), trust_remote_code=trust_remote_code
+            )
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"configuration of {config.model_type}: transformers cannot build it: {reason}",
+            "check config.json",
+        ) from None
+    return tensors_of(model)
+
+
+def tensors_of(model: Any) -> ExpectedTensors:
+    """The tensors that a transformers module, which may be on the meta device, needs."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    prefix = model.base_model_prefix
+    # Renamings only: conversions that merge several tensors into one come with the experts.
+    renamings = [r for r in get_model_conversion_mapping(model) if isinstance(r, WeightRenaming)]
+
+    def rename(name: str) -> str:
+        for rules in (renamings, []):
+            renamed = str(rename_source_key(name, rules, [], prefix, state)[0])
+            if renamed in state:
+                return renamed
+        return name
+
+    return ExpectedTensors(
+        {name: shape for name, shape in state.items() if name not in tied},
+        tied,
+        rename,
+        tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
+    )
+
+
+def check_weights(
+    expected: ExpectedTensors | Mapping[str, tuple[int, ...]],
+    source: WeightSource,
+    tied: Mapping[str, str] | None = None,
+) -> CheckedWeights:
+    """Compares a checkpoint with what a model needs, and reports all that is wrong at once.
+
+    A tied parameter may be stored under any of its names. Tensors without a use are no error.
+
+    Args:
+        expected: From `expected_tensors`, or just the shapes by name.
+        source: The checkpoint.
+        tied: The other names of tied parameters; needed only with just the shapes.
+
+    Raises:
+        ModelError: tensors are missing, or have another shape or a packed dtype. Names up to
+            eight and says how many there are.
+    """
+    if not isinstance(expected, ExpectedTensors):
+        expected = ExpectedTensors(dict(expected), dict(tied or {}))
+    stored = source.tensors()
+    # A name that is right as it stands wins over one that only a renaming makes right.
+    found = {expected.rename(name): name for name in stored} | {name: name for name in stored}
+    aliases: dict[str, list[str]] = {}
+    for alias, name in expected.tied.items():
+        aliases.setdefault(name, []).append(alias)
+    problems: list[str] = []
+    names: dict[str, str] = {}
+    for name, shape in expected.shapes.items():
+        in_file = next((found[n] for n in (name, *aliases.get(name, ())) if n in found), None)
+        if in_file is None:
+            problems.append(f"{name} is missing")
+            continue
+        info = stored[in_file]
+        if info.shape != tuple(shape):
+            problems.append(f"{in_file} is {list(info.shape)}, not {list(shape)}")
+        elif info.dtype not in FLOATS and info.dtype not in ("i64", "i32", "bool"):
+            problems.append(f"{in_file} has the packed dtype {info.dtype}")
+        names[name] = in_file
+        names |= {alias: in_file for alias in aliases.get(name, ())}
+    if problems:
+        count = f"{len(problems)} tensors do" if len(problems) > 1 else "1 tensor does"
+        raise ModelError(
+            f"weights: {count} not fit the configuration: {first_few(problems)}",
+            "give the config.json and the safetensors files of one and the same model",
+        )
+    used = set(names.values())
+    unused = [
+        name
+        for name in stored
+        if name not in used
+        and expected.rename(name) not in expected.tied
+        and not any(re.search(pattern, name) for pattern in expected.ignored)
+    ]
+    return CheckedWeights(source, names, unused)

@@ -1,0 +1,128 @@
+"""From a configuration to a HF model on the meta device with the plug points installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, initialization
+
+from edgec.errors import ModelError
+from edgec.models import attention
+from edgec.models.linear import narrow_weights
+from edgec.models.state import Discovery, SequenceState, using
+
+__all__ = ["LoadedModel", "load", "meta_parameters"]
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for export.
+
+    Attributes:
+        module: HF's own module; parameters on the meta device, narrowed to the chosen type.
+        buffers: The true values of its buffers (rotary frequencies and the like), by name.
+        parameters: Name to parameter; a tied parameter is there once, under its first name.
+        tied: Other name to first name of tied parameters.
+        discovery: What each layer keeps, and the masks it asks for.
+    """
+
+    module: nn.Module
+    buffers: dict[str, torch.Tensor]
+    parameters: dict[str, nn.Parameter]
+    tied: dict[str, str]
+    discovery: Discovery
+
+
+def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedModel:
+    """Builds the model of a HF configuration without weights and finds out what state it keeps.
+
+    Raises:
+        ModelError: the architecture needs something that edgec does not support; the message
+            names it.
+    """
+    attention.install()
+    module = _without_weights(config, trust_remote_code)
+    narrow_weights(module, DTYPES[dtype])
+    buffers = {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False)}
+    for name, buffer in buffers.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, buffer.to("meta"))
+    first: dict[int, str] = {}
+    parameters: dict[str, nn.Parameter] = {}
+    tied: dict[str, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if id(parameter) in first:
+            tied[name] = first[id(parameter)]
+        else:
+            first[id(parameter)] = name
+            parameters[name] = parameter
+    return LoadedModel(module, buffers, parameters, tied, _discover(module, config))
+
+
+def meta_parameters(config: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Names and shapes of a configuration's parameters, and its tied names, without weights."""
+    loaded = load(config, "f32")
+    return {n: tuple(p.shape) for n, p in loaded.parameters.items()}, loaded.tied
+
+
+def _without_weights(config: Any, trust_remote_code: bool) -> nn.Module:
+    """The HF module with parameters on the meta device and buffers computed for real."""
+    with _meta_parameters(), initialization.no_init_weights(), torch.device("cpu"):
+        module: nn.Module = AutoModelForCausalLM.from_config(
+            config,
+            attn_implementation=attention.IMPLEMENTATION,
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+        )
+    module.tie_weights()  # type: ignore[operator]
+    return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def _meta_parameters() -> Iterator[None]:
+    """Parameters move to the meta device as they are registered; buffers stay.
+
+    Under `torch.device("meta")` buffers would be lost, and HF computes them in constructors.
+    """
+    register = nn.Module.register_parameter
+
+    def register_on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and param.device.type != "meta":
+            param = nn.Parameter(param.detach().to("meta"), requires_grad=False)
+        register(self, name, param)
+
+    with mock.patch.object(nn.Module, "register_parameter", register_on_meta):
+        yield
+
+
+def _discover(module: nn.Module, config: Any) -> Discovery:
+    """Runs the model once on the meta device and notes the layers' state and the masks."""
+    discovery = Discovery()
+    tokens = torch.zeros(1, 32, dtype=torch.int32, device="meta")
+    start = torch.zeros((), dtype=torch.int64, device="meta")
+    position_ids = torch.arange(32, device="meta")[None]
+    state = SequenceState(start, 64, discovery)
+    try:
+        with torch.no_grad(), using(state):
+            logits = module(
+                input_ids=tokens, position_ids=position_ids, past_key_values=state, use_cache=True
+            ).logits
+    except ModelError as error:
+        raise ModelError(f"model type '{config.model_type}': {error.what}", error.remedy) from None
+    except Exception as error:
+        raise ModelError(
+            f"model type '{config.model_type}' is not supported yet: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    if not discovery.layers:
+        raise ModelError(f"model type '{config.model_type}' keeps no attention state")
+    discovery.vocab_size = logits.shape[-1]
+    return discovery

@@ -1,0 +1,12 @@
+"""Custom operators that edgec compiles: schema, shape rule and eager reference, one file each.
+
+`edgec.passes` lowers exactly these names; a test compares the two sets.
+"""
+
+from edgec.models.ops.attention import attention
+from edgec.models.ops.cache_update import cache_update
+from edgec.models.ops.linear import linear
+
+__all__ = ["OPS", "attention", "cache_update", "linear"]
+
+OPS = ("attention", "cache_update", "linear")

@@ -1,0 +1,385 @@
+"""Reading a model's weights one tensor at a time, from safetensors files or from a seed.
+
+Nothing here holds a checkpoint in memory: a tensor is mapped or made when it is asked for and
+goes away with the last reference to it, so that a model larger than the memory can be converted.
+Pickles are never opened.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import mmap
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgec.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "INDEX_FILE",
+    "SINGLE_FILE",
+    "Progress",
+    "RandomWeights",
+    "SafetensorsWeights",
+    "TensorInfo",
+    "WeightSource",
+    "first_few",
+    "sample_digest",
+    "torch_dtype",
+]
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, and how many bytes are done of how many."""
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+# name in a safetensors header -> (name here, bytes of an element, attribute of torch)
+_DTYPES = {
+    "F64": ("f64", 8, "float64"),
+    "F32": ("f32", 4, "float32"),
+    "F16": ("f16", 2, "float16"),
+    "BF16": ("bf16", 2, "bfloat16"),
+    "F8_E4M3": ("f8e4m3fn", 1, "float8_e4m3fn"),
+    "F8_E5M2": ("f8e5m2", 1, "float8_e5m2"),
+    "I64": ("i64", 8, "int64"),
+    "I32": ("i32", 4, "int32"),
+    "I16": ("i16", 2, "int16"),
+    "I8": ("i8", 1, "int8"),
+    "U64": ("u64", 8, "uint64"),
+    "U32": ("u32", 4, "uint32"),
+    "U16": ("u16", 2, "uint16"),
+    "U8": ("u8", 1, "uint8"),
+    "BOOL": ("bool", 1, "bool"),
+}
+_BYTES = {name: size for name, size, _ in _DTYPES.values()}
+_TORCH = {name: attribute for name, _, attribute in _DTYPES.values()}
+
+MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library sets
+WHOLE_FILE = 64 << 20  # bytes; smaller files are hashed whole
+SAMPLE = 4096  # bytes hashed at the start, the middle and the end of each tensor of larger ones
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a `TensorInfo.dtype`: `bf16` is `torch.bfloat16`."""
+    import torch
+
+    dtype = getattr(torch, _TORCH[name])
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Shape and element type of a tensor. `dtype` is f64, f32, f16, bf16, i64, u8, bool, ..."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def count(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes."""
+        return self.count * _BYTES[self.dtype]
+
+
+class WeightSource(Protocol):
+    """Named tensors that are read one at a time."""
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor that `read` gives, by name."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor on the CPU, as stored; do not write to it. KeyError for an unknown name."""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) that changes when the weights do."""
+
+
+def first_few(items: list[str], limit: int = 8) -> str:
+    """The items in one line, those past `limit` as a count: "a, b and 3 more"."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies: `offset` in bytes from the start of the file."""
+
+    file: Path
+    offset: int
+    info: TensorInfo
+
+
+class SafetensorsWeights:
+    """The safetensors files of a Hugging Face folder, one or several with an index.
+
+    Args:
+        folder: Holds `model.safetensors.index.json` and its shards, or `model.safetensors`.
+
+    Raises:
+        ModelError: no safetensors file, a shard missing, a file truncated or with a damaged
+            header, or a tensor that the index places where it is not.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if (folder / INDEX_FILE).is_file():
+            self._places = _sharded(folder)
+        elif (folder / SINGLE_FILE).is_file():
+            self._places = _read_header(folder / SINGLE_FILE)
+        else:
+            raise _no_weights(folder)
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        """See `WeightSource`."""
+        return {name: place.info for name, place in self._places.items()}
+
+    def read(self, name: str) -> torch.Tensor:
+        """A view of the file, mapped for this tensor alone and unmapped when it is freed.
+
+        A map of the whole file would stay resident as its pages are touched; this way, converting
+        a checkpoint needs no more memory than its largest tensor.
+
+        Raises:
+            ModelError: the file was removed or cut short after its header was read.
+        """
+        import torch
+
+        place = self._places[name]
+        dtype, info = torch_dtype(place.info.dtype), place.info
+        if info.count == 0:
+            return torch.empty(info.shape, dtype=dtype)
+        skipped = place.offset % mmap.ALLOCATIONGRANULARITY
+        try:
+            with place.file.open("rb") as stream:
+                # Copy-on-write, not read-only: torch wants memory that it may write to.
+                view = mmap.mmap(
+                    stream.fileno(),
+                    info.nbytes + skipped,
+                    access=mmap.ACCESS_COPY,
+                    offset=place.offset - skipped,
+                )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{place.file}: cannot read tensor {name}: {error}") from None
+        flat = torch.frombuffer(view, dtype=torch.uint8, offset=skipped, count=info.nbytes)
+        if skipped % _BYTES[info.dtype]:  # a header of odd length; torch wants aligned elements
+            flat = flat.clone()
+        return flat.view(dtype).view(info.shape)
+
+    def digest(self) -> str:
+        """SHA-256 of the files, the large ones by their headers and samples of every tensor.
+
+        Training and merging change a tensor all over, so that samples of each tell two sets of
+        weights apart without reading gigabytes.
+        """
+        total = hashlib.sha256()
+        for file in sorted({place.file for place in self._places.values()}):
+            places = [p for p in self._places.values() if p.file == file]
+            total.update(f"{file.name} {sample_digest(file, places)}\n".encode())
+        return total.hexdigest()
+
+
+def sample_digest(file: Path, places: list[_Place]) -> str:
+    """SHA-256 of a small file, or of a large one's size, header and samples of its tensors."""
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        if size <= WHOLE_FILE:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(stream.read(min((p.offset for p in places), default=size)))
+        for place in sorted(places, key=lambda place: place.offset):
+            last = max(place.info.nbytes - SAMPLE, 0)
+            for start in (0, last // 2, last):
+                stream.seek(place.offset + start)
+                digest.update(stream.read(min(SAMPLE, place.info.nbytes)))
+    return digest.hexdigest()
+
+
+def _no_weights(folder: Path) -> ModelError:
+    others = sorted(p.name for p in folder.glob("*.safetensors"))
+    if others:
+        return ModelError(
+            f"model {folder}: neither {SINGLE_FILE} nor {INDEX_FILE}, only {first_few(others, 3)}",
+            f"name the weights {SINGLE_FILE}, or add the index",
+        )
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    if pickles:
+        return ModelError(
+            f"model {folder}: its weights are pickles ({first_few(pickles, 3)}), which can run "
+            "code and are never loaded",
+            "convert them to safetensors: transformers' save_pretrained writes them",
+        )
+    return ModelError(f"model {folder}: no {SINGLE_FILE}", "download or save the weights there")
+
+
+def _sharded(folder: Path) -> dict[str, _Place]:
+    index = folder / INDEX_FILE
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names: dict[str, str] = {str(tensor): str(file) for tensor, file in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{index}: not an index of safetensors files", "download it again") from None
+    shards = sorted(set(names.values()))
+    # The name of a shard comes from a file that anybody can write: it must stay in the folder.
+    if strange := [s for s in shards if Path(s).name != s or not s.endswith(".safetensors")]:
+        raise ModelError(f"{index}: names files that are not its shards: {first_few(strange, 3)}")
+    if missing := [s for s in shards if not (folder / s).is_file()]:
+        raise ModelError(
+            f"model {folder}: {len(missing)} of {len(shards)} weight files missing: "
+            f"{first_few(missing)}",
+            "download them again",
+        )
+    headers = {shard: _read_header(folder / shard) for shard in shards}
+    if absent := [f"{t} in {s}" for t, s in names.items() if t not in headers[s]]:
+        raise ModelError(
+            f"{index}: {len(absent)} tensors are not where it says: {first_few(absent)}",
+            "download the weights and their index again",
+        )
+    return {tensor: headers[shard][tensor] for tensor, shard in names.items()}
+
+
+def _read_header(file: Path) -> dict[str, _Place]:
+    """Reads and checks a safetensors header, as <https://github.com/huggingface/safetensors> says.
+
+    The data must be there to the last byte, and each tensor have exactly the bytes that its
+    shape and dtype need, one after the other.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if len(start) < 8:
+            raise _damaged(file, f"truncated: {size} bytes")
+        if length > MAX_HEADER:
+            raise _damaged(file, "not a safetensors file (its header's length makes no sense)")
+        if 8 + length > size:
+            raise _damaged(file, f"truncated in its header: {size} of {8 + length} bytes or more")
+        text = stream.read(length)
+    try:
+        header = json.loads(text)
+    except ValueError:
+        raise _damaged(file, "not a safetensors file (its header is not JSON)") from None
+    if not isinstance(header, dict):
+        raise _damaged(file, "not a safetensors file (its header is not an object)")
+    header.pop("__metadata__", None)
+    spans: list[tuple[int, int, str]] = []
+    places: dict[str, _Place] = {}
+    for name, entry in header.items():
+        try:
+            begin, end = (int(offset) for offset in entry["data_offsets"])
+            info = TensorInfo(tuple(int(d) for d in entry["shape"]), _DTYPES[entry["dtype"]][0])
+        except (KeyError, TypeError, ValueError):
+            raise _damaged(file, f"header entry of {name} is damaged or of unknown dtype") from None
+        if min(info.shape, default=1) < 0 or end - begin != info.nbytes:
+            raise _damaged(
+                file, f"{name} has {end - begin} bytes, its shape {info.shape} needs {info.nbytes}"
+            )
+        spans.append((begin, end, name))
+        places[name] = _Place(file, 8 + length + begin, info)
+    position = 0
+    for begin, end, name in sorted(spans):
+        if begin != position:
+            what = "overlaps the one before" if begin < position else "leaves a gap before it"
+            raise _damaged(file, f"{name} {what}")
+        position = end
+    if 8 + length + position > size:
+        raise _damaged(file, f"truncated: {size} of {8 + length + position} bytes")
+    if 8 + length + position < size:
+        raise _damaged(file, f"{size - 8 - length - position} bytes more than its header says")
+    return places
+
+
+def _damaged(file: Path, what: str) -> ModelError:
+    return ModelError(f"{file}: {what}", "download or save it again")
+
+
+class RandomWeights:
+    """Weights as a model starts with them, made from a seed when they are read.
+
+    Matrices are normal(0, `config.initializer_range`), biases zero, other vectors (the scales of
+    norms) one. The value of a tensor depends on the seed, its name and its shape alone, so that
+    tensors can be read in any order. About 0.8 billion elements a second on one core.
+
+    Normal numbers come from 16 random bits that select one of 65536 equally likely quantiles,
+    which is finer than bf16 tells apart and much faster than the usual transforms; the largest
+    is 4.2 standard deviations.
+
+    Args:
+        shapes: The parameters' shapes by name, those that are tied only once.
+        config: Gives `initializer_range` (0.02 if it has none) and `dtype` (bf16 if none).
+        seed: Not negative.
+    """
+
+    VERSION = 1  # part of the digest: raise it when the same seed gives other values
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], config: Any, seed: int) -> None:
+        import torch
+
+        names = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+        dtype = names.get(getattr(config, "dtype", None) or torch.bfloat16, "bf16")
+        self.seed = seed
+        self.std = float(getattr(config, "initializer_range", None) or 0.02)
+        self._tensors = {name: TensorInfo(tuple(shape), dtype) for name, shape in shapes.items()}
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        """See `WeightSource`."""
+        return dict(self._tensors)
+
+    def read(self, name: str) -> torch.Tensor:
+        """Makes one tensor; two reads of a name give equal tensors."""
+        import torch
+
+        info = self._tensors[name]
+        dtype = torch_dtype(info.dtype)
+        if "bias" in name.rpartition(".")[2]:
+            return torch.zeros(info.shape, dtype=dtype)
+        if len(info.shape) < 2:
+            return torch.ones(info.shape, dtype=dtype)
+        return _normal(info.count, self.std, dtype, self.seed, name).view(info.shape)
+
+    def digest(self) -> str:
+        """SHA-256 of what the values are made from."""
+        tensors = {name: [info.shape, info.dtype] for name, info in self._tensors.items()}
+        recipe = json.dumps([self.VERSION, self.seed, self.std, tensors], sort_keys=True)
+        return hashlib.sha256(recipe.encode()).hexdigest()
+
+
+def _normal(count: int, std: float, dtype: torch.dtype, seed: int, name: str) -> torch.Tensor:
+    """`count` elements of normal(0, std), one block after the other so that each stays in cache."""
+    import numpy as np
+    import torch
+
+    block = 1 << 20
+    table = _quantiles().mul(std).to(dtype)
+    words = struct.unpack("<4I", hashlib.sha256(name.encode()).digest()[:16])
+    values = torch.empty(count, dtype=dtype)
+    for number, start in enumerate(range(0, count, block)):
+        length = min(block, count - start)
+        bits = np.random.SFC64([seed, *words, number]).random_raw(-(-length // 4))
+        picks = torch.from_numpy(bits.view(np.uint16)[:length].astype(np.int32))
+        torch.index_select(table, 0, picks, out=values[start : start + length])
+    return values
+
+
+@functools.cache
+def _quantiles() -> torch.Tensor:
+    """The f32[65536] midpoints of equally likely slices of the standard normal distribution."""
+    from statistics import NormalDist
+
+    import torch
+
+    normal = NormalDist()
+    return torch.tensor([normal.inv_cdf((i + 0.5) / 65536) for i in range(65536)])

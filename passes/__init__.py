@@ -1,0 +1,13 @@
+"""How IR is rewritten: named MLIR passes, the lowerings of edgec's operators, the pipelines."""
+
+from edgec.passes.pipeline import INPUT_PIPELINE, TORCH_PIPELINE, parse_pipeline, run_pipeline
+from edgec.passes.registry import LOWERINGS, PASSES
+
+__all__ = [
+    "INPUT_PIPELINE",
+    "LOWERINGS",
+    "PASSES",
+    "TORCH_PIPELINE",
+    "parse_pipeline",
+    "run_pipeline",
+]

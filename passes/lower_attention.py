@@ -1,0 +1,266 @@
+"""`lower-attention`: `edgec::attention` as two contractions around a softmax.
+
+Only the rows that the block can see are read, rounded up to a multiple of 32: the work follows the
+depth of the sequence, not the capacity of its cache, and the length keeps the divisibility that
+code generation wants. Grouped query heads read each key and value once; nothing is repeated. The
+sum of the softmax divides the product, not the weights, which is `value_width` divisions for each
+query instead of one for each row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iree.compiler import ir
+
+from edgec.passes.rewriting import (
+    TorchTensor,
+    call_template,
+    constant_float,
+    constant_int,
+    custom_ops,
+    insert_function,
+    is_none,
+    parse_torch_tensor,
+    symbol_name,
+)
+
+__all__ = ["LowerAttention"]
+
+BLOCK = 32
+"""Rows of the cache are read in multiples of this; the buffers have as many spare rows."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One form of the operator: everything that the text of its lowering depends on."""
+
+    query: TorchTensor
+    key: TorchTensor
+    value: TorchTensor
+    result: TorchTensor
+    sinks: bool
+    scale: float
+    window: int
+    softcap: float
+
+
+@dataclass(frozen=True)
+class LowerAttention:
+    def run(self, module: ir.Module) -> None:
+        for op in custom_ops(module, "attention"):
+            query, key, value, start, sinks, scale, window, softcap = op.operands
+            case = _Case(
+                *(parse_torch_tensor(v.type) for v in (query, key, value, op.results[0])),
+                sinks=not is_none(sinks),
+                scale=constant_float(scale),
+                window=constant_int(window),
+                softcap=constant_float(softcap),
+            )
+            symbol = symbol_name(
+                "attention",
+                *(case.query, case.key, case.value),
+                f"scale{case.scale!r}_window{case.window}_softcap{case.softcap!r}",
+                "sinks" if case.sinks else "",
+            )
+            insert_function(module, symbol, _template(symbol, case))
+            operands = [query, key, value, start, *([sinks] if case.sinks else [])]
+            call_template(op, symbol, operands, case.result)
+
+
+def _template(symbol: str, case: _Case) -> str:
+    _, query_heads, length, width = case.query.shape
+    capacity, heads, value_width = case.key.shape[0], case.key.shape[1], case.value.shape[2]
+    assert query_heads is not None and heads is not None and capacity is not None
+    group = query_heads // heads
+    dynamic = length is None
+    n = "?" if dynamic else length
+    tokens = "%tokens" if dynamic else length
+    comma, only = ("%tokens, ", "%tokens") if dynamic else ("", "")
+    kv = case.key.dtype
+    queries = f"tensor<{heads}x{group}x{n}x{width}xf32>"
+    keys, values = f"tensor<?x{heads}x{width}x{kv}>", f"tensor<?x{heads}x{value_width}x{kv}>"
+    scores, rows = f"tensor<{heads}x{group}x{n}x?xf32>", f"tensor<{heads}x{group}x{n}xf32>"
+    sums = f"tensor<{heads}x{group}x{n}x{value_width}xf32>"
+    out = f"tensor<{n}x{heads}x{group}x{value_width}xf32>"
+    flat = f"tensor<{query_heads}x{n}x{width}xf32>"
+    merged = f"tensor<{n}x{query_heads}x{value_width}xf32>"
+    widen = "" if kv == "f32" else f"    %w = arith.extf %b : {kv} to f32\n"
+    wide = "%b" if kv == "f32" else "%w"
+    score = "%score" if case.softcap else "%scaled"
+    seen = "%seen" if case.window else "%causal"
+    sinks_argument = f", %sinks: tensor<{query_heads}xf32>" if case.sinks else ""
+    return f"""
+#scores = affine_map<(h, g, l, m) -> (h, g, l, m)>
+#rows = affine_map<(h, g, l, m) -> (h, g, l)>
+util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.builtin},
+    %value: {case.value.builtin}, %start: tensor<i64>{sinks_argument}) -> {case.result.builtin} {{
+  %c0 = arith.constant 0 : index
+  %c2 = arith.constant 2 : index
+  %block = arith.constant {BLOCK} : index
+  %round = arith.constant {BLOCK - 1} : index
+  %zero = arith.constant 0.0 : f32
+  %minus_infinity = arith.constant 0xFF800000 : f32
+  %scale = arith.constant {case.scale:e} : f32
+  %tokens = tensor.dim %query, %c2 : {case.query.builtin}
+  %start_i64 = tensor.extract %start[] : tensor<i64>
+  %start_any = arith.index_cast %start_i64 : i64 to index
+  %first = util.assume.int %start_any<umin = 0, umax = {capacity}> : index
+  %end = arith.addi %first, %tokens : index
+{_first_row(case.window)}
+  %span = arith.subi %end, %low : index
+  %span_rounded = arith.addi %span, %round : index
+  %blocks = arith.divui %span_rounded, %block : index
+  %depth = arith.muli %blocks, %block : index
+  %keys = tensor.extract_slice %key[%low, 0, 0] [%depth, {heads}, {width}] [1, 1, 1]
+      : {case.key.builtin} to {keys}
+  %values = tensor.extract_slice %value[%low, 0, 0] [%depth, {heads}, {value_width}] [1, 1, 1]
+      : {case.value.builtin} to {values}
+  %flat = tensor.collapse_shape %query [[0, 1], [2], [3]] : {case.query.builtin} into {flat}
+  %queries = tensor.expand_shape %flat [[0, 1], [2], [3]]
+      output_shape [{heads}, {group}, {tokens}, {width}] : {flat} into {queries}
+  %scores_empty = tensor.empty({comma}%depth) : {scores}
+  %scores_zero = linalg.fill ins(%zero : f32) outs(%scores_empty : {scores}) -> {scores}
+  %dot = linalg.generic {{
+      indexing_maps = [affine_map<(h, g, l, m, d) -> (h, g, l, d)>,
+                       affine_map<(h, g, l, m, d) -> (m, h, d)>,
+                       affine_map<(h, g, l, m, d) -> (h, g, l, m)>],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction"]
+    }} ins(%queries, %keys : {queries}, {keys}) outs(%scores_zero : {scores}) {{
+  ^bb0(%a: f32, %b: {kv}, %sum: f32):
+{widen}    %p = arith.mulf %a, {wide} : f32
+    %s = arith.addf %sum, %p : f32
+    linalg.yield %s : f32
+  }} -> {scores}
+  %masked = linalg.generic {{
+      indexing_maps = [#scores, #scores],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
+    }} ins(%dot : {scores}) outs(%scores_empty : {scores}) {{
+  ^bb0(%a: f32, %unused: f32):
+    %scaled = arith.mulf %a, %scale : f32
+{_softcap(case.softcap)}
+    %l = linalg.index 2 : index
+    %m = linalg.index 3 : index
+    %position = arith.addi %l, %first : index
+    %row = arith.addi %m, %low : index
+    %causal = arith.cmpi ule, %row, %position : index
+{_within_window(case.window)}
+    %visible = arith.select {seen}, {score}, %minus_infinity : f32
+    linalg.yield %visible : f32
+  }} -> {scores}
+  %rows_empty = tensor.empty({only}) : {rows}
+{_maximum_start(case.sinks, query_heads, heads, group, rows)}
+  %maximum = linalg.generic {{
+      indexing_maps = [#scores, #rows],
+      iterator_types = ["parallel", "parallel", "parallel", "reduction"]
+    }} ins(%masked : {scores}) outs(%maximum_start : {rows}) {{
+  ^bb0(%a: f32, %b: f32):
+    %larger = arith.maximumf %a, %b : f32
+    linalg.yield %larger : f32
+  }} -> {rows}
+  %weights = linalg.generic {{
+      indexing_maps = [#scores, #rows, #scores],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
+    }} ins(%masked, %maximum : {scores}, {rows}) outs(%scores_empty : {scores}) {{
+  ^bb0(%a: f32, %b: f32, %unused: f32):
+    %difference = arith.subf %a, %b : f32
+    %e = math.exp %difference : f32
+    linalg.yield %e : f32
+  }} -> {scores}
+{_total_start(case.sinks, rows)}
+  %total = linalg.generic {{
+      indexing_maps = [#scores, #rows],
+      iterator_types = ["parallel", "parallel", "parallel", "reduction"]
+    }} ins(%weights : {scores}) outs(%total_start : {rows}) {{
+  ^bb0(%a: f32, %sum: f32):
+    %s = arith.addf %sum, %a : f32
+    linalg.yield %s : f32
+  }} -> {rows}
+  %sums_empty = tensor.empty({only}) : {sums}
+  %sums_zero = linalg.fill ins(%zero : f32) outs(%sums_empty : {sums}) -> {sums}
+  %weighted = linalg.generic {{
+      indexing_maps = [affine_map<(h, g, l, d, m) -> (h, g, l, m)>,
+                       affine_map<(h, g, l, d, m) -> (m, h, d)>,
+                       affine_map<(h, g, l, d, m) -> (h, g, l, d)>],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction"]
+    }} ins(%weights, %values : {scores}, {values}) outs(%sums_zero : {sums}) {{
+  ^bb0(%a: f32, %b: {kv}, %sum: f32):
+{widen}    %p = arith.mulf %a, {wide} : f32
+    %s = arith.addf %sum, %p : f32
+    linalg.yield %s : f32
+  }} -> {sums}
+  %out_empty = tensor.empty({only}) : {out}
+  %out = linalg.generic {{
+      indexing_maps = [affine_map<(l, h, g, d) -> (h, g, l, d)>,
+                       affine_map<(l, h, g, d) -> (h, g, l)>,
+                       affine_map<(l, h, g, d) -> (l, h, g, d)>],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
+    }} ins(%weighted, %total : {sums}, {rows}) outs(%out_empty : {out}) {{
+  ^bb0(%a: f32, %b: f32, %unused: f32):
+    %quotient = arith.divf %a, %b : f32
+    linalg.yield %quotient : f32
+  }} -> {out}
+  %merged = tensor.collapse_shape %out [[0], [1, 2], [3]] : {out} into {merged}
+  %result = tensor.expand_shape %merged [[0, 1], [2], [3]]
+      output_shape [1, {tokens}, {query_heads}, {value_width}]
+      : {merged} into {case.result.builtin}
+  util.return %result : {case.result.builtin}
+}}"""
+
+
+def _first_row(window: int) -> str:
+    """The first row that any token of the block sees, rounded down to a block."""
+    if not window:
+        return "  %low = arith.constant 0 : index"
+    return f"""  %window_less_one = arith.constant {window - 1} : index
+  %past = arith.maxui %first, %window_less_one : index
+  %low_exact = arith.subi %past, %window_less_one : index
+  %low_blocks = arith.divui %low_exact, %block : index
+  %low = arith.muli %low_blocks, %block : index"""
+
+
+def _within_window(window: int) -> str:
+    if not window:
+        return ""
+    return f"""    %window = arith.constant {window} : index
+    %reach = arith.addi %row, %window : index
+    %near = arith.cmpi ugt, %reach, %position : index
+    %seen = arith.andi %causal, %near : i1"""
+
+
+def _softcap(softcap: float) -> str:
+    if not softcap:
+        return ""
+    return f"""    %cap = arith.constant {softcap:e} : f32
+    %ratio = arith.divf %scaled, %cap : f32
+    %tanh = math.tanh %ratio : f32
+    %score = arith.mulf %tanh, %cap : f32"""
+
+
+def _maximum_start(sinks: bool, query_heads: int, heads: int, group: int, rows: str) -> str:
+    if not sinks:
+        return (
+            f"  %maximum_start = linalg.fill ins(%minus_infinity : f32)\n"
+            f"      outs(%rows_empty : {rows}) -> {rows}"
+        )
+    return f"""  %sinks_grouped = tensor.expand_shape %sinks [[0, 1]] output_shape [{heads}, {group}]
+      : tensor<{query_heads}xf32> into tensor<{heads}x{group}xf32>
+  %maximum_start = linalg.broadcast ins(%sinks_grouped : tensor<{heads}x{group}xf32>)
+      outs(%rows_empty : {rows}) dimensions = [2]"""
+
+
+def _total_start(sinks: bool, rows: str) -> str:
+    if not sinks:
+        return (
+            f"  %total_start = linalg.fill ins(%zero : f32) outs(%rows_empty : {rows}) -> {rows}"
+        )
+    return f"""  %total_start = linalg.generic {{
+      indexing_maps = [affine_map<(h, g, l) -> (h, g, l)>, affine_map<(h, g, l) -> (h, g, l)>,
+                       affine_map<(h, g, l) -> (h, g, l)>],
+      iterator_types = ["parallel", "parallel", "parallel"]
+    }} ins(%maximum_start, %maximum : {rows}, {rows}) outs(%rows_empty : {rows}) {{
+  ^bb0(%a: f32, %b: f32, %unused: f32):
+    %difference = arith.subf %a, %b : f32
+    %e = math.exp %difference : f32
+    linalg.yield %e : f32
+  }} -> {rows}"""

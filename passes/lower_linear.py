@@ -1,0 +1,89 @@
+"""`lower-linear`: `edgec::linear` as one contraction that widens the weights element by element.
+
+The widening stays inside the contraction's body: IREE reads the weights in their stored type and
+never writes a widened copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from iree.compiler import ir
+
+from edgec.passes.rewriting import (
+    TorchTensor,
+    call_template,
+    custom_ops,
+    insert_function,
+    is_none,
+    parse_torch_tensor,
+    symbol_name,
+    tensor_type,
+)
+
+__all__ = ["LowerLinear"]
+
+
+@dataclass(frozen=True)
+class LowerLinear:
+    def run(self, module: ir.Module) -> None:
+        for op in custom_ops(module, "linear"):
+            x, weight = (parse_torch_tensor(op.operands[i].type) for i in (0, 1))
+            result = parse_torch_tensor(op.results[0].type)
+            operands = [v for v in op.operands if not is_none(v)]
+            biased = len(operands) == 3
+            symbol = symbol_name("linear", x, weight, "bias" if biased else "")
+            insert_function(module, symbol, _template(symbol, x, weight, result, biased))
+            call_template(op, symbol, operands, result)
+
+
+def _template(
+    symbol: str, x: TorchTensor, weight: TorchTensor, result: TorchTensor, biased: bool
+) -> str:
+    n, k = weight.shape
+    leading = x.shape[:-1]
+    m = None if None in leading else prod(d for d in leading if d is not None)
+    rows, out = tensor_type((m, k), x.dtype), tensor_type((m, n), x.dtype)
+    axes = f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"
+    dims = "\n".join(
+        f"  %i{i} = arith.constant {i} : index\n  %d{i} = tensor.dim %x, %i{i} : {x.builtin}"
+        for i, d in enumerate(leading)
+        if d is None
+    )
+    size = "" if m is not None else "%m"
+    shape = ", ".join(f"%d{i}" if d is None else str(d) for i, d in enumerate(result.shape))
+    wide = weight.dtype == x.dtype
+    widen = "" if wide else f"    %ww = arith.extf %w0 : {weight.dtype} to {x.dtype}\n"
+    bias_argument = f", %bias: tensor<{n}x{x.dtype}>" if biased else ""
+    initial = (
+        f"""  %init = linalg.broadcast ins(%bias : tensor<{n}x{x.dtype}>)
+      outs(%empty : {out}) dimensions = [0]"""
+        if biased
+        else f"  %init = linalg.fill ins(%zero : {x.dtype}) outs(%empty : {out}) -> {out}"
+    )
+    return f"""
+util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin}{bias_argument})
+    -> {result.builtin} {{
+{dims}
+  %zero = arith.constant 0.0 : {x.dtype}
+  %rows = tensor.collapse_shape %x {axes} : {x.builtin} into {rows}
+  %c0 = arith.constant 0 : index
+  %m = tensor.dim %rows, %c0 : {rows}
+  %empty = tensor.empty({size}) : {out}
+{initial}
+  %product = linalg.generic {{
+      indexing_maps = [affine_map<(m, n, k) -> (m, k)>,
+                       affine_map<(m, n, k) -> (n, k)>,
+                       affine_map<(m, n, k) -> (m, n)>],
+      iterator_types = ["parallel", "parallel", "reduction"]
+    }} ins(%rows, %weight : {rows}, {weight.builtin}) outs(%init : {out}) {{
+  ^bb0(%x0: {x.dtype}, %w0: {weight.dtype}, %sum: {x.dtype}):
+{widen}    %p = arith.mulf %x0, {"%w0" if wide else "%ww"} : {x.dtype}
+    %s = arith.addf %sum, %p : {x.dtype}
+    linalg.yield %s : {x.dtype}
+  }} -> {out}
+  %result = tensor.expand_shape %product {axes} output_shape [{shape}]
+      : {out} into {result.builtin}
+  util.return %result : {result.builtin}
+}}"""

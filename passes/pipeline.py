@@ -1,0 +1,76 @@
+"""The order of edgec's passes, as text that `edgec-opt` and the manifest use too."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from iree.compiler import ir
+
+from edgec.passes.registry import ModulePass, load_pass
+
+__all__ = ["INPUT_PIPELINE", "TORCH_PIPELINE", "parse_pipeline", "run_pipeline"]
+
+TORCH_PIPELINE = ",".join(
+    [
+        # First: later passes and IREE's range analysis trust the bounds.
+        "symbolic-bounds",
+        # Before the lowerings, so that they see the position as a host value, not device data.
+        "scalar-arguments",
+        # The lowerings are independent of each other.
+        "lower-linear",
+        "lower-cache-update",
+        "lower-attention",
+        # Last: an operator without a lowering is named here, not in an IREE crash.
+        "verify-lowered",
+    ]
+)
+"""On the exported module, in the torch dialect."""
+
+INPUT_PIPELINE = "state-in-place"
+"""After `iree-compile --compile-to=input`. Aliases exist only from there on."""
+
+_ELEMENT = re.compile(r"\s*(?P<name>[\w-]+)\s*(\{(?P<options>[^}]*)\})?\s*(,|$)")
+
+
+@dataclass(frozen=True)
+class PassSpec:
+    """A pass by name with its options, as written in a pipeline."""
+
+    name: str
+    options: dict[str, str | int] = field(default_factory=dict)
+
+    def load(self) -> ModulePass:
+        return load_pass(self.name, dict(self.options))
+
+
+def parse_pipeline(text: str) -> list[PassSpec]:
+    """Parses `pass-a,pass-b{option=1 other=x}`; raises ValueError naming what is wrong."""
+    specs, at = [], 0
+    while at < len(text):
+        match = _ELEMENT.match(text, at)
+        if match is None:
+            raise ValueError(f"pipeline: cannot read {text[at:]!r}")
+        options: dict[str, str | int] = {}
+        for item in (match["options"] or "").split():
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise ValueError(f"pipeline: option {item!r} of {match['name']} has no value")
+            options[key.replace("-", "_")] = int(value) if value.isdigit() else value
+        specs.append(PassSpec(match["name"], options))
+        at = match.end()
+    return specs
+
+
+def run_pipeline(module: ir.Module, text: str) -> None:
+    """Runs the passes of `text` on `module`, verifying the IR after each.
+
+    Raises:
+        ValueError: an unknown pass, or IR that a pass cannot handle; the pass is named.
+    """
+    for spec in parse_pipeline(text):
+        try:
+            spec.load().run(module)
+            module.operation.verify()
+        except (ValueError, ir.MLIRError) as error:
+            raise ValueError(f"pass {spec.name}: {error}") from error

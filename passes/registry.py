@@ -1,0 +1,47 @@
+"""Which passes there are: name to class, loaded when used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Protocol
+
+from iree.compiler import ir
+
+__all__ = ["LOWERINGS", "PASSES", "ModulePass", "load_pass"]
+
+
+class ModulePass(Protocol):
+    """A rewrite of a whole module. Options are the fields of a frozen dataclass."""
+
+    def run(self, module: ir.Module) -> None:
+        """Rewrites `module` in place; raises ValueError for IR that it cannot handle."""
+
+
+PASSES = {
+    "symbolic-bounds": "edgec.passes.symbolic_bounds:SymbolicBounds",
+    "scalar-arguments": "edgec.passes.scalar_arguments:ScalarArguments",
+    "lower-linear": "edgec.passes.lower_linear:LowerLinear",
+    "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
+    "lower-attention": "edgec.passes.lower_attention:LowerAttention",
+    "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
+    "state-in-place": "edgec.passes.state_in_place:StateInPlace",
+}
+
+LOWERINGS = {
+    "attention": "lower-attention",
+    "cache_update": "lower-cache-update",
+    "linear": "lower-linear",
+}
+"""Operator `edgec::<name>` to the pass that lowers it."""
+
+
+def load_pass(name: str, options: dict[str, Any]) -> ModulePass:
+    """Instantiates a pass; raises ValueError when the name or an option is unknown."""
+    if name not in PASSES:
+        raise ValueError(f"unknown pass '{name}'; there are: {', '.join(PASSES)}")
+    module, _, class_name = PASSES[name].partition(":")
+    try:
+        instance: ModulePass = getattr(import_module(module), class_name)(**options)
+    except TypeError as error:
+        raise ValueError(f"pass '{name}': {error}") from None
+    return instance

@@ -1,0 +1,173 @@
+"""Helpers that the passes share: walking, replacing, and instantiating MLIR text as private functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from iree.compiler import ir
+
+__all__ = [
+    "TorchTensor",
+    "call_template",
+    "constant_float",
+    "constant_int",
+    "convert_elements",
+    "custom_ops",
+    "insert_function",
+    "is_none",
+    "parse_torch_tensor",
+    "symbol_name",
+    "tensor_type",
+    "walk",
+]
+
+_TORCH_TENSOR = re.compile(r"^!torch\.vtensor<\[(?P<shape>[^\]]*)\],(?P<dtype>\w+)>$")
+_FLOAT_BITS = {"f16": 16, "bf16": 16, "f32": 32, "f64": 64}
+_BUILTIN_DTYPE = {"si64": "i64", "si32": "i32", "si8": "i8", "ui8": "i8", "i1": "i1"}
+
+
+@dataclass(frozen=True)
+class TorchTensor:
+    """A `!torch.vtensor` type taken apart; a dynamic dimension is None."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    @property
+    def builtin(self) -> str:
+        """The same type in the builtin dialect, as text: `tensor<1x?x64xf32>`."""
+        return tensor_type(self.shape, self.dtype)
+
+
+    @property
+    def label(self) -> str:
+        """The type as a part of a symbol's name: `1xdx64xf32`."""
+        return self.builtin[len("tensor<") : -1].replace("?", "d")
+
+
+def tensor_type(shape: tuple[int | None, ...], dtype: str) -> str:
+    dims = "".join(f"{'?' if d is None else d}x" for d in shape)
+    return f"tensor<{dims}{dtype}>"
+
+
+def parse_torch_tensor(type_: ir.Type) -> TorchTensor:
+    """Takes `!torch.vtensor<[1,?,64],f32>` apart; raises ValueError for any other type."""
+    match = _TORCH_TENSOR.match(str(type_))
+    if match is None:
+        raise ValueError(f"expected a !torch.vtensor with known rank, got {type_}")
+    text = match["shape"]
+    shape = tuple(None if d == "?" else int(d) for d in text.split(",")) if text else ()
+    return TorchTensor(shape, _BUILTIN_DTYPE.get(match["dtype"], match["dtype"]))
+
+
+def walk(op: ir.Operation) -> Iterator[ir.Operation]:
+    """All operations below `op`, outermost first. Safe while the yielded one is erased."""
+    for region in op.regions:
+        for block in region.blocks:
+            for child in list(block.operations):
+                yield child.operation
+                yield from walk(child.operation)
+
+
+def custom_ops(module: ir.Module, name: str) -> list[ir.Operation]:
+    """Every `torch.operator "torch.edgec.<name>"` in the module."""
+    wanted = f"torch.edgec.{name}"
+    return [
+        op
+        for op in walk(module.operation)
+        if op.name == "torch.operator" and ir.StringAttr(op.attributes["name"]).value == wanted
+    ]
+
+
+def constant_int(value: ir.Value) -> int:
+    """The value of a `torch.constant.int`; raises ValueError when it is not one."""
+    return ir.IntegerAttr(_constant(value, "torch.constant.int")).value
+
+
+def constant_float(value: ir.Value) -> float:
+    """The value of a `torch.constant.float`; raises ValueError when it is not one."""
+    return ir.FloatAttr(_constant(value, "torch.constant.float")).value
+
+
+def _constant(value: ir.Value, name: str) -> ir.Attribute:
+    if isinstance(value.owner, ir.Block) or value.owner.operation.name != name:
+        raise ValueError(f"expected a {name}, got {value.owner}")
+    return value.owner.operation.attributes["value"]
+
+
+def is_none(value: ir.Value) -> bool:
+    """Whether an operand is torch's None."""
+    return str(value.type) == "!torch.none"
+
+
+def symbol_name(op: str, *parts: TorchTensor | str) -> str:
+    """A name that carries everything an instance of a lowering depends on."""
+    labels = (part.label if isinstance(part, TorchTensor) else part for part in parts)
+    return ".".join(["edgec", op, *(label for label in labels if label)])
+
+
+def convert_elements(result: str, source: str, type_: TorchTensor, dtype: str, sizes: str) -> str:
+    """Text that converts a float tensor to `dtype`; empty when it has that type already."""
+    if type_.dtype == dtype:
+        return ""
+    wider = _FLOAT_BITS[dtype] > _FLOAT_BITS[type_.dtype]
+    out = tensor_type(type_.shape, dtype)
+    rank = len(type_.shape)
+    axes = ", ".join(f"d{i}" for i in range(rank))
+    identity = f"affine_map<({axes}) -> ({axes})>"
+    return f"""  {result}_empty = tensor.empty({sizes}) : {out}
+  {result} = linalg.generic {{
+      indexing_maps = [{identity}, {identity}],
+      iterator_types = [{", ".join(['"parallel"'] * rank)}]
+    }} ins({source} : {type_.builtin}) outs({result}_empty : {out}) {{
+  ^bb0(%from: {type_.dtype}, %unused: {dtype}):
+    %to = arith.{"extf" if wider else "truncf"} %from : {type_.dtype} to {dtype}
+    linalg.yield %to : {dtype}
+  }} -> {out}"""
+
+
+def insert_function(module: ir.Module, symbol: str, text: str) -> None:
+    """Adds the function that `text` defines to `module`, unless `symbol` is there already.
+
+    The name carries everything that the text depends on, so that equal instances are shared.
+    """
+    if symbol in {
+        ir.StringAttr(op.attributes["sym_name"]).value
+        for op in module.body.operations
+        if "sym_name" in op.attributes
+    }:
+        return
+    parsed = ir.Module.parse(text, module.context)
+    for op in list(parsed.body.operations):
+        module.body.append(op.operation.clone())
+
+
+def call_template(
+    op: ir.Operation, symbol: str, operands: list[ir.Value], result: TorchTensor
+) -> None:
+    """Replaces `op` by a call of the private function `symbol` over builtin tensors."""
+    context = op.context
+    with ir.InsertionPoint(op), op.location:
+        converted = [_to_builtin(value) for value in operands]
+        call = ir.Operation.create(
+            "util.call",
+            results=[ir.Type.parse(result.builtin, context)],
+            operands=converted,
+            attributes={"callee": ir.FlatSymbolRefAttr.get(symbol, context)},
+        )
+        back = ir.Operation.create(
+            "torch_c.from_builtin_tensor",
+            results=[op.results[0].type],
+            operands=[call.results[0]],
+        )
+    op.results[0].replace_all_uses_with(back.results[0])
+    op.erase()
+
+
+def _to_builtin(value: ir.Value) -> ir.Value:
+    type_ = ir.Type.parse(parse_torch_tensor(value.type).builtin, value.context)
+    return ir.Operation.create(
+        "torch_c.to_builtin_tensor", results=[type_], operands=[value]
+    ).results[0]

@@ -1,0 +1,185 @@
+"""`edgec chat`: a conversation in the terminal, each turn computing only what is new."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgec.cli import sampling
+from edgec.cli.generate import open_session, timing_line
+from edgec.cli.options import CacheDir, Device, Offline, Revision, Threads, Verbose
+from edgec.cli.text import stderr
+from edgec.errors import EdgecError
+
+if TYPE_CHECKING:
+    from edgec.runtime import GenerationResult, Session
+
+__all__ = ["Conversation", "chat"]
+
+HELP = """\
+/help            this text
+/exit            leave (or Ctrl-D)
+/reset           forget the conversation
+/stats           tokens and timings of the last answer
+/set key=value   change a generation option; /set alone shows them
+Ctrl-C stops an answer."""
+
+
+@dataclass
+class Conversation:
+    """The messages so far and the options of the next answer.
+
+    `template` off joins the turns as plain text, for models without a chat template.
+    """
+
+    session: Session
+    system_prompt: str | None = None
+    template: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+    messages: list[dict[str, str]] = field(default_factory=list)
+    last: GenerationResult | None = None
+
+    def __post_init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.session.reset()
+        system = self.system_prompt
+        self.messages = [] if system is None else [{"role": "system", "content": system}]
+        self.last = None
+
+    def answer(self, text: str) -> None:
+        """Streams the answer to a user's turn; a turn that fails is taken back."""
+        turn = [*self.messages, {"role": "user", "content": text}]
+        prompt = turn if self.template else "\n".join(m["content"] for m in turn)
+        said: list[str] = []
+        chunks = self.session.stream(prompt, **self.options)
+        try:
+            for chunk in chunks:
+                said.append(chunk.text)
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
+                self.last = chunk.result or self.last
+        except KeyboardInterrupt:
+            stderr().print("[dim](stopped)[/]")
+        finally:
+            chunks.close()
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        self.messages = [*turn, {"role": "assistant", "content": "".join(said)}]
+
+    def command(self, line: str) -> bool:
+        """Runs a /command; False when it ends the conversation."""
+        name, _, rest = line.partition(" ")
+        if name in ("/exit", "/quit", "/bye"):
+            return False
+        if name == "/help":
+            print(HELP)
+        elif name == "/reset":
+            self.reset()
+            print("The conversation starts again.")
+        elif name == "/stats":
+            print(self.stats())
+        elif name == "/set":
+            if rest.strip():
+                self.options |= sampling.parse_setting(rest)
+            print(" ".join(f"{k}={v}" for k, v in sorted(self.options.items())) or "model's own")
+        else:
+            print(f"{name}: no such command; /help lists them")
+        return True
+
+    def stats(self) -> str:
+        if self.last is None:
+            return "No answer yet."
+        usage = self.last.to_dict()["usage"]
+        used = usage["prompt_tokens"] + usage["completion_tokens"]
+        return (
+            f"{timing_line(self.last)}\n"
+            f"context {used} of {self.session.artifact.manifest.model.context} tokens"
+            f" · cached {usage['cached_tokens']} of {usage['prompt_tokens']} prompt tokens"
+        )
+
+
+def chat(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_ARTIFACT",
+            show_default=False,
+            help="Artifact folder, or a model, which is compiled into the cache first.",
+        ),
+    ],
+    system_prompt: sampling.SystemPrompt = None,
+    no_chat_template: Annotated[
+        bool, typer.Option("--no-chat-template", help="Join the turns as plain text.")
+    ] = False,
+    max_new_tokens: sampling.MaxNewTokens = None,
+    temperature: sampling.Temperature = None,
+    top_k: sampling.TopK = None,
+    top_p: sampling.TopP = None,
+    min_p: sampling.MinP = None,
+    repetition_penalty: sampling.RepetitionPenalty = None,
+    seed: sampling.Seed = None,
+    stop: sampling.Stop = None,
+    ignore_eos: sampling.IgnoreEos = False,
+    chat_template_kwargs: sampling.ChatTemplateKwargs = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    cache_dir: CacheDir = None,
+    verbose: Verbose = False,
+) -> None:
+    """Talk with a model. /help lists the commands."""
+    options = sampling.generation(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop,
+        ignore_eos=ignore_eos,
+        chat_template_kwargs=chat_template_kwargs,
+    )
+    session = open_session(
+        "edgec chat",
+        model,
+        device=device,
+        threads=threads,
+        quiet=False,
+        revision=revision,
+        offline=offline,
+        cache_dir=cache_dir,
+    )
+    talk(Conversation(session, system_prompt, not no_chat_template, options))
+
+
+def talk(conversation: Conversation) -> None:
+    """Reads turns until /exit or the end of the input. An error ends a turn, not the program."""
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (line editing and history for input)
+        stderr().print("[dim]/help lists the commands, Ctrl-D leaves[/]")
+    while True:
+        try:
+            line = input(">>> " if at_terminal else "").strip()
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            stderr().print("\n[dim](/exit or Ctrl-D leaves)[/]")
+            continue
+        try:
+            if line.startswith("/"):
+                if not conversation.command(line):
+                    break
+            elif line:
+                conversation.answer(line)
+        except EdgecError as error:
+            stderr().print(f"edgec: error: {error}", markup=False, soft_wrap=True)

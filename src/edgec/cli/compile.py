@@ -1,0 +1,194 @@
+"""`edgec compile`: a model in, an artifact out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgec.cli.extra import require_compile
+from edgec.cli.options import CacheDir, Json, Offline, Revision, TrustRemoteCode, Verbose
+from edgec.cli.progress import StageProgress
+from edgec.cli.text import duration, peak_rss, print_json, size, stderr
+
+if TYPE_CHECKING:
+    from edgec.artifact import Artifact
+
+__all__ = ["compile_model"]
+
+
+def compile_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Hub id, local folder, preset:NAME or bundled:NAME.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            envvar="EDGEC_TARGET",
+            help="cpu, vulkan[:ARCH], cuda[:ARCH]; several with commas.",
+        ),
+    ] = "cpu",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write; default NAME.edgec.", metavar="DIR"),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", envvar="EDGEC_DTYPE", help="f32, f16 or bf16.")
+    ] = "f32",
+    ctx_size: Annotated[
+        int | None,
+        typer.Option(
+            "--ctx-size",
+            "-c",
+            envvar="EDGEC_CTX_SIZE",
+            metavar="N",
+            help="Context in tokens; default the model's, at most 4096.",
+        ),
+    ] = None,
+    prompt_multiple: Annotated[
+        int,
+        typer.Option(
+            "--prompt-multiple",
+            envvar="EDGEC_PROMPT_MULTIPLE",
+            metavar="N",
+            help="Prompts are padded to a multiple of N tokens.",
+        ),
+    ] = 32,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(
+            "--chunk-size",
+            envvar="EDGEC_CHUNK_SIZE",
+            metavar="N",
+            help="Longer prompts are computed N tokens at a time.",
+        ),
+    ] = None,
+    dynamic_shapes: Annotated[
+        str,
+        typer.Option(
+            "--dynamic-shapes",
+            envvar="EDGEC_DYNAMIC_SHAPES",
+            help="Where prompts are padded: input (the model's), op (each op's) or none.",
+        ),
+    ] = "input",
+    quantize: Annotated[
+        str, typer.Option("--quantize", envvar="EDGEC_QUANTIZE", help="none, int8 or int4.")
+    ] = "none",
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            "--group-size",
+            envvar="EDGEC_GROUP_SIZE",
+            metavar="N",
+            help="Weights that share a scale.",
+        ),
+    ] = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    trust_remote_code: TrustRemoteCode = False,
+    cache_dir: CacheDir = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor write the build cache.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build again, and overwrite the output.")
+    ] = False,
+    dump_ir: Annotated[
+        Path | None,
+        typer.Option("--dump-ir", metavar="DIR", help="Write the IR of every stage there."),
+    ] = None,
+    stop_after: Annotated[
+        str | None,
+        typer.Option("--stop-after", metavar="STAGE", help="Stop when this stage is done."),
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--start-from", metavar="FILE_OR_DIR", help="Go on from a dumped stage."),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option("--layers", metavar="N", min=1, help="Presets: the first N layers only."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Presets: seed of the weights.")] = 0,
+    extra_compile_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--extra-compile-arg", metavar="X", help="Pass X to the compiler; repeatable."
+        ),
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compile a model ahead of time into an artifact folder."""
+    artifact, seconds, fresh = compile_with_progress(
+        "edgec compile",
+        model,
+        quiet=json,
+        target=target,
+        output=output,
+        dtype=dtype,
+        ctx_size=ctx_size,
+        prompt_multiple=prompt_multiple,
+        chunk_size=chunk_size,
+        dynamic_shapes=dynamic_shapes,
+        quantize=quantize,
+        group_size=group_size,
+        revision=revision,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+        cache_dir=cache_dir,
+        use_cache=not no_cache,
+        force=force,
+        dump_ir=dump_ir,
+        stop_after=stop_after,
+        start_from=start_from,
+        extra_compile_args=tuple(extra_compile_arg or ()),
+        layers=layers,
+        seed=seed,
+    )
+    total = sum(record.size for record in artifact.manifest.files.values())
+    if json:
+        print_json(
+            {
+                "artifact": str(artifact.path),
+                "digest": artifact.manifest.digest,
+                "bytes": total,
+                "compiled": fresh,
+                "seconds": round(seconds, 3),
+                "peak_rss_mb": round(peak_rss() / 1e6, 1),
+            }
+        )
+        return
+    how = "compiled in" if fresh else "unchanged, checked in"
+    stderr().print(
+        f"{artifact.path}  [dim]{size(total)} · {how} {duration(seconds)}"
+        f" · peak memory {size(peak_rss())}[/]",
+        soft_wrap=True,
+    )
+
+
+def compile_with_progress(
+    command: str, model: str, *, quiet: bool, **options: Any
+) -> tuple[Artifact, float, bool]:
+    """Compiles, showing progress on stderr.
+
+    Returns:
+        The artifact, the seconds it took, and whether it was built now rather than found built.
+    """
+    require_compile(command)
+    started, clock = time.time(), time.perf_counter()
+    progress = StageProgress(quiet=quiet)
+    with progress.stage("load the compiler"):
+        from edgec.compiler import compile
+    artifact = compile(model, progress=progress, **options)
+    seconds = time.perf_counter() - clock
+    fresh = (artifact.path / "manifest.json").stat().st_mtime >= started - 1
+    return artifact, seconds, fresh

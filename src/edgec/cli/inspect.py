@@ -1,0 +1,112 @@
+"""`edgec inspect`: what is in an artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgec.artifact import Artifact
+from edgec.cli.options import Json, Verbose
+from edgec.cli.text import count, print_json, size, stdout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgec.manifest import Manifest, StateBuffer
+
+__all__ = ["describe", "inspect"]
+
+DTYPE_BYTES = {"f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i64": 8, "i8": 1, "i1": 1, "f64": 8}
+
+
+def inspect(
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", show_default=False, help="Artifact folder.")
+    ],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file and compare its SHA-256.")
+    ] = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what an artifact holds and needs."""
+    opened = Artifact.open(artifact)
+    if verify:
+        opened.verify()
+    if json:
+        verified = {"verified": True} if verify else {}
+        print_json(dataclasses.asdict(opened.manifest) | verified)
+        return
+
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 3))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in describe(opened.manifest):
+        table.add_row(name, value)
+    console = stdout()
+    console.print(f"[bold]{opened.path}[/]", soft_wrap=True)
+    console.print(table)
+    if verify:
+        console.print(f"[green]✓[/] all {len(opened.manifest.files)} files match their SHA-256")
+
+
+def describe(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """The manifest as rows of a name and a text, for a person."""
+    model, prompt, memory = manifest.model, manifest.prompt, manifest.memory
+    revision = f" @ {model.revision}" if model.revision else ""
+    yield "model", f"{model.id}{revision}"
+    yield (
+        "architecture",
+        f"{model.architecture}, {model.layers} layers, vocabulary {model.vocab_size}",
+    )
+    active = ""
+    if model.active_parameters != model.parameters:
+        active = f", {count(model.active_parameters)} active"
+    yield "parameters", f"{count(model.parameters)}{active}"
+    yield "dtype", manifest.dtype + _quantization(manifest)
+    yield "context", f"{model.context} tokens (the model's own: {model.max_context})"
+    yield (
+        "prompt",
+        f"{prompt.min} to {prompt.max} tokens a call, padded to a multiple of {prompt.multiple_of}",
+    )
+    for name, program in manifest.programs.items():
+        record = manifest.files[program.file]
+        needs = ", ".join(f"{k} {v}".strip() for k, v in program.requirements.items())
+        yield (
+            f"target {name}",
+            f"{program.file}, {size(record.size)}, driver {program.driver}"
+            + (f", needs {needs}" if needs else ""),
+        )
+    for line in summarise_state(manifest.state):
+        yield "state", line
+    yield (
+        "memory",
+        f"weights {size(memory.weights)} + {size(memory.state_per_sequence)} per sequence",
+    )
+    yield "made by", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    yield "digest", manifest.digest
+    width = max(map(len, manifest.files), default=0)
+    files = [f"{name:{width}}  {size(record.size)}" for name, record in manifest.files.items()]
+    total = size(sum(record.size for record in manifest.files.values()))
+    yield "files", "\n".join([*files, f"{'total':{width}}  {total}"])
+
+
+def summarise_state(state: tuple[StateBuffer, ...]) -> Iterator[str]:
+    """Equal buffers on one line: `56 × attention f16[1056,8,128] = 121 MB per sequence`."""
+    kinds = Counter((buffer.kind, buffer.dtype, buffer.shape) for buffer in state)
+    for (kind, dtype, shape), number in kinds.items():
+        dims = ",".join(map(str, shape))
+        total = number * prod(shape) * DTYPE_BYTES.get(dtype, 0)
+        yield f"{number} × {kind} {dtype}[{dims}] = {size(total)} per sequence"
+
+
+def _quantization(manifest: Manifest) -> str:
+    settings = {k: v for k, v in manifest.quantization.items() if v and v != "none"}
+    return "".join(f", {name} {value}" for name, value in settings.items())

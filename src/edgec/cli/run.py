@@ -1,0 +1,142 @@
+"""`edgec run`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgec.cli import sampling
+from edgec.cli.generate import open_session, stream_text, timing_line
+from edgec.cli.options import (
+    CacheDir,
+    Device,
+    Json,
+    Offline,
+    Revision,
+    Threads,
+    TrustRemoteCode,
+    Verbose,
+)
+from edgec.cli.text import print_json, stderr
+from edgec.errors import InputError
+
+__all__ = ["run"]
+
+
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_ARTIFACT",
+            show_default=False,
+            help="Artifact folder, or a model, which is compiled into the cache first.",
+        ),
+    ] = "",
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The prompt; - reads it from stdin.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from it.")
+    ] = None,
+    system_prompt: sampling.SystemPrompt = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat-template",
+            show_default=False,
+            help="Ask the prompt as a chat message, or continue it as plain text. "
+            "Plain is the default unless there is a system prompt.",
+        ),
+    ] = None,
+    max_new_tokens: sampling.MaxNewTokens = None,
+    temperature: sampling.Temperature = None,
+    top_k: sampling.TopK = None,
+    top_p: sampling.TopP = None,
+    min_p: sampling.MinP = None,
+    repetition_penalty: sampling.RepetitionPenalty = None,
+    seed: sampling.Seed = None,
+    stop: sampling.Stop = None,
+    ignore_eos: sampling.IgnoreEos = False,
+    chat_template_kwargs: sampling.ChatTemplateKwargs = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", help="List the devices and exit.")
+    ] = False,
+    revision: Revision = None,
+    offline: Offline = False,
+    trust_remote_code: TrustRemoteCode = False,
+    cache_dir: CacheDir = None,
+    stats: Annotated[
+        bool, typer.Option("--stats/--no-stats", help="The timings, on stderr, after the text.")
+    ] = True,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Generate text from a prompt, streamed to stdout."""
+    if list_devices:
+        from edgec.cli.doctor import print_devices
+
+        print_devices()
+        return
+    if not model:
+        raise InputError("no model or artifact given", "edgec run ARTIFACT -p PROMPT")
+    options = sampling.generation(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop,
+        ignore_eos=ignore_eos,
+        chat_template_kwargs=chat_template_kwargs,
+    )
+    question = _ask(_read_prompt(prompt, file), system_prompt, chat)
+    session = open_session(
+        "edgec run",
+        model,
+        device=device,
+        threads=threads,
+        quiet=json,
+        revision=revision,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+        cache_dir=cache_dir,
+    )
+    if json:
+        print_json(session.generate(question, **options).to_dict())
+        return
+    result = stream_text(session, question, **options)
+    if stats:
+        stderr().print(f"[dim]{timing_line(result)}[/]", soft_wrap=True)
+
+
+def _read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The prompt's text from the flag, the file or stdin."""
+    if prompt is not None and file is not None:
+        raise InputError("both --prompt and --file are given", "give one of them")
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--file {file}: cannot be read: {error}") from None
+    if prompt is None:
+        raise InputError("no prompt", "give -p TEXT, -p - for stdin, or -f FILE")
+    return sys.stdin.read() if prompt == "-" else prompt
+
+
+def _ask(text: str, system_prompt: str | None, chat: bool | None) -> Any:
+    """Plain text to go on from, or the messages of a chat."""
+    if chat is False and system_prompt is not None:
+        raise InputError("--system-prompt needs the chat template", "drop --no-chat-template")
+    if not text.strip():
+        raise InputError("the prompt is empty", "give -p TEXT, -p - for stdin, or -f FILE")
+    if not chat and system_prompt is None:
+        return text
+    system = [{"role": "system", "content": system_prompt}] if system_prompt is not None else []
+    return [*system, {"role": "user", "content": text}]

@@ -1,0 +1,173 @@
+"""The flags of text generation, and what `Session.generate` is called with for them.
+
+A flag that is not given is not passed on: the model's own generation_config.json then decides.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from edgec.errors import InputError
+
+__all__ = [
+    "ChatTemplateKwargs",
+    "IgnoreEos",
+    "MaxNewTokens",
+    "MinP",
+    "RepetitionPenalty",
+    "Seed",
+    "Stop",
+    "SystemPrompt",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "generation",
+    "parse_setting",
+]
+
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens", "--max-tokens", "-n", envvar="EDGEC_MAX_NEW_TOKENS", metavar="N",
+        help="Stop after N tokens.",
+    ),
+]  # fmt: skip
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature", "--temp", envvar="EDGEC_TEMPERATURE", help="0 always takes the best token."
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option("--top-k", envvar="EDGEC_TOP_K", help="Sample from the K best; 0 is off."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", envvar="EDGEC_TOP_P", help="Sample from the best that sum up to P."),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option("--min-p", envvar="EDGEC_MIN_P", help="Drop what is below P times the best."),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(
+        "--repetition-penalty", "--repeat-penalty", envvar="EDGEC_REPETITION_PENALTY",
+        help="Above 1: tokens already seen are less likely.",
+    ),
+]  # fmt: skip
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", "-s", envvar="EDGEC_SEED", help="The same seed gives the same text."),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="Stop before this text; repeatable."),
+]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option("--system-prompt", envvar="EDGEC_SYSTEM_PROMPT", help="System message; a chat."),
+]
+ChatTemplateKwargs = Annotated[
+    str | None,
+    typer.Option("--chat-template-kwargs", metavar="JSON", help="Variables for the chat template."),
+]
+
+SETTINGS = {
+    "do_sample": bool,
+    "ignore_eos": bool,
+    "max_new_tokens": int,
+    "max_time": float,
+    "min_new_tokens": int,
+    "min_p": float,
+    "repetition_penalty": float,
+    "seed": int,
+    "stop_strings": list,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+}
+_ALIASES = {"max_tokens": "max_new_tokens", "n": "max_new_tokens", "temp": "temperature",
+            "repeat_penalty": "repetition_penalty", "stop": "stop_strings"}  # fmt: skip
+
+
+def generation(
+    *,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float | None,
+    seed: int | None,
+    stop: list[str] | None,
+    ignore_eos: bool,
+    chat_template_kwargs: str | None,
+) -> dict[str, Any]:
+    """Keyword arguments of `Session.generate` for the flags that were given."""
+    given: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop_strings": stop or None,
+        "ignore_eos": ignore_eos or None,
+        "chat_template_kwargs": _parse_object(chat_template_kwargs),
+    }
+    return _decide_sampling({name: value for name, value in given.items() if value is not None})
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """Reads `key=value` of chat's /set: one of the names that `generate` takes, or a flag's.
+
+    Raises:
+        InputError: not of that form, an unknown name, or a value of another type.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    name = key.lstrip("-").replace("-", "_")
+    name = _ALIASES.get(name, name)
+    if not equals:
+        raise InputError("/set takes key=value", "for example /set temperature=0.7")
+    if name not in SETTINGS:
+        raise InputError(f"/set {key}: no such setting", "one of " + ", ".join(SETTINGS))
+    kind = SETTINGS[name]
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    if kind is float and isinstance(parsed, int) and not isinstance(parsed, bool):
+        parsed = float(parsed)
+    if kind is list and not isinstance(parsed, list):
+        parsed = [str(parsed)]
+    if type(parsed) is not kind:
+        raise InputError(f"/set {key}: {value!r} is not of type {kind.__name__}")
+    return _decide_sampling({name: parsed})
+
+
+def _decide_sampling(options: dict[str, Any]) -> dict[str, Any]:
+    """Temperature 0 is greedy; any other sampling value that was asked for means sampling."""
+    if options.get("temperature") == 0:
+        return {**options, "do_sample": False}
+    if {"temperature", "top_k", "top_p", "min_p"} & options.keys():
+        return {"do_sample": True, **options}
+    return options
+
+
+def _parse_object(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--chat-template-kwargs: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError("--chat-template-kwargs: must be a JSON object", """like '{"a": 1}'""")
+    return value

@@ -1,0 +1,64 @@
+"""Numbers as a person reads them, and the consoles they are printed on."""
+
+from __future__ import annotations
+
+import json
+import resource
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["count", "duration", "peak_rss", "print_json", "size", "stderr", "stdout"]
+
+
+def size(number: int) -> str:
+    """Bytes in decimal units: 1234567 is `1.2 MB`."""
+    return _scaled(number, ("B", "kB", "MB", "GB", "TB"))
+
+
+def count(number: int) -> str:
+    """A number of parameters: 596049920 is `596 M`."""
+    return _scaled(number, ("", "k", "M", "B", "T")).rstrip()
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `12.3 s` or `2 min 5 s`."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+def peak_rss() -> int:
+    """The most memory in bytes that this process and the largest of its children have held."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(resource.getrusage(one).ru_maxrss for one in who) * 1024
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON object on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def stdout() -> Console:
+    """A console for results."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """A console for progress, timings and remarks."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _scaled(number: float, units: tuple[str, ...]) -> str:
+    power = 0
+    while number >= 999.5 and power < len(units) - 1:
+        number, power = number / 1000, power + 1
+    digits = 1 if power and number < 99.95 else 0
+    return f"{number:.{digits}f} {units[power]}"

@@ -1,0 +1,238 @@
+"""The manifest: the contract between the compiler, which writes it, and the runtime, which reads it.
+
+An artifact is a folder with `manifest.json`, one `.vmfb` per target, `weights.irpa`, and the
+tokenizer's files. Everything that the runtime knows about a model is in the manifest.
+
+The calling convention of the two entry points, in order:
+
+    prefill(tokens i32[1, P], start i64, length i64, *state) -> (logits f32[1, V], token i32[1, 1])
+    decode (tokens i32[1, 1], start i64,             *state) -> (logits f32[1, V], token i32[1, 1])
+
+`P` is a multiple of `prompt.multiple_of`; only the first `length` tokens are true, the others are
+padding. `start` is the position of the first token in the sequence (any number, not a multiple).
+`logits` belong to the last true token and `token` is their argmax. The state buffers are read
+and updated in place; their first dimension has `prompt.multiple_of` more rows than the context,
+so that a padded block that ends past the context still fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgec.errors import ArtifactError
+
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "EntryPoint",
+    "FileRecord",
+    "Manifest",
+    "Memory",
+    "ModelInfo",
+    "ParameterFile",
+    "Program",
+    "Prompt",
+    "StateBuffer",
+    "TensorSpec",
+]
+
+MANIFEST_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: a tensor, or a scalar passed by value when `shape` is empty.
+
+    A dynamic dimension is null. `dtype` is an MLIR element type: i32, i64, f16, bf16, f32.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """A function of the program. The state buffers follow `inputs` in the manifest's order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The lengths, in tokens, that one call of `prefill` takes after padding."""
+
+    multiple_of: int
+    min: int
+    max: int
+
+
+@dataclass(frozen=True)
+class StateBuffer:
+    """One tensor of a sequence's state, zero when the sequence starts.
+
+    `kind` says how it behaves when tokens are taken back: `attention` has a row per position,
+    so that rows past the length are never read.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled module of one target.
+
+    `requirements` are what the device must have (CPU features, subgroup size, ...), by name.
+    """
+
+    target: str
+    driver: str
+    file: str
+    pipeline: str
+    requirements: dict[str, str] = field(default_factory=dict)
+    compile_flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ParameterFile:
+    """The weights, memory-mapped by the runtime under the parameter scope `scope`."""
+
+    file: str
+    scope: str
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 (hex) of a file of the artifact."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the model is. Counts are of parameters, not bytes."""
+
+    id: str
+    revision: str
+    architecture: str
+    model_type: str
+    vocab_size: int
+    context: int
+    max_context: int
+    layers: int
+    parameters: int
+    active_parameters: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a device needs: weights once, state for each sequence."""
+
+    weights: int
+    state_per_sequence: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything the runtime knows about an artifact. See the module's text for the convention."""
+
+    schema_version: int
+    digest: str
+    versions: dict[str, str]
+    model: ModelInfo
+    options: dict[str, Any]
+    dtype: str
+    quantization: dict[str, str]
+    prompt: Prompt
+    entry_points: dict[str, EntryPoint]
+    state: tuple[StateBuffer, ...]
+    programs: dict[str, Program]
+    parameters: ParameterFile
+    memory: Memory
+    files: dict[str, FileRecord]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str, where: Path) -> Manifest:
+        """Parses and checks a manifest.
+
+        Raises:
+            ArtifactError: not JSON, another schema version, or a field missing, unknown or of a
+                wrong type; the message names it.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ArtifactError(f"{where}: not valid JSON: {error}", "compile again") from None
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if not isinstance(version, int):
+            raise ArtifactError(f"{where}: not an edgec manifest", "give a folder that edgec made")
+        if version > SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{where}: schema {version} is newer than this edgec reads ({SCHEMA_VERSION})",
+                "upgrade edgec",
+            )
+        if version < SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{where}: schema {version} is older than this edgec reads ({SCHEMA_VERSION})",
+                "compile again",
+            )
+        manifest = _parse(Manifest, data, where, "manifest")
+        assert isinstance(manifest, Manifest)
+        return manifest
+
+
+def _parse(expected: Any, value: Any, where: Path, name: str) -> Any:
+    """Builds a value of the annotated type `expected` from plain JSON, refusing anything else."""
+    origin, args = typing.get_origin(expected), typing.get_args(expected)
+    if expected is Any:
+        return value
+    if dataclasses.is_dataclass(expected) and isinstance(expected, type):
+        if not isinstance(value, dict):
+            raise _wrong(where, name, "an object", value)
+        hints = typing.get_type_hints(expected)
+        required = {
+            f.name
+            for f in dataclasses.fields(expected)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        if missing := required - set(value):
+            raise ArtifactError(f"{where}: {name} lacks {', '.join(sorted(missing))}")
+        if unknown := set(value) - set(hints):
+            raise ArtifactError(f"{where}: {name} has unknown {', '.join(sorted(unknown))}")
+        return expected(**{k: _parse(hints[k], v, where, f"{name}.{k}") for k, v in value.items()})
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _wrong(where, name, "a list", value)
+        return tuple(_parse(args[0], v, where, f"{name}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong(where, name, "an object", value)
+        return {k: _parse(args[1], v, where, f"{name}.{k}") for k, v in value.items()}
+    if origin is types.UnionType:
+        if value is None and type(None) in args:
+            return None
+        return _parse(next(a for a in args if a is not type(None)), value, where, name)
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        raise _wrong(where, name, expected.__name__, value)
+    return value
+
+
+def _wrong(where: Path, name: str, expected: str, value: object) -> ArtifactError:
+    return ArtifactError(f"{where}: {name} must be {expected}, got {value!r}", "compile again")
