@@ -120,16 +120,17 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
         torch.empty(b.shape, dtype=getattr(torch, _TORCH[b.dtype]), device="meta")
         for b in spec.state
     ]
-    scalar = torch.zeros((), dtype=torch.int64, device="meta")
+    # Distinct objects: torch.export takes one tensor given twice for one input.
+    start, length = (torch.zeros((), dtype=torch.int64, device="meta") for _ in range(2))
     prompt, dynamic = _prompt_dimension(options)
     none = [None] * len(state)
     programs = {
         "prefill": _export(
             _Prefill(model, capacity),
-            (_tokens(prompt), scalar, scalar, state),
+            (_tokens(prompt), start, length, state),
             (dynamic, None, None, none),
         ),
-        "decode": _export(_Decode(model, capacity), (_tokens(1), scalar, state), None),
+        "decode": _export(_Decode(model, capacity), (_tokens(1), start, state), None),
     }
     for program in programs.values():
         _restore_buffers(program, model.buffers)

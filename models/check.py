@@ -154,7 +154,7 @@ def check_weights(
         elif info.dtype not in FLOATS and info.dtype not in ("i64", "i32", "bool"):
             problems.append(f"{in_file} has the packed dtype {info.dtype}")
         names[name] = in_file
-        names |= {alias: in_file for alias in aliases.get(name, ())}
+        names |= dict.fromkeys(aliases.get(name, ()), in_file)
     if problems:
         count = f"{len(problems)} tensors do" if len(problems) > 1 else "1 tensor does"
         raise ModelError(

@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgec.artifact import TOKENIZER_FILES
 from edgec.errors import EdgecError, InputError, ModelError
 from edgec.models.weights import INDEX_FILE, SINGLE_FILE, Progress
 
-__all__ = ["Snapshot", "download"]
+__all__ = ["TOKENIZER_FILES", "Snapshot", "download"]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""Files beside the weights that an artifact carries along: `edgec.artifact` has the same list."""
 
 SHARDS = "model-*-of-*.safetensors"
 PICKLES = (".bin", ".pt", ".pth")
@@ -165,7 +173,9 @@ def _explained(repo: str, revision: str | None, endpoint: str, offline: bool) ->
         raise EdgecError(f"{where}: {endpoint} answered {status}", "try again later") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise EdgecError(f"{where}: no space left for the download", "free some, or set HF_HOME") from None
+            raise EdgecError(
+                f"{where}: no space left for the download", "free some, or set HF_HOME"
+            ) from None
         raise _unreachable(where, endpoint, error) from None
     except Exception as error:
         # huggingface_hub's HTTP client changed its name between versions; its errors have none
@@ -185,18 +195,18 @@ def _unreachable(where: str, endpoint: str, error: Exception) -> EdgecError:
 
 def _progress_bar(progress: Progress | None) -> Any:
     """A class in the manner of tqdm that draws nothing and passes the bytes on to `progress`."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Bar(tqdm):  # type: ignore[misc]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # The hub shows bytes received and bytes written; the latter count cached parts too.
             self._reports = kwargs.get("name") == "huggingface_hub.snapshot_download"
-            super().__init__(*args, **{**kwargs, "disable": True})
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
             self.n = 0
 
         def update(self, n: float | None = 1) -> None:
-            self.n += n or 0
+            self.n += int(n or 0)
             if self._reports and progress is not None:
-                progress("download", int(self.n), int(self.total or 0))
+                progress("download", self.n, int(self.total or 0))
 
     return Bar

@@ -398,6 +398,9 @@ _TABLE = (
 )
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {p.name: Preset(p.name, p.hf_id, MappingProxyType(dict(p.config)), p.parameters) for p in _TABLE}
+    {
+        p.name: Preset(p.name, p.hf_id, MappingProxyType(dict(p.config)), p.parameters)
+        for p in _TABLE
+    }
 )
 """Every preset by its name."""

@@ -231,7 +231,9 @@ def _sharded(folder: Path) -> dict[str, _Place]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names: dict[str, str] = {str(tensor): str(file) for tensor, file in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{index}: not an index of safetensors files", "download it again") from None
+        raise ModelError(
+            f"{index}: not an index of safetensors files", "download it again"
+        ) from None
     shards = sorted(set(names.values()))
     # The name of a shard comes from a file that anybody can write: it must stay in the folder.
     if strange := [s for s in shards if Path(s).name != s or not s.endswith(".safetensors")]:
@@ -362,7 +364,7 @@ def _normal(count: int, std: float, dtype: torch.dtype, seed: int, name: str) ->
     import numpy as np
     import torch
 
-    block = 1 << 20
+    block = 1 << 18
     table = _quantiles().mul(std).to(dtype)
     words = struct.unpack("<4I", hashlib.sha256(name.encode()).digest()[:16])
     values = torch.empty(count, dtype=dtype)

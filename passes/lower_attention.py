@@ -87,8 +87,7 @@ def _template(symbol: str, case: _Case) -> str:
     merged = f"tensor<{n}x{query_heads}x{value_width}xf32>"
     widen = "" if kv == "f32" else f"    %w = arith.extf %b : {kv} to f32\n"
     wide = "%b" if kv == "f32" else "%w"
-    score = "%score" if case.softcap else "%scaled"
-    seen = "%seen" if case.window else "%causal"
+    visible = _visible(case.window, case.softcap)
     sinks_argument = f", %sinks: tensor<{query_heads}xf32>" if case.sinks else ""
     return f"""
 #scores = affine_map<(h, g, l, m) -> (h, g, l, m)>
@@ -132,48 +131,37 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
     %s = arith.addf %sum, %p : f32
     linalg.yield %s : f32
   }} -> {scores}
-  %masked = linalg.generic {{
-      indexing_maps = [#scores, #scores],
-      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
-    }} ins(%dot : {scores}) outs(%scores_empty : {scores}) {{
-  ^bb0(%a: f32, %unused: f32):
-    %scaled = arith.mulf %a, %scale : f32
-{_softcap(case.softcap)}
-    %l = linalg.index 2 : index
-    %m = linalg.index 3 : index
-    %position = arith.addi %l, %first : index
-    %row = arith.addi %m, %low : index
-    %causal = arith.cmpi ule, %row, %position : index
-{_within_window(case.window)}
-    %visible = arith.select {seen}, {score}, %minus_infinity : f32
-    linalg.yield %visible : f32
-  }} -> {scores}
   %rows_empty = tensor.empty({only}) : {rows}
 {_maximum_start(case.sinks, query_heads, heads, group, rows)}
   %maximum = linalg.generic {{
       indexing_maps = [#scores, #rows],
       iterator_types = ["parallel", "parallel", "parallel", "reduction"]
-    }} ins(%masked : {scores}) outs(%maximum_start : {rows}) {{
+    }} ins(%dot : {scores}) outs(%maximum_start : {rows}) {{
   ^bb0(%a: f32, %b: f32):
-    %larger = arith.maximumf %a, %b : f32
+{visible}
+    %larger = arith.maximumf %visible, %b : f32
     linalg.yield %larger : f32
   }} -> {rows}
   %weights = linalg.generic {{
       indexing_maps = [#scores, #rows, #scores],
       iterator_types = ["parallel", "parallel", "parallel", "parallel"]
-    }} ins(%masked, %maximum : {scores}, {rows}) outs(%scores_empty : {scores}) {{
+    }} ins(%dot, %maximum : {scores}, {rows}) outs(%scores_empty : {scores}) {{
   ^bb0(%a: f32, %b: f32, %unused: f32):
-    %difference = arith.subf %a, %b : f32
+{visible}
+    %difference = arith.subf %visible, %b : f32
     %e = math.exp %difference : f32
     linalg.yield %e : f32
   }} -> {scores}
-{_total_start(case.sinks, rows)}
+  %total_start = linalg.fill ins(%zero : f32) outs(%rows_empty : {rows}) -> {rows}
   %total = linalg.generic {{
-      indexing_maps = [#scores, #rows],
+      indexing_maps = [#scores, #rows, #rows],
       iterator_types = ["parallel", "parallel", "parallel", "reduction"]
-    }} ins(%weights : {scores}) outs(%total_start : {rows}) {{
-  ^bb0(%a: f32, %sum: f32):
-    %s = arith.addf %sum, %a : f32
+    }} ins(%dot, %maximum : {scores}, {rows}) outs(%total_start : {rows}) {{
+  ^bb0(%a: f32, %b: f32, %sum: f32):
+{visible}
+    %difference = arith.subf %visible, %b : f32
+    %e = math.exp %difference : f32
+    %s = arith.addf %sum, %e : f32
     linalg.yield %s : f32
   }} -> {rows}
   %sums_empty = tensor.empty({only}) : {sums}
@@ -190,22 +178,30 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
     linalg.yield %s : f32
   }} -> {sums}
   %out_empty = tensor.empty({only}) : {out}
-  %out = linalg.generic {{
-      indexing_maps = [affine_map<(l, h, g, d) -> (h, g, l, d)>,
-                       affine_map<(l, h, g, d) -> (h, g, l)>,
-                       affine_map<(l, h, g, d) -> (l, h, g, d)>],
-      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
-    }} ins(%weighted, %total : {sums}, {rows}) outs(%out_empty : {out}) {{
-  ^bb0(%a: f32, %b: f32, %unused: f32):
-    %quotient = arith.divf %a, %b : f32
-    linalg.yield %quotient : f32
-  }} -> {out}
+{_divide(case.sinks, sums, rows, out, f"tensor<{heads}x{group}xf32>")}
   %merged = tensor.collapse_shape %out [[0], [1, 2], [3]] : {out} into {merged}
   %result = tensor.expand_shape %merged [[0, 1], [2], [3]]
       output_shape [1, {tokens}, {query_heads}, {value_width}]
       : {merged} into {case.result.builtin}
   util.return %result : {case.result.builtin}
 }}"""
+
+
+def _visible(window: int, softcap: float) -> str:
+    """Within a body over (h, g, l, m): the score of `%a`, or minus infinity where it is hidden.
+
+    Each use computes it anew from the product: as an operation of its own it would be fused with
+    the reduction after it, which then keeps a whole row of scores on the stack.
+    """
+    score = "%score" if softcap else "%scaled"
+    seen = "%seen" if window else "%causal"
+    return f"""    %scaled = arith.mulf %a, %scale : f32
+{_softcap(softcap)}    %l = linalg.index 2 : index
+    %m = linalg.index 3 : index
+    %position = arith.addi %l, %first : index
+    %row = arith.addi %m, %low : index
+    %causal = arith.cmpi ule, %row, %position : index
+{_within_window(window)}    %visible = arith.select {seen}, {score}, %minus_infinity : f32"""
 
 
 def _first_row(window: int) -> str:
@@ -225,7 +221,8 @@ def _within_window(window: int) -> str:
     return f"""    %window = arith.constant {window} : index
     %reach = arith.addi %row, %window : index
     %near = arith.cmpi ugt, %reach, %position : index
-    %seen = arith.andi %causal, %near : i1"""
+    %seen = arith.andi %causal, %near : i1
+"""
 
 
 def _softcap(softcap: float) -> str:
@@ -234,7 +231,8 @@ def _softcap(softcap: float) -> str:
     return f"""    %cap = arith.constant {softcap:e} : f32
     %ratio = arith.divf %scaled, %cap : f32
     %tanh = math.tanh %ratio : f32
-    %score = arith.mulf %tanh, %cap : f32"""
+    %score = arith.mulf %tanh, %cap : f32
+"""
 
 
 def _maximum_start(sinks: bool, query_heads: int, heads: int, group: int, rows: str) -> str:
@@ -249,18 +247,25 @@ def _maximum_start(sinks: bool, query_heads: int, heads: int, group: int, rows: 
       outs(%rows_empty : {rows}) dimensions = [2]"""
 
 
-def _total_start(sinks: bool, rows: str) -> str:
-    if not sinks:
-        return (
-            f"  %total_start = linalg.fill ins(%zero : f32) outs(%rows_empty : {rows}) -> {rows}"
-        )
-    return f"""  %total_start = linalg.generic {{
-      indexing_maps = [affine_map<(h, g, l) -> (h, g, l)>, affine_map<(h, g, l) -> (h, g, l)>,
-                       affine_map<(h, g, l) -> (h, g, l)>],
-      iterator_types = ["parallel", "parallel", "parallel"]
-    }} ins(%maximum_start, %maximum : {rows}, {rows}) outs(%rows_empty : {rows}) {{
-  ^bb0(%a: f32, %b: f32, %unused: f32):
-    %difference = arith.subf %a, %b : f32
+def _divide(sinks: bool, sums: str, rows: str, out: str, grouped: str) -> str:
+    """The weighted values over the sum of the weights, to which a sink adds its own."""
+    result = "affine_map<(l, h, g, d) -> (l, h, g, d)>"
+    values, row = "affine_map<(l, h, g, d) -> (h, g, l, d)>", "affine_map<(l, h, g, d) -> (h, g, l)>"
+    maps, inputs, types = [values, row], "%weighted, %total", f"{sums}, {rows}"
+    arguments, whole, extra = "%a: f32, %b: f32", "%b", ""
+    if sinks:
+        maps += [row, "affine_map<(l, h, g, d) -> (h, g)>"]
+        inputs, types = f"{inputs}, %maximum, %sinks_grouped", f"{types}, {rows}, {grouped}"
+        arguments, whole = f"{arguments}, %max: f32, %sink: f32", "%whole"
+        extra = """    %difference = arith.subf %sink, %max : f32
     %e = math.exp %difference : f32
-    linalg.yield %e : f32
-  }} -> {rows}"""
+    %whole = arith.addf %b, %e : f32
+"""
+    return f"""  %out = linalg.generic {{
+      indexing_maps = [{", ".join([*maps, result])}],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
+    }} ins({inputs} : {types}) outs(%out_empty : {out}) {{
+  ^bb0({arguments}, %unused: f32):
+{extra}    %quotient = arith.divf %a, {whole} : f32
+    linalg.yield %quotient : f32
+  }} -> {out}"""

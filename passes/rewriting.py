@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from iree.compiler import ir
@@ -62,13 +61,15 @@ def parse_torch_tensor(type_: ir.Type) -> TorchTensor:
     return TorchTensor(shape, _BUILTIN_DTYPE.get(match["dtype"], match["dtype"]))
 
 
-def walk(op: ir.Operation) -> Iterator[ir.Operation]:
-    """All operations below `op`, outermost first. Safe while the yielded one is erased."""
+def walk(op: ir.Operation) -> list[ir.Operation]:
+    """All operations below `op`, outermost first; a list, so that they may be erased on the way."""
+    found: list[ir.Operation] = []
     for region in op.regions:
         for block in region.blocks:
-            for child in list(block.operations):
-                yield child.operation
-                yield from walk(child.operation)
+            for child in block.operations:
+                found.append(child.operation)
+                found += walk(child.operation)
+    return found
 
 
 def custom_ops(module: ir.Module, name: str) -> list[ir.Operation]:

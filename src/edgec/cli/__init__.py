@@ -21,7 +21,7 @@ from edgec.errors import EdgecError
 if TYPE_CHECKING:
     from typer import Typer
 
-__all__ = ["COMMANDS", "build_app", "main", "run"]
+__all__ = ["COMMANDS", "build_app", "execute", "main"]
 
 COMMANDS = {
     "compile": "edgec.cli.compile:compile_model",
@@ -36,10 +36,10 @@ COMMANDS = {
 
 def main() -> NoReturn:
     """The `edgec` program."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(execute(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def execute(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code."""
     if list(arguments) == ["--version"]:  # before typer is imported
         print(f"edgec {edgec.__version__}")
@@ -50,6 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     restore = _terminate_cleanly()
     try:
         result = build_app()(args=list(arguments), prog_name="edgec", standalone_mode=False)
+        if result == 130:  # typer has turned Ctrl-C into this
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgec.cli import sampling
-from edgec.cli.generate import open_session, timing_line
+from edgec.cli.generate import open_session, print_stream, timing_line
 from edgec.cli.options import CacheDir, Device, Offline, Revision, Threads, Verbose
 from edgec.cli.text import stderr
 from edgec.errors import EdgecError
@@ -57,19 +57,12 @@ class Conversation:
         turn = [*self.messages, {"role": "user", "content": text}]
         prompt = turn if self.template else "\n".join(m["content"] for m in turn)
         said: list[str] = []
-        chunks = self.session.stream(prompt, **self.options)
         try:
-            for chunk in chunks:
+            for chunk in print_stream(self.session.stream(prompt, **self.options)):
                 said.append(chunk.text)
-                sys.stdout.write(chunk.text)
-                sys.stdout.flush()
-                self.last = chunk.result or self.last
+                self.last = chunk.result
         except KeyboardInterrupt:
             stderr().print("[dim](stopped)[/]")
-        finally:
-            chunks.close()
-            sys.stdout.write("\n")
-            sys.stdout.flush()
         self.messages = [*turn, {"role": "assistant", "content": "".join(said)}]
 
     def command(self, line: str) -> bool:
@@ -85,22 +78,28 @@ class Conversation:
         elif name == "/stats":
             print(self.stats())
         elif name == "/set":
-            if rest.strip():
-                self.options |= sampling.parse_setting(rest)
-            print(" ".join(f"{k}={v}" for k, v in sorted(self.options.items())) or "model's own")
+            print(self.set(rest.strip()))
         else:
             print(f"{name}: no such command; /help lists them")
         return True
 
+    def set(self, text: str) -> str:
+        """Changes an option, if `text` has one; returns all options in force."""
+        changed = self.options | (sampling.parse_setting(text) if text else {})
+        in_force = self.session.model.defaults.updated(changed)
+        self.options = changed
+        return "\n".join(f"{name}={value}" for name, value in vars(in_force).items())
+
     def stats(self) -> str:
+        """Timings of the last answer, and how much of its prompt was in the state already."""
         if self.last is None:
-            return "No answer yet."
-        usage = self.last.to_dict()["usage"]
-        used = usage["prompt_tokens"] + usage["completion_tokens"]
+            return "No answer yet, or the last one was stopped."
+        usage = self.last.usage
+        used = usage.prompt_tokens + usage.completion_tokens
         return (
             f"{timing_line(self.last)}\n"
-            f"context {used} of {self.session.artifact.manifest.model.context} tokens"
-            f" · cached {usage['cached_tokens']} of {usage['prompt_tokens']} prompt tokens"
+            f"context {used} of {self.session.model.artifact.manifest.model.context} tokens"
+            f" · cached {usage.cached_tokens} of {usage.prompt_tokens} prompt tokens"
         )
 
 
@@ -127,7 +126,7 @@ def chat(
     stop: sampling.Stop = None,
     ignore_eos: sampling.IgnoreEos = False,
     chat_template_kwargs: sampling.ChatTemplateKwargs = None,
-    device: Device = "cpu",
+    device: Device = None,
     threads: Threads = None,
     revision: Revision = None,
     offline: Offline = False,

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgec.cli.extra import require_compile
+from edgec.cli.memory import PeakMemory
 from edgec.cli.options import CacheDir, Json, Offline, Revision, TrustRemoteCode, Verbose
 from edgec.cli.progress import StageProgress
-from edgec.cli.text import duration, peak_rss, print_json, size, stderr
+from edgec.cli.text import duration, print_json, size, stderr
+from edgec.errors import InputError
+from edgec.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from edgec.artifact import Artifact
@@ -38,7 +41,9 @@ def compile_model(
     ] = "cpu",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder to write; default NAME.edgec.", metavar="DIR"),
+        typer.Option(
+            "--output", "-o", help="Folder to write; default in the cache.", metavar="DIR"
+        ),
     ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", envvar="EDGEC_DTYPE", help="f32, f16 or bf16.")
@@ -128,32 +133,38 @@ def compile_model(
     verbose: Verbose = False,
 ) -> None:
     """Compile a model ahead of time into an artifact folder."""
-    artifact, seconds, fresh = compile_with_progress(
-        "edgec compile",
-        model,
-        quiet=json,
-        target=target,
-        output=output,
-        dtype=dtype,
-        ctx_size=ctx_size,
-        prompt_multiple=prompt_multiple,
-        chunk_size=chunk_size,
-        dynamic_shapes=dynamic_shapes,
-        quantize=quantize,
-        group_size=group_size,
-        revision=revision,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
-        cache_dir=cache_dir,
-        use_cache=not no_cache,
-        force=force,
-        dump_ir=dump_ir,
-        stop_after=stop_after,
-        start_from=start_from,
-        extra_compile_args=tuple(extra_compile_arg or ()),
-        layers=layers,
-        seed=seed,
-    )
+    if quantize != "none" or group_size is not None:
+        raise InputError(f"--quantize {quantize}: not supported yet", "use --dtype f16 or bf16")
+    options = {
+        "target": target,
+        "output": output,
+        "dtype": dtype,
+        "ctx_size": ctx_size,
+        "prompt_multiple": prompt_multiple,
+        "chunk_size": chunk_size,
+        "dynamic_shapes": dynamic_shapes,
+        "revision": revision,
+        "offline": offline,
+        "trust_remote_code": trust_remote_code,
+        "cache_dir": cache_dir,
+        "use_cache": not no_cache,
+        "force": force,
+        "dump_ir": dump_ir,
+        "stop_after": stop_after,
+        "start_from": start_from,
+        "extra_compile_args": tuple(extra_compile_arg or ()),
+        "layers": layers,
+        "seed": seed,
+    }
+    started = time.time()
+    with PeakMemory() as memory:
+        artifact = compile_with_progress("edgec compile", model, quiet=json, **options)
+    seconds = time.time() - started
+    if artifact is None:
+        stderr().print(f"stopped after {stop_after}; see {dump_ir}", soft_wrap=True)
+        return
+    # A build that was found has an older manifest.
+    fresh = (artifact.path / MANIFEST_NAME).stat().st_mtime >= started - 0.1
     total = sum(record.size for record in artifact.manifest.files.values())
     if json:
         print_json(
@@ -163,32 +174,28 @@ def compile_model(
                 "bytes": total,
                 "compiled": fresh,
                 "seconds": round(seconds, 3),
-                "peak_rss_mb": round(peak_rss() / 1e6, 1),
+                "peak_rss_mb": round(memory.peak / 1e6, 1),
             }
         )
         return
     how = "compiled in" if fresh else "unchanged, checked in"
     stderr().print(
         f"{artifact.path}  [dim]{size(total)} · {how} {duration(seconds)}"
-        f" · peak memory {size(peak_rss())}[/]",
+        f" · peak memory {size(memory.peak)}[/]",
         soft_wrap=True,
     )
 
 
 def compile_with_progress(
     command: str, model: str, *, quiet: bool, **options: Any
-) -> tuple[Artifact, float, bool]:
-    """Compiles, showing progress on stderr.
+) -> Artifact | None:
+    """Calls `edgec.compile`, showing progress on stderr unless `quiet`.
 
     Returns:
-        The artifact, the seconds it took, and whether it was built now rather than found built.
+        The artifact, or None when told to stop before the last stage.
     """
     require_compile(command)
-    started, clock = time.time(), time.perf_counter()
     progress = StageProgress(quiet=quiet)
     with progress.stage("load the compiler"):
         from edgec.compiler import compile
-    artifact = compile(model, progress=progress, **options)
-    seconds = time.perf_counter() - clock
-    fresh = (artifact.path / "manifest.json").stat().st_mtime >= started - 1
-    return artifact, seconds, fresh
+    return compile(model, progress=progress, **options)

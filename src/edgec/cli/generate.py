@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec.errors import InputError
 from edgec.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
-    from edgec.runtime import GenerationResult, Session
+    from collections.abc import Iterator
 
-__all__ = ["is_artifact", "open_session", "stream_text", "timing_line"]
+    from edgec.runtime import GenerationResult, Session, StreamChunk
+
+__all__ = ["is_artifact", "open_session", "print_stream", "timing_line"]
 
 
 def is_artifact(where: str) -> bool:
@@ -24,7 +25,13 @@ def is_artifact(where: str) -> bool:
 
 
 def open_session(
-    command: str, where: str, *, device: str, threads: int | None, quiet: bool, **options: Any
+    command: str,
+    where: str,
+    *,
+    device: str | None,
+    threads: int | None,
+    quiet: bool,
+    **options: Any,
 ) -> Session:
     """Loads an artifact; a model is compiled into the cache first, with `options`."""
     from edgec.runtime import Session
@@ -33,40 +40,35 @@ def open_session(
         return Session(where, device=device, threads=threads)
     from edgec.cli.compile import compile_with_progress
 
-    artifact, _, _ = compile_with_progress(
-        f"{command} with a model", where, quiet=quiet, target=device, **options
+    artifact = compile_with_progress(
+        f"{command} with a model", where, quiet=quiet, target=device or "cpu", **options
     )
+    assert artifact is not None
     return Session(artifact, device=device, threads=threads)
 
 
-def stream_text(session: Session, prompt: Any, **generation: Any) -> GenerationResult:
-    """Writes an answer to stdout as it comes, ended by a newline, and returns its result."""
-    result = None
+def print_stream(chunks: Iterator[StreamChunk]) -> Iterator[StreamChunk]:
+    """Writes an answer to stdout as it comes, and a newline after it, however it ends."""
     try:
-        for chunk in session.stream(prompt, **generation):
+        for chunk in chunks:
             sys.stdout.write(chunk.text)
             sys.stdout.flush()
-            result = chunk.result or result
+            yield chunk
     finally:
         sys.stdout.write("\n")
         sys.stdout.flush()
-    if result is None:
-        raise InputError("nothing was generated", "ask for at least one new token")
-    return result
 
 
 def timing_line(result: GenerationResult) -> str:
     """`prompt 12 tokens 345 tok/s · decode 64 tokens 210 tok/s · first token 12 ms · …`"""
-    values = result.to_dict()
-    usage, timings = values["usage"], values["timings"]
-    cached = usage["cached_tokens"]
-    computed = usage["prompt_tokens"] - cached
+    usage, timings = result.usage, result.timings
+    computed = usage.prompt_tokens - usage.cached_tokens
     parts = [
-        f"prompt {computed} tokens {timings['prompt_per_second']:.0f} tok/s",
-        f"decode {usage['completion_tokens']} tokens {timings['decode_per_second']:.0f} tok/s",
-        f"first token {timings['time_to_first_token_ms']:.0f} ms",
-        f"peak {timings['peak_rss_mb']:.0f} MB",
+        f"prompt {computed} tokens {timings.prompt_per_second:.0f} tok/s",
+        f"decode {usage.completion_tokens} tokens {timings.decode_per_second:.0f} tok/s",
+        f"first token {timings.time_to_first_token_ms:.0f} ms",
+        f"peak {timings.peak_rss_mb:.0f} MB",
     ]
-    if cached:
-        parts.insert(0, f"cached {cached} tokens")
+    if usage.cached_tokens:
+        parts.insert(0, f"cached {usage.cached_tokens} tokens")
     return " · ".join(parts)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgec.cli.extra import require_compile
 from edgec.cli.options import Json, Verbose
+from edgec.cli.progress import StageProgress
 from edgec.cli.text import count, duration, print_json, size, stderr, stdout
 
 __all__ = ["app"]
@@ -26,21 +27,28 @@ def models(context: typer.Context, json: Json = False, verbose: Verbose = False)
     if context.invoked_subcommand:
         return
     require_compile("edgec models")
-    from edgec.models import list_models
+    from edgec.models.create import list_models
 
-    rows = [_as_mapping(row) for row in list_models()]
+    rows = list_models()
     if json:
-        print_json(rows)
+        print_json([dataclasses.asdict(row) for row in rows])
         return
 
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-    columns = list(rows[0]) if rows else []
-    for column in columns:
-        table.add_column(column.replace("_", " "))
+    for column in ("model", "architecture", "parameters", "bf16", ""):
+        table.add_column(column)
     for row in rows:
-        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+        style = "" if row.supported else "dim"
+        table.add_row(
+            row.name,
+            row.architecture,
+            count(row.parameters),
+            size(row.bytes),
+            row.reason,
+            style=style,
+        )
     stdout().print(table)
 
 
@@ -55,37 +63,26 @@ def create(
         int | None, typer.Option("--layers", metavar="N", min=1, help="The first N layers only.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the weights.")] = 0,
-    dtype: Annotated[str, typer.Option("--dtype", help="f32, f16 or bf16.")] = "f32",
+    dtype: Annotated[str, typer.Option("--dtype", help="f32, f16 or bf16.")] = "bf16",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the folder.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Write a Hugging Face model folder with a preset's configuration and random weights."""
     require_compile("edgec models create")
-    import time
-
-    from edgec.models import create as make
+    from edgec.models.create import create as write_folder
 
     start = time.perf_counter()
-    make.create(preset, output, layers=layers, seed=seed, dtype=dtype, force=force)
+    progress = StageProgress()
+    with progress.stage("write", preset):
+        write_folder(
+            preset,
+            output,
+            layers=layers,
+            seed=seed,
+            dtype=dtype,
+            force=force,
+            progress=lambda _, done, total: progress.update(done, total, "B"),
+        )
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     took = duration(time.perf_counter() - start)
     stderr().print(f"{output}  [dim]{size(total)} · {took}[/]", soft_wrap=True)
-
-
-def _as_mapping(row: Any) -> Mapping[str, Any]:
-    if dataclasses.is_dataclass(row) and not isinstance(row, type):
-        return dataclasses.asdict(row)
-    assert isinstance(row, Mapping)
-    return dict(row)
-
-
-def _cell(column: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int) and "parameters" in column:
-        return count(value)
-    if isinstance(value, int) and "bytes" in column:
-        return size(value)
-    return str(value)

@@ -71,10 +71,8 @@ TrustRemoteCode = Annotated[
     ),
 ]  # fmt: skip
 Device = Annotated[
-    str,
-    typer.Option(
-        "--device", envvar="EDGEC_DEVICE", help="cpu, vulkan or cuda; see --list-devices."
-    ),
+    str | None,
+    typer.Option("--device", envvar="EDGEC_DEVICE", help="cpu, vulkan or cuda; default cpu."),
 ]
 Threads = Annotated[
     int | None,

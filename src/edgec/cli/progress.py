@@ -59,8 +59,7 @@ class StageProgress:
         if self._live is None:
             self._live = _live(self._console)
             self._live.start()
-        description = f"{name} [dim]{detail}[/]" if detail else name
-        self._tasks.append(self._live.add_task(description, total=None, amount=""))
+        self._tasks.append(self._live.add_task(_styled(name, detail), total=None, amount=""))
 
     def _end(self) -> None:
         if self._live is None:
@@ -74,11 +73,17 @@ class StageProgress:
         if self._quiet:
             return
         if self._console.is_terminal:
-            after = f" [dim]{detail}[/]" if detail else ""
-            self._console.print(f"[green]✓[/] {name}{after} [dim]{duration(seconds)}[/]")
+            line = f"[green]✓[/] {_styled(name, detail)} [dim]{duration(seconds)}[/]"
+            self._console.print(line, soft_wrap=True)
         else:
             words = f"{name} {detail}".rstrip()
             self._console.print(f"stage {words} ... {duration(seconds)}", markup=False)
+
+
+def _styled(name: str, detail: str) -> str:
+    from rich.markup import escape
+
+    return f"{escape(name)} [dim]{escape(detail)}[/]" if detail else escape(name)
 
 
 def _live(console: Console) -> Progress:

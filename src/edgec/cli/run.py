@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from edgec.cli import sampling
-from edgec.cli.generate import open_session, stream_text, timing_line
+from edgec.cli.generate import open_session, print_stream, timing_line
 from edgec.cli.options import (
     CacheDir,
     Device,
@@ -61,7 +61,7 @@ def run(
     stop: sampling.Stop = None,
     ignore_eos: sampling.IgnoreEos = False,
     chat_template_kwargs: sampling.ChatTemplateKwargs = None,
-    device: Device = "cpu",
+    device: Device = None,
     threads: Threads = None,
     list_devices: Annotated[
         bool, typer.Option("--list-devices", help="List the devices and exit.")
@@ -111,9 +111,9 @@ def run(
     if json:
         print_json(session.generate(question, **options).to_dict())
         return
-    result = stream_text(session, question, **options)
-    if stats:
-        stderr().print(f"[dim]{timing_line(result)}[/]", soft_wrap=True)
+    *_, last = print_stream(session.stream(question, **options))
+    if stats and last.result:
+        stderr().print(f"[dim]{timing_line(last.result)}[/]", soft_wrap=True)
 
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:

@@ -78,22 +78,13 @@ ChatTemplateKwargs = Annotated[
     typer.Option("--chat-template-kwargs", metavar="JSON", help="Variables for the chat template."),
 ]
 
-SETTINGS = {
-    "do_sample": bool,
-    "ignore_eos": bool,
-    "max_new_tokens": int,
-    "max_time": float,
-    "min_new_tokens": int,
-    "min_p": float,
-    "repetition_penalty": float,
-    "seed": int,
-    "stop_strings": list,
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
+_ALIASES = {
+    "max_tokens": "max_new_tokens",
+    "n": "max_new_tokens",
+    "repeat_penalty": "repetition_penalty",
+    "stop": "stop_strings",
+    "temp": "temperature",
 }
-_ALIASES = {"max_tokens": "max_new_tokens", "n": "max_new_tokens", "temp": "temperature",
-            "repeat_penalty": "repetition_penalty", "stop": "stop_strings"}  # fmt: skip
 
 
 def generation(
@@ -122,43 +113,26 @@ def generation(
         "ignore_eos": ignore_eos or None,
         "chat_template_kwargs": _parse_object(chat_template_kwargs),
     }
-    return _decide_sampling({name: value for name, value in given.items() if value is not None})
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def parse_setting(text: str) -> dict[str, Any]:
-    """Reads `key=value` of chat's /set: one of the names that `generate` takes, or a flag's.
+    """Reads `key=value` of chat's /set, the key spelled as for `generate` or as a flag.
+
+    The value is JSON where it can be, else text; whether it is valid is for `generate` to say.
 
     Raises:
-        InputError: not of that form, an unknown name, or a value of another type.
+        InputError: not of that form.
     """
     key, equals, value = (part.strip() for part in text.partition("="))
-    name = key.lstrip("-").replace("-", "_")
-    name = _ALIASES.get(name, name)
-    if not equals:
+    if not (key and equals and value):
         raise InputError("/set takes key=value", "for example /set temperature=0.7")
-    if name not in SETTINGS:
-        raise InputError(f"/set {key}: no such setting", "one of " + ", ".join(SETTINGS))
-    kind = SETTINGS[name]
+    name = key.lstrip("-").replace("-", "_")
     try:
         parsed = json.loads(value)
     except ValueError:
         parsed = value
-    if kind is float and isinstance(parsed, int) and not isinstance(parsed, bool):
-        parsed = float(parsed)
-    if kind is list and not isinstance(parsed, list):
-        parsed = [str(parsed)]
-    if type(parsed) is not kind:
-        raise InputError(f"/set {key}: {value!r} is not of type {kind.__name__}")
-    return _decide_sampling({name: parsed})
-
-
-def _decide_sampling(options: dict[str, Any]) -> dict[str, Any]:
-    """Temperature 0 is greedy; any other sampling value that was asked for means sampling."""
-    if options.get("temperature") == 0:
-        return {**options, "do_sample": False}
-    if {"temperature", "top_k", "top_p", "min_p"} & options.keys():
-        return {"do_sample": True, **options}
-    return options
+    return {_ALIASES.get(name, name): parsed}
 
 
 def _parse_object(text: str | None) -> dict[str, Any] | None:

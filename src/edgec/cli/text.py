@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["count", "duration", "peak_rss", "print_json", "size", "stderr", "stdout"]
+__all__ = ["count", "duration", "print_json", "size", "stderr", "stdout"]
 
 
 def size(number: int) -> str:
@@ -29,12 +28,6 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-
-
-def peak_rss() -> int:
-    """The most memory in bytes that this process and the largest of its children have held."""
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(resource.getrusage(one).ru_maxrss for one in who) * 1024
 
 
 def print_json(value: Any) -> None:

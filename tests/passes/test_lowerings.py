@@ -1,0 +1,166 @@
+"""Each operator, compiled for the CPU, against its eager reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import iree.runtime as rt
+import numpy as np
+import pytest
+import torch
+from iree.compiler import ir
+
+from edgec.compiler.iree import iree_compile_file
+from edgec.compiler.stages import shape_flags
+from edgec.compiler.options import CompileOptions
+from edgec.compiler.targets import parse_targets
+from edgec.models import ops
+from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
+
+_MLIR = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "si64"}
+
+
+def _compile(name: str, arguments: list[Any], dynamic: dict[int, int], folder: Path) -> Path:
+    """A module whose `main` calls one operator; `dynamic` maps argument to its dynamic dim."""
+    lines, types, operands, inputs = [], [], [], []
+    for i, value in enumerate(arguments):
+        if value is None:
+            lines.append(f"%a{i} = torch.constant.none")
+            types.append("!torch.none")
+        elif isinstance(value, float):
+            lines.append(f"%a{i} = torch.constant.float {value:e}")
+            types.append("!torch.float")
+        elif isinstance(value, int):
+            lines.append(f"%a{i} = torch.constant.int {value}")
+            types.append("!torch.int")
+        else:
+            types.append(_type(value, dynamic.get(i)))
+            inputs.append(f"%a{i}: {types[-1]}")
+        operands.append(f"%a{i}")
+    result = getattr(ops, name)(*arguments)
+    first = next((i for i, d in dynamic.items()), None)
+    size = None if first is None else arguments[first].shape[dynamic[first]]
+    shape = list(result.shape)
+    out = _type(result, shape.index(size) if size in shape else None)
+    body = "\n".join(lines)
+    text = f"""
+func.func @main({", ".join(inputs)}) -> {out} {{
+{body}
+%r = torch.operator "torch.edgec.{name}"({", ".join(operands)}) : ({", ".join(types)}) -> {out}
+return %r : {out}
+}}"""
+    with ir.Context():
+        module = ir.Module.parse(text)
+        run_pipeline(module, TORCH_PIPELINE)
+        (folder / "in.mlir").write_text(str(module))
+    flags = (*parse_targets("cpu")[0].flags, *shape_flags(CompileOptions()))
+    iree_compile_file(folder / "in.mlir", folder / "out.vmfb", flags)
+    return folder / "out.vmfb"
+
+
+def _type(value: torch.Tensor, dynamic: int | None) -> str:
+    dims = ["?" if i == dynamic else str(d) for i, d in enumerate(value.shape)]
+    return f"!torch.vtensor<[{','.join(dims)}],{_MLIR[value.dtype]}>"
+
+
+def _run(program: Path, arguments: list[Any]) -> np.ndarray[Any, Any]:
+    instance = rt.VmInstance()
+    device = rt.get_device("local-task")
+    module = rt.VmModule.mmap(instance, str(program))
+    context = rt.VmContext(instance, [rt.create_hal_module(instance, device), module])
+    inputs, outputs = rt.VmVariantList(8), rt.VmVariantList(1)
+    keep = []
+    for value in arguments:
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.dtype == torch.int64:
+            inputs.push_int(int(value))
+            continue
+        keep.append(_upload(device, value))
+        inputs.push_ref(keep[-1])
+    context.invoke(module.lookup_function("main"), inputs, outputs)
+    view = outputs.get_as_object(0, rt.HalBufferView)
+    return rt.DeviceArray(device, view, implicit_host_transfer=True).to_host().astype(np.float32)
+
+
+def _upload(device: Any, value: torch.Tensor) -> Any:
+    types = rt.HalElementType
+    element = {
+        torch.float32: types.FLOAT_32,
+        torch.float16: types.FLOAT_16,
+        torch.bfloat16: types.BFLOAT_16,
+    }[value.dtype]
+    raw = value.contiguous()
+    array = raw.view(torch.int16).numpy() if raw.dtype == torch.bfloat16 else raw.numpy()
+    view = rt.asdevicearray(device, array)._buffer_view
+    return rt.HalBufferView(view.get_buffer(), list(value.shape), element)
+
+
+def check(
+    name: str, arguments: list[Any], dynamic: dict[int, int], folder: Path, tolerance: float = 1e-5
+) -> None:
+    program = _compile(name, arguments, dynamic, folder)
+    expected = getattr(ops, name)(*arguments).to(torch.float32).numpy()
+    actual = _run(program, arguments)
+    assert actual.shape == expected.shape
+    scale = np.abs(expected).max()
+    assert np.abs(actual - expected).max() <= tolerance * scale
+
+
+def test_operators_and_lowerings_are_the_same_set() -> None:
+    assert set(ops.OPS) == set(LOWERINGS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", [None, 1, 40])
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear(tmp_path: Path, dtype: torch.dtype, rows: int | None, biased: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, rows or 33, 48)
+    weight = torch.randn(24, 48).to(dtype)
+    bias = torch.randn(24) if biased else None
+    check("linear", [x, weight, bias], {0: 1} if rows is None else {}, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("start", [0, 5, 64])
+def test_cache_update(tmp_path: Path, dtype: torch.dtype, start: int) -> None:
+    torch.manual_seed(0)
+    cache = torch.randn(128, 2, 16).to(dtype)
+    new = torch.randn(31, 2, 16)
+    check("cache_update", [cache, new, torch.tensor(start)], {1: 0}, tmp_path)
+
+
+@pytest.mark.parametrize("tokens", [1, 32, 37])
+@pytest.mark.parametrize("start", [0, 41])
+@pytest.mark.parametrize(
+    ("window", "softcap", "sinks", "dtype"),
+    [
+        (0, 0.0, False, torch.float32),
+        (7, 0.0, False, torch.float32),
+        (40, 20.0, True, torch.float32),
+        (0, 0.0, False, torch.float16),
+        (0, 0.0, False, torch.bfloat16),
+    ],
+)
+def test_attention(
+    tmp_path: Path,
+    tokens: int,
+    start: int,
+    window: int,
+    softcap: float,
+    sinks: bool,
+    dtype: torch.dtype,
+) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(1, 6, tokens, 16)
+    # Rows past the block hold large garbage: what lies there must not matter.
+    key, value = torch.randn(128, 2, 16), torch.randn(128, 2, 24)
+    key[start + tokens :] = 1e3
+    value[start + tokens :] = 1e3
+    arguments = [
+        query, key.to(dtype), value.to(dtype), torch.tensor(start),
+        torch.randn(6) if sinks else None, 0.25, window, softcap,
+    ]  # fmt: skip
+    check("attention", arguments, {} if tokens == 1 else {0: 2}, tmp_path)
