@@ -124,9 +124,12 @@ def create(
     source = resolve(f"preset:{preset.removeprefix('preset:')}", layers=layers, seed=seed)
     config = source.config
     config.dtype = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}[dtype]
-    part = folder.parent / f".{folder.name}.{os.getpid()}.part"
+    target = folder.resolve()
+    part = target.parent / f".{target.name}.{os.getpid()}.part"
+    replaced = part.with_suffix(".old")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)  # of a killed process that had our number
         part.mkdir()
         for name, content in source.files.items():
             assert isinstance(content, bytes)
@@ -134,9 +137,10 @@ def create(
         (part / "config.json").write_text(config.to_json_string(), encoding="utf-8")
         _write_safetensors(part / SINGLE_FILE, source.weights, dtype, progress)
         _check_free(folder, force)  # again: another process may have been quicker
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+        if target.exists():
+            target.rename(replaced)
+        part.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"model folder {folder}: cannot write: {error.strerror or error}",

@@ -45,7 +45,12 @@ class Preset:
 
 def is_moe(config: Mapping[str, Any]) -> bool:
     """Whether a `config.json` describes a mixture-of-experts model."""
-    return any((config.get(key) or 0) > 0 for key in EXPERT_COUNT_KEYS)
+    for key in EXPERT_COUNT_KEYS:
+        count = config.get(key)
+        counts = count if isinstance(count, list) else [count]  # some say it layer by layer
+        if any(isinstance(c, int) and c > 1 for c in counts):
+            return True
+    return False
 
 
 def unsupported(config: Mapping[str, Any]) -> str:

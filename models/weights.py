@@ -32,7 +32,6 @@ __all__ = [
     "TensorInfo",
     "WeightSource",
     "first_few",
-    "sample_digest",
     "torch_dtype",
 ]
 
@@ -188,11 +187,11 @@ class SafetensorsWeights:
         total = hashlib.sha256()
         for file in sorted({place.file for place in self._places.values()}):
             places = [p for p in self._places.values() if p.file == file]
-            total.update(f"{file.name} {sample_digest(file, places)}\n".encode())
+            total.update(f"{file.name} {_sample_digest(file, places)}\n".encode())
         return total.hexdigest()
 
 
-def sample_digest(file: Path, places: list[_Place]) -> str:
+def _sample_digest(file: Path, places: list[_Place]) -> str:
     """SHA-256 of a small file, or of a large one's size, header and samples of its tensors."""
     size = file.stat().st_size
     digest = hashlib.sha256(str(size).encode())

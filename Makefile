@@ -1,0 +1,43 @@
+# `make demo` and `make test` each set up all they need on a fresh machine.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD := build/demo
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 4 ] && n=4; echo $$n)
+INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum pyproject.toml))
+
+export PYTHON
+
+.PHONY: demo test lint format setup vulkan clean
+
+demo: setup  ## compile the bundled model and stream text from it
+	@$(BIN)/edgec compile bundled:tiny-dense --target cpu -o $(BUILD)/tiny-dense.edgec
+	@$(BIN)/edgec run $(BUILD)/tiny-dense.edgec -p "In the" -n 64
+
+test: setup vulkan lint  ## all checks and tests; pytest comes last
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
+
+lint: setup
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --diff . ; echo "run: make format" >&2; exit 1; }
+	@$(BIN)/lint-imports --no-logo >build/lint-imports.log 2>&1 || { cat build/lint-imports.log >&2; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+
+format: setup
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+setup: $(INSTALLED)
+	@mkdir -p build
+
+$(INSTALLED):
+	@sh scripts/venv.sh $(VENV)
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+vulkan:
+	@sh scripts/vulkan.sh
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,230 @@
+"""A compiled program loaded on a device: weights mapped, entry points resolved.
+
+One loaded program serves any number of sequences; each brings its own state buffers.
+"""
+
+from __future__ import annotations
+
+import threading
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec import manifest as contract
+from edgec.artifact import Artifact
+from edgec.errors import ArtifactError, DeviceError, InputError
+from edgec.runtime import transfer
+from edgec.runtime.cpu import check_cpu
+from edgec.runtime.device import open_device
+from edgec.runtime.state import StateBuffers
+
+__all__ = ["Engine", "LoadedProgram", "Output", "State", "select_program"]
+
+
+class Output(Protocol):
+    """What an entry point returned, still on the device."""
+
+    def token(self) -> int:
+        """Reads back the greedy token (4 bytes)."""
+        ...
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Reads back the logits of the last true token, f32[V]; the caller owns the array."""
+        ...
+
+
+class State(Protocol):
+    """Device memory of one sequence, see `StateBuffers`."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def zero(self) -> None: ...
+
+    def free(self) -> None: ...
+
+
+class Engine(Protocol):
+    """What a `Sequence` needs of a program. `LoadedProgram` is the one; tests bring others."""
+
+    @property
+    def manifest(self) -> contract.Manifest: ...
+
+    def create_state(self) -> State: ...
+
+    def prefill(
+        self, tokens: npt.NDArray[np.int32], start: int, length: int, state: Any
+    ) -> Output: ...
+
+    def decode(self, token: int | Output, start: int, state: Any) -> Output: ...
+
+
+class DeviceOutput:
+    """The two result buffer views of an entry point: f32[1, V] and i32[1, 1]."""
+
+    def __init__(self, device: Any, logits: Any, token: Any) -> None:
+        self._device = device
+        self._logits = logits
+        self.token_view = token
+
+    def token(self) -> int:
+        return int(transfer.read(self._device, self.token_view, np.int32)[0, 0])
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = transfer.read(self._device, self._logits, np.float32)[0]
+        return logits
+
+
+class LoadedProgram:
+    """The program of one device of an artifact, ready to be called. Safe to share by threads.
+
+    Args:
+        artifact: The opened artifact.
+        device: See `select_program`.
+        threads: CPU worker threads, see `open_device`.
+
+    Raises:
+        InputError: no program for `device`, or bad `threads`.
+        ArtifactError: made by another IREE release, or the program and the weights disagree.
+        DeviceError: the device is absent or lacks what the program requires.
+    """
+
+    def __init__(
+        self, artifact: Artifact, device: str | None = None, threads: int | None = None
+    ) -> None:
+        self.artifact = artifact
+        self.manifest = artifact.manifest
+        self.program = select_program(artifact, device)
+        _check_contract(artifact)
+        if self.program.driver.startswith("local"):
+            check_cpu(self.program.requirements)
+        self._device = open_device(self.program.driver, threads)
+        # An IREE context must not run two calls at once, and `invoke` lets other threads in.
+        self._lock = threading.Lock()
+        self._load()
+
+    def _load(self) -> None:
+        import iree.runtime as rt
+
+        path, parameters = self.artifact.path, self.manifest.parameters
+        try:
+            instance = rt.VmInstance()
+            index = rt.ParameterIndex()
+            index.load(str(path / parameters.file), mmap=True)
+            provider = index.create_provider(parameters.scope)
+            module = rt.VmModule.mmap(instance, str(path / self.program.file))
+            modules = [
+                rt.create_io_parameters_module(instance, provider),
+                rt.create_hal_module(instance, self._device),
+                module,
+            ]
+            self._context = rt.VmContext(instance, modules=modules)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ArtifactError(
+                f"artifact {path}: {self.program.file} cannot be loaded: {_first_line(error)}",
+                "check it with edgec inspect --verify, or compile again",
+            ) from error
+        self._functions = {}
+        for name in ("prefill", "decode"):
+            function = module.lookup_function(name)
+            if function is None:
+                raise ArtifactError(f"artifact {path}: {self.program.file} has no {name}")
+            self._functions[name] = function
+
+    def create_state(self) -> StateBuffers:
+        """Zeroed state for one sequence. Raises DeviceError when memory does not suffice."""
+        return StateBuffers(self._device, self.manifest.state)
+
+    def prefill(
+        self, tokens: npt.NDArray[np.int32], start: int, length: int, state: StateBuffers
+    ) -> DeviceOutput:
+        """Runs a block of tokens i32[1, P], of which the first `length` are true."""
+        return self._call(
+            "prefill", transfer.upload_tokens(self._device, tokens), start, length, state
+        )
+
+    def decode(self, token: int | Output, start: int, state: StateBuffers) -> DeviceOutput:
+        """Runs one token. An output's own token stays on the device, an int is copied there."""
+        if isinstance(token, DeviceOutput):
+            view = token.token_view
+        else:
+            assert isinstance(token, int)
+            view = transfer.upload_tokens(self._device, np.array([[token]], np.int32))
+        return self._call("decode", view, start, None, state)
+
+    def _call(
+        self, name: str, tokens: Any, start: int, length: int | None, state: StateBuffers
+    ) -> DeviceOutput:
+        import iree.runtime as rt
+
+        arguments = rt.VmVariantList(3 + len(state.views))
+        arguments.push_ref(tokens)
+        arguments.push_int(start)
+        if length is not None:
+            arguments.push_int(length)
+        for view in state.views:
+            arguments.push_ref(view)
+        results = rt.VmVariantList(2)
+        try:
+            with self._lock:
+                self._context.invoke(self._functions[name], arguments, results)
+            logits = results.get_as_object(0, rt.HalBufferView)
+            token = results.get_as_object(1, rt.HalBufferView)
+        except (RuntimeError, ValueError) as error:
+            raise DeviceError(f"{name} failed at position {start}: {_first_line(error)}") from error
+        return DeviceOutput(self._device, logits, token)
+
+
+def select_program(artifact: Artifact, device: str | None) -> contract.Program:
+    """The program for a device name.
+
+    Args:
+        device: A target of the manifest, in full (`vulkan:ampere`) or its kind alone (`vulkan`);
+            None takes `cpu`, or the only program there is.
+
+    Raises:
+        InputError: no such program, or several; the message lists them.
+    """
+    programs = artifact.manifest.programs
+    if device is None and len(programs) == 1:
+        return next(iter(programs.values()))
+    wanted = device or "cpu"
+    if wanted in programs:
+        return programs[wanted]
+    fitting = [p for p in programs.values() if wanted in (p.target, p.target.split(":")[0])]
+    if len(fitting) == 1:
+        return fitting[0]
+    have = ", ".join(sorted(p.target for p in programs.values())) or "nothing"
+    if fitting:
+        raise InputError(f"device {wanted!r}: the artifact has several programs for it: {have}")
+    raise InputError(
+        f"device {wanted!r}: the artifact has programs for {have}",
+        f"compile again with --target {wanted}",
+    )
+
+
+def _check_contract(artifact: Artifact) -> None:
+    """Refuses what the manifest allows to be said but this runtime would run wrongly."""
+    manifest, runtime = artifact.manifest, version("iree-base-runtime")
+    built = manifest.versions.get("iree")
+    if built != runtime:
+        raise ArtifactError(
+            f"artifact {artifact.path}: made with IREE {built}, this runtime is {runtime}",
+            f"compile again, or pip install iree-base-runtime=={built}",
+        )
+    if missing := {"prefill", "decode"} - set(manifest.entry_points):
+        raise ArtifactError(
+            f"artifact {artifact.path}: no entry point {' and '.join(sorted(missing))}"
+        )
+    prompt = manifest.prompt
+    if prompt.multiple_of < 1 or prompt.max < prompt.min or prompt.max % prompt.multiple_of:
+        raise ArtifactError(f"artifact {artifact.path}: impossible prompt lengths {prompt}")
+    if prompt.min > prompt.multiple_of:
+        # The state has room for one padded block past the context, not for a longer one.
+        raise ArtifactError(f"artifact {artifact.path}: prompt.min is above prompt.multiple_of")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,103 @@
+"""What generation returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["FinishReason", "GenerationResult", "StreamChunk", "Timings", "Usage", "peak_rss_mb"]
+
+FinishReason = Literal["stop", "length"]
+"""`stop`: an end-of-text token or a stop string; `length`: a limit of tokens or time."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Counts of tokens. `cached_tokens` of the prompt were in the state already."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long a generation took.
+
+    Args:
+        prompt_ms: Milliseconds to compute the prompt's new tokens.
+        prompt_per_second: Prompt tokens computed per second; cached ones do not count.
+        decode_ms: Milliseconds for all generated tokens but the first, which the prompt yields;
+            time that the consumer of a stream spends is left out.
+        decode_per_second: Those tokens per second; 0 when there are none.
+        time_to_first_token_ms: Milliseconds from the call to the first token's text.
+        peak_rss_mb: The process's largest resident memory so far, in MB (10^6 bytes).
+    """
+
+    prompt_ms: float
+    prompt_per_second: float
+    decode_ms: float
+    decode_per_second: float
+    time_to_first_token_ms: float
+    peak_rss_mb: float
+
+
+@dataclass(frozen=True, repr=False)
+class GenerationResult:
+    """A finished generation.
+
+    Args:
+        text: The generated text, without special tokens and without the stop string.
+        tokens: The generated ids, with those of an end-of-text token or a stop string.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, with the same keys."""
+        return {**dataclasses.asdict(self), "tokens": list(self.tokens)}
+
+    def __repr__(self) -> str:
+        usage, timings = self.usage, self.timings
+        cached = f", {usage.cached_tokens} cached" if usage.cached_tokens else ""
+        return (
+            f"GenerationResult({self.text!r}, finish_reason={self.finish_reason!r}, "
+            f"prompt {usage.prompt_tokens} tokens{cached} at {timings.prompt_per_second:.1f}/s, "
+            f"generated {usage.completion_tokens} at {timings.decode_per_second:.1f}/s)"
+        )
+
+
+@dataclass(frozen=True)
+class StreamChunk:
+    """One generated token, and the text that it completed (often none, or several characters).
+
+    Args:
+        finish_reason: Why the generation ended, in the last chunk only.
+        result: The whole generation with its usage and timings, in the last chunk only.
+    """
+
+    text: str
+    token: int
+    finish_reason: FinishReason | None = None
+    result: GenerationResult | None = None
+
+
+def peak_rss_mb() -> float:
+    """The process's largest resident set so far, in MB (10^6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: on Linux its maximum survives exec and may be the parent's.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,0 +1,126 @@
+"""Chooses the next token from logits, with transformers' semantics, in numpy.
+
+Order, as in transformers' `generate`: repetition penalty (Keskar et al., arXiv:1909.05858),
+suppression of end-of-text tokens before `min_new_tokens`, temperature, top-k, top-p (nucleus;
+Holtzman et al., arXiv:1904.09751), min-p (Nguyen et al., arXiv:2407.01082), then one draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec.runtime.config import GenerationConfig
+
+__all__ = ["Sampler", "candidates", "penalize_repetition"]
+
+Ids = npt.NDArray[np.intp]
+Scores = npt.NDArray[np.float32]
+
+
+class Sampler:
+    """Picks the tokens of one generation.
+
+    Args:
+        config: Validated sampling options. With a `seed` the same logits give the same tokens.
+        prompt: The prompt's ids: the repetition penalty counts them as seen.
+        vocab_size: The length of the logits.
+    """
+
+    def __init__(self, config: GenerationConfig, prompt: Sequence[int], vocab_size: int) -> None:
+        self._config = config
+        self._generated = 0
+        self._seen: npt.NDArray[np.bool_] | None = None
+        if config.repetition_penalty != 1.0:
+            self._seen = np.zeros(vocab_size, np.bool_)
+            self._seen[np.asarray(prompt, np.intp)] = True
+        self._random = np.random.Generator(np.random.PCG64(config.seed))
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the next pick looks at the logits; if not, the program's argmax is the pick."""
+        return not self._config.greedy or self._seen is not None or self._suppress_eos
+
+    @property
+    def _suppress_eos(self) -> bool:
+        return bool(self._config.eos_token_id) and self._generated < self._config.min_new_tokens
+
+    def pick(self, logits: Scores) -> int:
+        """The next token from logits f32[V]; may change the array."""
+        if self._seen is not None:
+            penalize_repetition(logits, np.flatnonzero(self._seen), self._config.repetition_penalty)
+        if self._suppress_eos:
+            eos = [token for token in self._config.eos_token_id if token < len(logits)]
+            logits[eos] = -np.inf
+        if self._config.greedy:
+            return int(logits.argmax())
+        ids, probabilities = candidates(logits, self._config)
+        cumulative = np.cumsum(probabilities)
+        drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        return int(ids[min(int(drawn), len(ids) - 1)])
+
+    def accept(self, token: int) -> None:
+        """Counts `token` as generated. To be called for each, also those not picked here."""
+        self._generated += 1
+        if self._seen is not None:
+            self._seen[token] = True
+
+
+def penalize_repetition(logits: Scores, seen: Ids, penalty: float) -> None:
+    """Divides the positive logits of the tokens `seen` by `penalty`, multiplies the negative."""
+    scores = logits[seen]
+    logits[seen] = np.where(scores < 0, scores * np.float32(penalty), scores / np.float32(penalty))
+
+
+def candidates(logits: Scores, config: GenerationConfig) -> tuple[Ids, npt.NDArray[np.float64]]:
+    """The tokens that survive temperature, top-k, top-p and min-p.
+
+    Returns:
+        Their ids, ascending, and their probabilities, which sum to 1. The order is fixed so that
+        a draw depends on the distribution alone.
+    """
+    scores = logits / np.float32(config.temperature)
+    if 0 < config.top_k < len(scores):
+        # A threshold, not a set of k: transformers keeps all tokens tied with the k-th.
+        threshold = np.partition(scores, len(scores) - config.top_k)[len(scores) - config.top_k]
+        ids = np.flatnonzero(scores >= threshold)
+    else:
+        ids = np.flatnonzero(scores > -np.inf)
+    scores = scores[ids]
+    weights = _softmax(scores)
+    if config.top_p < 1.0:
+        keep = _nucleus(weights, config.top_p)
+        ids, weights = ids[keep], weights[keep]
+    if config.min_p > 0.0:
+        keep = np.flatnonzero(weights >= config.min_p * weights.max())
+        ids, weights = ids[keep], weights[keep]
+    return ids, weights / weights.sum()
+
+
+def _nucleus(weights: npt.NDArray[np.float64], top_p: float) -> Ids:
+    """Indices, ascending, of the fewest most probable tokens whose probabilities reach `top_p`.
+
+    Of tokens that tie for the last place, the first are kept. The nucleus is small as a rule, so
+    the most probable tokens are selected first and only they are sorted.
+    """
+    for portion in (256, 8192, len(weights)):
+        if portion >= len(weights):
+            top = np.sort(weights)[::-1]
+        else:
+            top = np.sort(np.partition(weights, -portion)[-portion:])[::-1]
+        kept = max(1, int(np.searchsorted(np.cumsum(top) - top, top_p, side="left")))
+        if kept < len(top):
+            break
+    last = top[kept - 1]
+    keep = weights > last
+    tied = np.flatnonzero(weights == last)
+    keep[tied[: kept - int(keep.sum())]] = True
+    return np.flatnonzero(keep)
+
+
+def _softmax(scores: Scores) -> npt.NDArray[np.float64]:
+    weights = np.exp(scores.astype(np.float64) - scores.max())
+    total: npt.NDArray[np.float64] = weights / weights.sum()
+    return total

@@ -1,0 +1,255 @@
+"""A sequence: the tokens it holds, the device state they left, and the phase it is in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Seq
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec.errors import DeviceError, InputError
+from edgec.runtime.phases import PhaseCounters, PhaseLog, SequencePhase
+from edgec.runtime.program import Engine, Output, State
+
+__all__ = ["PADDING_TOKEN", "Sequence", "Step"]
+
+PADDING_TOKEN = 0
+"""Fills a prompt block up to its multiple. Any id would do: padding never reaches a result."""
+
+
+class Step:
+    """The result of a call: read from the device when asked for, the token once."""
+
+    def __init__(self, output: Output, counters: PhaseCounters) -> None:
+        self._output = output
+        self._counters = counters
+        self._token: int | None = None
+
+    def token(self) -> int:
+        """The greedy next token (the argmax of the logits)."""
+        if self._token is None:
+            self._token = self._output.token()
+            self._counters.bytes += 4
+        return self._token
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """The logits after the last token, f32[V], as a new array."""
+        logits = self._output.logits()
+        self._counters.bytes += logits.nbytes
+        return logits
+
+    def as_input(self, token: int) -> int | Output:
+        """`token` for the next call: where it still lies on the device, nothing is copied."""
+        return self._output if self._token == token else token
+
+
+class Sequence:
+    """One sequence on a loaded program. Not safe to use from two threads at once.
+
+    Args:
+        engine: The loaded program; many sequences share it.
+
+    Raises:
+        DeviceError: no memory for the state.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        manifest = engine.manifest
+        self.context = manifest.model.context
+        self.vocab_size = manifest.model.vocab_size
+        self._engine = engine
+        self._prompt = manifest.prompt
+        self._log = PhaseLog()
+        self._tokens: list[int] = []
+        self._last: Step | None = None
+        self._state: State = engine.create_state()
+
+    @property
+    def phase(self) -> SequencePhase:
+        return self._log.phase
+
+    @property
+    def counters(self) -> Mapping[SequencePhase, PhaseCounters]:
+        """What was done in each phase since the sequence was made."""
+        return self._log.counters
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The token ids that the state holds."""
+        return tuple(self._tokens)
+
+    @property
+    def length(self) -> int:
+        """How many tokens the state holds; the position of the next one."""
+        return len(self._tokens)
+
+    @property
+    def state_bytes(self) -> int:
+        """Device memory that this sequence holds; 0 once retired."""
+        return self._state.nbytes
+
+    @property
+    def can_truncate(self) -> bool:
+        """Whether tokens can be taken back: not from a state that has no row per position."""
+        return all(buffer.kind == "attention" for buffer in self._engine.manifest.state)
+
+    def extend(self, tokens: Seq[int]) -> Step:
+        """Computes a prompt, or new input after what the state holds, in padded chunks.
+
+        Args:
+            tokens: At least one token id; any number that still fits in the context.
+
+        Returns:
+            The result after the last token.
+
+        Raises:
+            InputError: no tokens, an id outside the vocabulary, or more than the context holds.
+            DeviceError: a chunk failed (the sequence is poisoned), or it is retired or poisoned.
+        """
+        self.check_tokens(tokens)
+        self._check_room(len(tokens))
+        self.pause()
+        self._log.enter(SequencePhase.FOLLOW_UP_PREFILL if self._tokens else SequencePhase.PREFILL)
+        step = None
+        for first in range(0, len(tokens), self._prompt.max):
+            step = self._prefill(tokens[first : first + self._prompt.max])
+        assert step is not None
+        return step
+
+    def step(self, token: int) -> Step:
+        """Computes one token.
+
+        Raises:
+            InputError: an id outside the vocabulary, or the context is full.
+            DeviceError: the step failed (the sequence is poisoned), or it is retired or poisoned.
+        """
+        self.check_tokens([token])
+        self._check_room(1)
+        self._log.enter(SequencePhase.DECODE)
+        source = self._last.as_input(token) if self._last else token
+        copied = 4 if isinstance(source, int) else 0
+        return self._run(
+            [token], 1, copied, lambda: self._engine.decode(source, self.length, self._state)
+        )
+
+    def pause(self) -> None:
+        """Ends the turn: nothing runs, the state stays in memory for a follow-up."""
+        if self._log.working:
+            self._log.enter(SequencePhase.INACTIVE)
+
+    def truncate(self, length: int) -> None:
+        """Takes back all tokens from position `length` on.
+
+        Rows past the length are never read, so nothing is cleared.
+
+        Raises:
+            InputError: `length` is outside 0 to the current length, or the model's state cannot
+                be rolled back (see `can_truncate`).
+            DeviceError: the sequence is retired or poisoned.
+        """
+        self._check_usable()
+        if not 0 <= length <= self.length:
+            raise InputError(f"truncate to {length}: the sequence holds {self.length} tokens")
+        if length == self.length:
+            return
+        if not self.can_truncate:
+            raise InputError("this model's state cannot be rolled back", "reset the sequence")
+        del self._tokens[length:]
+        self._last = None
+        self._settle()
+
+    def reset(self) -> None:
+        """Forgets all tokens and zeroes the state; also heals a poisoned sequence.
+
+        Raises:
+            DeviceError: the sequence is retired, or the device failed again.
+        """
+        if self.phase is SequencePhase.RETIRED:
+            raise DeviceError("the sequence is retired", "make a new one")
+        self._state.zero()
+        self._tokens.clear()
+        self._last = None
+        if self.phase is not SequencePhase.CREATED:
+            self._log.enter(SequencePhase.CREATED)
+
+    def retire(self) -> None:
+        """Ends the sequence and frees its state at once. Can be called again."""
+        if self.phase is not SequencePhase.RETIRED:
+            self._log.enter(SequencePhase.RETIRED)
+            self._tokens.clear()
+            self._last = None
+            self._state.free()
+
+    def check_tokens(self, tokens: Seq[int]) -> None:
+        """Whether the sequence could compute such tokens, room aside.
+
+        Raises:
+            InputError: there are none, or an id is outside the vocabulary.
+            DeviceError: the sequence is retired or poisoned.
+        """
+        self._check_usable()
+        if len(tokens) == 0:
+            raise InputError("empty prompt: at least one token is needed")
+        low, high = min(tokens), max(tokens)
+        if low < 0 or high >= self.vocab_size:
+            bad = low if low < 0 else high
+            raise InputError(f"token id {bad}: the vocabulary has ids 0 to {self.vocab_size - 1}")
+
+    def _check_room(self, count: int) -> None:
+        if self.length + count > self.context:
+            raise InputError(
+                f"{count} tokens after {self.length} are beyond the context of {self.context}",
+                "shorten the input, or compile with a larger --ctx-size",
+            )
+
+    def _check_usable(self) -> None:
+        if self.phase is SequencePhase.POISONED:
+            raise DeviceError("the sequence is poisoned: an earlier step failed", "reset it")
+        if self.phase is SequencePhase.RETIRED:
+            raise DeviceError("the sequence is retired", "make a new one")
+
+    def _prefill(self, tokens: Seq[int]) -> Step:
+        multiple = self._prompt.multiple_of
+        size = max(self._prompt.min, -(-len(tokens) // multiple) * multiple)
+        block = np.full((1, size), PADDING_TOKEN, np.int32)
+        block[0, : len(tokens)] = tokens
+        return self._run(
+            tokens,
+            size,
+            block.nbytes,
+            lambda: self._engine.prefill(block, self.length, len(tokens), self._state),
+        )
+
+    def _run(self, tokens: Seq[int], padded: int, copied: int, call: Callable[[], Output]) -> Step:
+        """Makes one call and, only when it succeeded, counts its tokens as held."""
+        counters, start = self._log.current, time.perf_counter()
+        try:
+            output = call()
+            counters.seconds += time.perf_counter() - start
+            counters.calls += 1
+            counters.tokens += len(tokens)
+            counters.padded_tokens += padded
+            counters.bytes += copied
+            self._tokens += [int(token) for token in tokens]
+            self._last = Step(output, counters)
+        except Exception:
+            self._log.enter(SequencePhase.POISONED)
+            raise
+        except BaseException:
+            # Ctrl-C, after which the call may have run. Attention rows past the length are never
+            # read; any other state may have moved on and cannot be trusted.
+            if self.can_truncate:
+                self._settle()
+            else:
+                self._log.enter(SequencePhase.POISONED)
+            raise
+        return self._last
+
+    def _settle(self) -> None:
+        """Goes to the phase of a sequence at rest that holds what it holds."""
+        if self._tokens:
+            self.pause()
+        elif self.phase is not SequencePhase.CREATED:
+            self._log.enter(SequencePhase.CREATED)

@@ -1,0 +1,18 @@
+"""The peak of memory counts what child processes hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from edgec.cli.memory import PeakMemory
+
+
+def test_counts_a_child() -> None:
+    program = "import time; block = bytearray(200_000_000); time.sleep(1)"
+    with PeakMemory(interval=0.05) as alone:
+        pass
+    with PeakMemory(interval=0.05) as memory:
+        subprocess.run([sys.executable, "-c", program], check=True)
+    assert alone.peak > 0
+    assert 200e6 < memory.peak - alone.peak < 300e6
