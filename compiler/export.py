@@ -15,6 +15,7 @@ from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec
 from edgec.models.load import LoadedModel
+from edgec.models.ops.topk import decompose_topk
 from edgec.models.state import SequenceState, using
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
@@ -68,12 +69,15 @@ class _Program(nn.Module):
         tokens: torch.Tensor,
         positions: torch.Tensor,
         start: torch.Tensor,
-        last: torch.Tensor | int,
+        length: torch.Tensor | None,
         state: list[torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         pairs = zip(state[0::2], state[1::2], strict=True)
         buffers = dict(zip(sorted(self.discovery.layers), pairs, strict=True))
-        with using(SequenceState(start, self.capacity, self.discovery, buffers)) as sequence:
+        # The head runs for one row: that of the last true token.
+        last = 0 if length is None else (length - 1).reshape(1)
+        sequence = SequenceState(start, self.capacity, self.discovery, buffers, length)
+        with using(sequence):
             logits = self.model(
                 input_ids=tokens,
                 position_ids=positions,
@@ -94,16 +98,14 @@ class _Prefill(_Program):
         state: list[torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         offsets = torch.arange(tokens.shape[1], dtype=torch.int64, device=tokens.device)
-        # The head runs for one row: that of the last true token.
-        last = (length - 1).reshape(1)
-        return self.run(tokens, (offsets + start)[None], start, last, state)
+        return self.run(tokens, (offsets + start)[None], start, length, state)
 
 
 class _Decode(_Program):
     def forward(
         self, tokens: torch.Tensor, start: torch.Tensor, state: list[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.run(tokens, start.reshape(1, 1), start, 0, state)
+        return self.run(tokens, start.reshape(1, 1), start, None, state)
 
 
 def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> ir.Module:
@@ -137,6 +139,7 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     return _import(programs, model, context)
 
 
+_DECOMPOSITIONS: dict[Any, Any] = {torch.ops.aten.topk.default: decompose_topk}
 _TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
@@ -166,7 +169,7 @@ def _export(
                 program, arguments, dynamic_shapes=dynamic, strict=False
             )
             # Without this, in-place updates of the state would stay in the graph.
-            return exported.run_decompositions({})
+            return exported.run_decompositions(_DECOMPOSITIONS)
     except ModelError:
         raise
     except Exception as error:

@@ -55,6 +55,8 @@ class SequenceState(Cache):
         capacity: Rows of each attention buffer.
         discovery: Filled when `buffers` is None, read otherwise.
         buffers: For each layer its key and value buffer, `[capacity, kv_heads, width]`.
+        length: i64 scalar tensor, how many of the call's tokens are true, the others being
+            padding; None when the call has one token.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class SequenceState(Cache):
         capacity: int,
         discovery: Discovery,
         buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
+        length: torch.Tensor | None = None,
     ) -> None:
         super().__init__(layers=[])
         self.start = start
         self.capacity = capacity
         self.discovery = discovery
         self.buffers = buffers
+        self.length = length
         self._masks = iter(discovery.masks)
         self._new: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 

@@ -1,6 +1,12 @@
 """How IR is rewritten: named MLIR passes, the lowerings of edgec's operators, the pipelines."""
 
-from edgec.passes.pipeline import INPUT_PIPELINE, TORCH_PIPELINE, parse_pipeline, run_pipeline
+from edgec.passes.pipeline import (
+    INPUT_PIPELINE,
+    TORCH_PIPELINE,
+    parse_pipeline,
+    run_pipeline,
+    with_options,
+)
 from edgec.passes.registry import LOWERINGS, PASSES
 
 __all__ = [
@@ -10,4 +16,5 @@ __all__ = [
     "TORCH_PIPELINE",
     "parse_pipeline",
     "run_pipeline",
+    "with_options",
 ]

@@ -9,7 +9,7 @@ from iree.compiler import ir
 
 from edgec.passes.registry import ModulePass, load_pass
 
-__all__ = ["INPUT_PIPELINE", "TORCH_PIPELINE", "parse_pipeline", "run_pipeline"]
+__all__ = ["INPUT_PIPELINE", "TORCH_PIPELINE", "parse_pipeline", "run_pipeline", "with_options"]
 
 TORCH_PIPELINE = ",".join(
     [
@@ -21,6 +21,9 @@ TORCH_PIPELINE = ",".join(
         "lower-linear",
         "lower-cache-update",
         "lower-attention",
+        "lower-topk",
+        "lower-histogram",
+        "lower-grouped-matmul",
         # Last: an operator without a lowering is named here, not in an IREE crash.
         "verify-lowered",
     ]
@@ -60,6 +63,14 @@ def parse_pipeline(text: str) -> list[PassSpec]:
         specs.append(PassSpec(match["name"], options))
         at = match.end()
     return specs
+
+
+def with_options(text: str, name: str, options: str) -> str:
+    """The pipeline `text` with `{options}` on its pass `name`; raises ValueError if it has none."""
+    passes = text.split(",")
+    if name not in passes:
+        raise ValueError(f"pipeline: no pass {name}")
+    return ",".join(f"{p}{{{options}}}" if p == name else p for p in passes)
 
 
 def run_pipeline(module: ir.Module, text: str) -> None:

@@ -23,6 +23,9 @@ PASSES = {
     "lower-linear": "edgec.passes.lower_linear:LowerLinear",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
+    "lower-topk": "edgec.passes.lower_topk:LowerTopk",
+    "lower-histogram": "edgec.passes.lower_histogram:LowerHistogram",
+    "lower-grouped-matmul": "edgec.passes.lower_grouped_matmul:LowerGroupedMatmul",
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
     "state-in-place": "edgec.passes.state_in_place:StateInPlace",
 }
@@ -30,7 +33,10 @@ PASSES = {
 LOWERINGS = {
     "attention": "lower-attention",
     "cache_update": "lower-cache-update",
+    "grouped_matmul": "lower-grouped-matmul",
+    "histogram": "lower-histogram",
     "linear": "lower-linear",
+    "topk": "lower-topk",
 }
 """Operator `edgec::<name>` to the pass that lowers it."""
 

@@ -8,8 +8,12 @@ from functools import cache
 from edgec.compiler.iree import IreeError, iree_compile
 from edgec.compiler.targets.target import Target
 from edgec.errors import InputError
+from edgec.passes import TORCH_PIPELINE, with_options
 
 __all__ = ["target"]
+
+# Gathered weights would cost a copy: a CPU reads an expert's where they lie.
+_PIPELINE = with_options(TORCH_PIPELINE, "lower-grouped-matmul", "form=cpu")
 
 _AARCH64_CPUS = ("cortex-", "neoverse-", "apple-", "ampere1", "carmel", "thunderx", "a64fx")
 
@@ -50,7 +54,7 @@ def target(variant: str) -> Target:
             # A virtual machine may hide some features of its CPU: then they are listed.
             flags[-1] = "--iree-llvmcpu-target-cpu=host"
     requirements = {"architecture": architecture, "cpu": cpu, "cpu_features": ",".join(features)}
-    return Target("cpu", cpu, "local-task", tuple(flags), requirements)
+    return Target("cpu", cpu, "local-task", tuple(flags), requirements, _PIPELINE)
 
 
 @cache

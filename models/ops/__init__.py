@@ -5,8 +5,19 @@
 
 from edgec.models.ops.attention import attention
 from edgec.models.ops.cache_update import cache_update
+from edgec.models.ops.grouped_matmul import grouped_matmul
+from edgec.models.ops.histogram import histogram
 from edgec.models.ops.linear import linear
+from edgec.models.ops.topk import topk
 
-__all__ = ["OPS", "attention", "cache_update", "linear"]
+__all__ = [
+    "OPS",
+    "attention",
+    "cache_update",
+    "grouped_matmul",
+    "histogram",
+    "linear",
+    "topk",
+]
 
-OPS = ("attention", "cache_update", "linear")
+OPS = ("attention", "cache_update", "grouped_matmul", "histogram", "linear", "topk")
