@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,12 @@ class LoadedModel:
     parameters: dict[str, nn.Parameter]
     tied: dict[str, str]
     discovery: Discovery
+
+    def read_buffers(self, read: Callable[[str], torch.Tensor]) -> None:
+        """Takes the buffers that belong to a checkpoint (a router's correction bias) from it."""
+        for name in self.module.state_dict():
+            if name in self.buffers:
+                self.buffers[name] = read(name).to(self.buffers[name].dtype)
 
 
 def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedModel:
