@@ -29,7 +29,7 @@ from edgec.manifest import (
     ParameterFile,
     Program,
 )
-from edgec.models.check import check_weights
+from edgec.models.check import CheckedWeights, check_weights, tensors_of
 from edgec.models.load import LoadedModel, load
 from edgec.models.sources import ModelSource, resolve
 
@@ -44,6 +44,7 @@ class _Build:
 
     source: ModelSource
     model: LoadedModel
+    weights: CheckedWeights
     interface: Interface
     options: CompileOptions
     targets: tuple[Target, ...]
@@ -160,10 +161,12 @@ def compile(
         with writing.workspace(destination) as work:
             with progress.stage("load", source.config.model_type):
                 loaded = load(source.config, dtype, trust_remote_code=trust_remote_code)
-                check_weights(_shapes(loaded), source.weights, loaded.tied)
+                weights = check_weights(tensors_of(loaded.module), source.weights)
+                for name in loaded.buffers.keys() & weights.names.keys():
+                    loaded.buffers[name] = weights.read(name)  # a persistent one is no constant
             spec = interface(loaded, options, loaded.discovery.vocab_size)
             build = _Build(
-                source, loaded, spec, options, targets, key, max_context, dump, progress
+                source, loaded, weights, spec, options, targets, key, max_context, dump, progress
             )
             result = work / "artifact"
             result.mkdir()
@@ -214,10 +217,6 @@ def _max_context(source: ModelSource) -> int:
         f"model '{source.id}': its config does not say how long a context it takes",
         "edgec needs max_position_embeddings",
     )
-
-
-def _shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(p.shape) for name, p in model.parameters.items()}
 
 
 def _entries(model: LoadedModel) -> dict[str, ArchiveEntry]:
@@ -290,7 +289,7 @@ def _write_weights(build: _Build, result: Path) -> None:
         write_archive(
             result / WEIGHTS,
             entries,
-            build.source.weights.read,
+            build.weights.read,
             lambda done: build.progress.update(done, total, "B"),
         )
     for name, content in build.source.files.items():

@@ -17,7 +17,7 @@ from edgec.models import attention
 from edgec.models.linear import narrow_weights
 from edgec.models.state import Discovery, SequenceState, using
 
-__all__ = ["LoadedModel", "load", "meta_parameters"]
+__all__ = ["LoadedModel", "load"]
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -65,12 +65,6 @@ def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedM
             first[id(parameter)] = name
             parameters[name] = parameter
     return LoadedModel(module, buffers, parameters, tied, _discover(module, config))
-
-
-def meta_parameters(config: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Names and shapes of a configuration's parameters, and its tied names, without weights."""
-    loaded = load(config, "f32")
-    return {n: tuple(p.shape) for n, p in loaded.parameters.items()}, loaded.tied
 
 
 def _without_weights(config: Any, trust_remote_code: bool) -> nn.Module:
