@@ -362,7 +362,7 @@ def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
-    step = seen = 0
+    step = seen = kept = 0
     best, progress, began = math.inf, 0.0, time.time()
     while progress < 1:
         # The schedule follows the steps, or the clock where the time given is the tighter limit.
@@ -388,7 +388,7 @@ def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
             model.train()
             print(f"step {step} held-out perplexity {now:.3f}", flush=True)
             if now < best:
-                best = now
+                best, kept = now, step
                 save(model, config, args.out)
     seconds = time.time() - began
     saved = AutoModelForCausalLM.from_pretrained(
@@ -400,7 +400,8 @@ def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
         "text": args.text.name if args.text else "King James Version, Debian bible-kjv-text 4.38",
         "text_sha256": hashlib.sha256(raw).hexdigest(),
         "parameters": sum(p.numel() for p in saved.parameters()),
-        "steps": step, "tokens": seen, "seconds": round(seconds), "threads": args.threads,
+        "steps": step, "kept_step": kept, "tokens": seen,
+        "seconds": round(seconds), "threads": args.threads,
         "optimizer": "AdamW, betas 0.9 0.95, weight decay 0.1, gradient norm clipped at 1",
         "learning_rate": recipe.lr, "schedule": "150 steps of warm-up, cosine to 2 %",
         "batch": "16 x 256 tokens; after 60 % every fourth 4 x 1024", "seed": SEED,
