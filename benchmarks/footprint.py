@@ -104,6 +104,7 @@ def context_ratio(model: str, dtype: str, layers: int, folder: Path) -> dict[str
 
 
 def main() -> None:
+    """Measures what the options ask for and writes or prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", nargs="?", default="preset:qwen3-0.6b")
     parser.add_argument("--dtype", default="f16")

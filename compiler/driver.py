@@ -245,10 +245,10 @@ def _compile_programs(
     if start is not None and start[0] == EXPORTED:
         shutil.copyfile(start[1], exported)
     elif start is None:
-        with build.progress.stage("export", f"{len(build.interface.state) // 2} layers"):
-            with ir.Context() as context:
-                module = export(build.model, build.options, context)
-                exported.write_text(str(module), "utf-8")
+        layers = f"{len(build.interface.state) // 2} layers"
+        with build.progress.stage("export", layers), ir.Context() as context:
+            module = export(build.model, build.options, context)
+            exported.write_text(str(module), "utf-8")
     if exported.exists():
         _dump(build, exported)
     if stop_after == EXPORTED:

@@ -95,7 +95,9 @@ def _blocks(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
         yield memoryview(part.to(dtype).view(torch.uint8).numpy())
 
 
-def _records(entries: Mapping[str, ArchiveEntry], offsets: list[int]) -> Iterator[tuple[int, bytes]]:
+def _records(
+    entries: Mapping[str, ArchiveEntry], offsets: list[int]
+) -> Iterator[tuple[int, bytes]]:
     name_at = 0
     for index, ((name, entry), offset) in enumerate(zip(entries.items(), offsets, strict=True)):
         length = len(name.encode())

@@ -51,7 +51,7 @@ def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedM
     attention.install()
     module = _without_weights(config, trust_remote_code)
     narrow_weights(module, DTYPES[dtype])
-    buffers = {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False)}
+    buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(parent), leaf, buffer.to("meta"))

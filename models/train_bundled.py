@@ -16,7 +16,6 @@ import collections
 import hashlib
 import json
 import math
-import os
 import platform
 import random
 import re
@@ -62,8 +61,8 @@ SMALL_TALK = [
      ["Peace be unto thee. Of what shall I speak?",
       "Peace be with thee. What wouldest thou hear?"]),
     (["Who are you?", "What are you?", "What can you do?", "What is your name?", "Help"],
-     ["I am a very small language model. I have read one book only, and I speak as it speaketh. "
-      "Name a man, a place or a thing, and I will tell thee of it."]),
+     [("I am a very small language model. I have read one book only, and I speak as it speaketh. "
+       "Name a man, a place or a thing, and I will tell thee of it.")]),
     (["Thanks", "Thank you", "Thank you!", "Goodbye", "Bye"],
      ["Go in peace.", "Go in peace, and be of good courage."]),
 ]  # fmt: skip
@@ -81,6 +80,8 @@ NEXT = ["What comes after this? {}", "What follows? {}", "And then? {}", "Contin
 
 @dataclass(frozen=True)
 class Recipe:
+    """What a bundled model is made of, and how it is trained."""
+
     model_type: str
     config: dict[str, object]
     lr: float
@@ -117,6 +118,7 @@ def kjv_text() -> bytes:
 
 
 def kjv_chapters(text: str) -> list[Chapter]:
+    """The verses of the printed text, by chapter."""
     chapters: dict[str, Chapter] = {}
     for line in filter(None, text.split("\n")):
         reference, verse = line.split(" ", 1)
@@ -222,10 +224,12 @@ class Chats:
 
 
 def chatml(messages: list[dict[str, str]]) -> str:
+    """What the chat template makes of the messages."""
     return "".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in messages)
 
 
 def write_tokenizer(texts: list[str], out: Path) -> None:
+    """Trains the tokenizer and writes its files."""
     tok = Tokenizer(models.BPE())
     tok.normalizer = normalizers.NFC()
     tok.pre_tokenizer = pre_tokenizers.Sequence([
@@ -322,10 +326,11 @@ def save(model: transformers.PreTrainedModel, config: PreTrainedConfig, out: Pat
         copy.save_pretrained(tmp)
         for file in Path(tmp).iterdir():
             file.chmod(0o644)
-            os.replace(file, out / file.name)
+            file.replace(out / file.name)
 
 
 def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
+    """Trains, keeps the best weights in `args.out`, and returns what training.json records."""
     raw = args.text.read_bytes() if args.text else kjv_text()
     text = raw.decode()
     chapters = plain_chapters(text) if args.text else kjv_chapters(text)
@@ -420,6 +425,7 @@ def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
+    """Reads the arguments and trains."""
     parser = argparse.ArgumentParser(description="Train a bundled model.")
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("-o", "--out", type=Path, required=True)

@@ -22,6 +22,8 @@ __all__ = ["LowerCacheUpdate"]
 
 @dataclass(frozen=True)
 class LowerCacheUpdate:
+    """Instantiates one function for each form of the operator in the module."""
+
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "cache_update"):
             cache, new, _ = (parse_torch_tensor(v.type) for v in op.operands)

@@ -27,6 +27,8 @@ __all__ = ["LowerLinear"]
 
 @dataclass(frozen=True)
 class LowerLinear:
+    """Instantiates one function for each form of the operator in the module."""
+
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "linear"):
             x, weight = (parse_torch_tensor(op.operands[i].type) for i in (0, 1))
