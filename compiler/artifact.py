@@ -107,17 +107,21 @@ def existing(destination: Path, digest: str) -> Artifact | None:
     return artifact if artifact.manifest.digest == digest else None
 
 
-def check_free(destination: Path) -> None:
-    """Refuses to replace what no compile has written.
+def check_free(destination: Path, force: bool) -> None:
+    """Refuses an output that is there: another build without `force`, anything else always.
 
     Raises:
-        InputError: `destination` is a file, or a folder with something else in it.
+        InputError: `destination` exists and may not be replaced.
     """
-    if not destination.exists() or (destination / MANIFEST_NAME).is_file():
-        return
-    if not destination.is_dir() or any(destination.iterdir()):
+    if (destination / MANIFEST_NAME).is_file():
+        if not force:
+            raise InputError(
+                f"output {destination}: exists and is another build",
+                "add --force to replace it, or choose another place with -o",
+            )
+    elif destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise InputError(
-            f"output {destination}: exists and is not an artifact, so it is not replaced",
+            f"output {destination}: exists and is no artifact, so it is not replaced",
             "choose another place with -o, or remove it",
         )
 
@@ -141,7 +145,7 @@ def publish(folder: Path, destination: Path, manifest: Manifest, *, replace: boo
         replace: Whether what stands at `destination` gives way.
 
     Raises:
-        InputError: another build was written there meanwhile, or the place is not writable.
+        InputError: something else was written there meanwhile.
     """
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), "utf-8")
     for file in folder.iterdir():
@@ -153,10 +157,12 @@ def publish(folder: Path, destination: Path, manifest: Manifest, *, replace: boo
     try:
         folder.rename(destination)
     except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
         if found := existing(destination, manifest.digest):
             return found
         raise InputError(
-            f"output {destination}: written by another build meanwhile: {error.strerror}",
+            f"output {destination}: written by something else meanwhile",
             "add --force to replace it, or choose another place with -o",
         ) from None
     return Artifact.open(destination)

@@ -59,7 +59,7 @@ def write_archive(
     names = b"".join(name.encode() for name in entries)
     stride = _align(_ENTRY.size, _ENTRY_ALIGNMENT)
     table = _align(_HEADER.size, _ENTRY_ALIGNMENT)
-    table_size = stride * (len(entries) - 1) + _ENTRY.size
+    table_size = stride * max(len(entries) - 1, 0) + (_ENTRY.size if entries else 0)
     names_at = table + table_size
     storage_at = _align(names_at + len(names), _STORAGE_ALIGNMENT)
     offsets, storage_size = [], 0

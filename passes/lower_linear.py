@@ -33,6 +33,8 @@ class LowerLinear:
         for op in custom_ops(module, "linear"):
             x, weight = (parse_torch_tensor(op.operands[i].type) for i in (0, 1))
             result = parse_torch_tensor(op.results[0].type)
+            if x.shape[-1] != weight.shape[-1]:
+                raise ValueError(f"linear: the widths of {x.builtin} and {weight.builtin} differ")
             operands = [v for v in op.operands if not is_none(v)]
             biased = len(operands) == 3
             symbol = symbol_name("linear", x, weight, "bias" if biased else "")
