@@ -3,6 +3,7 @@
 from edgec.passes.pipeline import (
     INPUT_PIPELINE,
     TORCH_PIPELINE,
+    parse_module,
     parse_pipeline,
     run_pipeline,
     with_options,
@@ -14,6 +15,7 @@ __all__ = [
     "LOWERINGS",
     "PASSES",
     "TORCH_PIPELINE",
+    "parse_module",
     "parse_pipeline",
     "run_pipeline",
     "with_options",
