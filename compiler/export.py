@@ -139,7 +139,11 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     return _import(programs, model, context)
 
 
-_DECOMPOSITIONS: dict[Any, Any] = {torch.ops.aten.topk.default: decompose_topk}
+# What the importer does not know, or knows only as something slow (a full sort).
+_DECOMPOSITIONS: dict[Any, Any] = {
+    torch.ops.aten.topk.default: decompose_topk,
+    torch.ops.aten.concat.default: lambda tensors, dim=0: torch.ops.aten.cat.default(tensors, dim),
+}
 _TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 

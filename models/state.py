@@ -24,9 +24,14 @@ __all__ = ["AttentionLayer", "CausalMask", "Discovery", "SequenceState", "active
 
 @dataclass(frozen=True)
 class CausalMask:
-    """What stands in for a mask tensor: causal, within `window` tokens where that is not 0."""
+    """What stands in for a mask tensor: causal, within `window` tokens where that is not 0.
+
+    Models ask for masks that no layer uses. So one that is neither is refused where it is used:
+    `supported` is false.
+    """
 
     window: int
+    supported: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,32 +94,38 @@ class SequenceState(Cache):
         Args:
             key_states: `[1, kv_heads, tokens, width]`, and `value_states` likewise.
         """
-        if self.buffers is None:
-            self.discovery.layers[layer_idx] = AttentionLayer(
-                key_states.shape[1], key_states.shape[3], value_states.shape[3]
-            )
         self._new[layer_idx] = (key_states, value_states)
         return key_states, value_states
 
     def attend(
-        self, layer_idx: int, key: torch.Tensor, value: torch.Tensor
+        self, layer_idx: int, key: torch.Tensor, value: torch.Tensor, expanded: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Writes the block's rows and returns the layer's whole cache; None during discovery.
+
+        Args:
+            layer_idx: Whose cache.
+            key: `[1, kv_heads, tokens, width]`, and `value` likewise: what the layer attends to.
+            expanded: Whether that is made, token by token, of what the layer put into the cache
+                (multi-head latent attention). Then it is kept itself, expanded.
 
         Raises:
             ModelError: the layer attends to something else than what it put into the cache,
                 which this state cannot represent.
         """
         new = self._new.pop(layer_idx, None)
-        if new is None or new[0] is not key or new[1] is not value:
+        own = new is not None and new[0] is key and new[1] is value
+        if new is None or not (own or (expanded and new[0].shape[2] == key.shape[2])):
             raise ModelError(
                 f"layer {layer_idx} attends to keys that it did not just put into the cache",
                 "this form of attention is not supported yet",
             )
         if self.buffers is None:
+            self.discovery.layers[layer_idx] = AttentionLayer(
+                key.shape[1], key.shape[3], value.shape[3]
+            )
             return None
         updated = []
-        for buffer, states in zip(self.buffers[layer_idx], new, strict=True):
+        for buffer, states in zip(self.buffers[layer_idx], (key, value), strict=True):
             cache = cache_update(buffer, states[0].transpose(0, 1), self.start)
             buffer.copy_(cache)
             updated.append(cache)
