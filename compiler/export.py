@@ -14,8 +14,8 @@ from torch import nn
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec
+from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
-from edgec.models.ops.topk import decompose_topk
 from edgec.models.state import SequenceState, using
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
@@ -139,11 +139,6 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     return _import(programs, model, context)
 
 
-# What the importer does not know, or knows only as something slow (a full sort).
-_DECOMPOSITIONS: dict[Any, Any] = {
-    torch.ops.aten.topk.default: decompose_topk,
-    torch.ops.aten.concat.default: lambda tensors, dim=0: torch.ops.aten.cat.default(tensors, dim),
-}
 _TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
@@ -171,7 +166,7 @@ def _export(
             warnings.simplefilter("ignore")
             exported = torch.export.export(program, arguments, dynamic_shapes=dynamic, strict=False)
             # Without this, in-place updates of the state would stay in the graph.
-            decomposed: torch.export.ExportedProgram = exported.run_decompositions(_DECOMPOSITIONS)
+            decomposed: torch.export.ExportedProgram = exported.run_decompositions(DECOMPOSITIONS)
             return decomposed
     except ModelError:
         raise

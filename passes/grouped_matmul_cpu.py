@@ -111,10 +111,7 @@ def _tile(
     matrix = f"tensor<{k}x{strip}x{element}>" if case.transposed else f"tensor<{strip}x{k}x{element}>"
     rows, tile = f"tensor<{block}x{k}xf32>", f"tensor<{block}x{strip}xf32>"
     wide = "%b" if element == "f32" else "%wb"
-    vector = (
-        f"vector_common_parallel = [{min(block, 8)}, {_divisor(strip, 16)}, 0],"
-        f" vector_reduction = [0, 0, {_divisor(k, 16)}]"
-    )
+    vector = _vectors(case, strip, block)
     if case.biased:
         initial = f"""        %bias_row = iree_tensor_ext.dispatch.tensor.load %ba, offsets = [{expert}, %column],
             sizes = [1, {strip}], strides = [1, 1]
@@ -147,6 +144,21 @@ def _tile(
         iree_tensor_ext.dispatch.tensor.store %product, {y_out}, offsets = [%m, %column],
             sizes = [{block}, {strip}], strides = [1, 1]
             : {tile} -> {_TENSOR}<writeonly:{y}>{inner}"""
+
+
+def _vectors(case: GroupedMatmul, strip: int, block: int) -> str:
+    """Sizes of the vector operations.
+
+    Several rows share each vector of weights. One row reads them once, along a matrix's rows as
+    they lie in memory: two to three times as fast there as the form for several rows.
+    """
+    if block == 1 and not case.transposed:
+        rows, columns = 1, 1
+    else:
+        rows, columns = min(block, 8), _divisor(strip, 16)
+    depth = _divisor(case.k, 32 if columns == 1 else 16)
+    parallel = f"vector_common_parallel = [{rows}, {columns}, 0]"
+    return f"{parallel}, vector_reduction = [0, 0, {depth}]"
 
 
 def _divisor(n: int, limit: int) -> int:

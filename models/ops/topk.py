@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["decompose_topk", "topk"]
+__all__ = ["topk"]
 
 
 @torch.library.custom_op("edgec::topk", mutates_args=())
@@ -33,19 +33,3 @@ def _(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     )
     shape = (*x.shape[:-1], k)
     return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
-
-
-def decompose_topk(
-    x: torch.Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`aten.topk` over any dimension, smallest or largest, as `edgec::topk`.
-
-    An unsorted result may have any order, so that a sorted one will do.
-    """
-    moved = x.transpose(dim, -1) if x.dim() else x.reshape(1)
-    signed = moved.to(torch.float32) if largest else -moved.to(torch.float32)
-    values, indices = topk(signed, k)
-    values = (values if largest else -values).to(x.dtype)
-    if not x.dim():
-        return values.reshape(()), indices.reshape(())
-    return values.transpose(dim, -1), indices.transpose(dim, -1)
