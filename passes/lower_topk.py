@@ -8,6 +8,10 @@ A vocabulary is cut into blocks first. The k largest elements lie in the k block
 come first: any other block has k blocks before it, each with an element that comes before all of
 its own. So the blocks are chosen by their maxima, in the same way, and only their elements are
 ranked. For 151,936 logits and k = 50 that is two million comparisons in all.
+
+The comparisons are reductions with `form=cpu`, which vectorise there. Elsewhere they are loops in
+an element-wise operation, one thread for an element: code generation for Vulkan fails on some
+sizes of such reductions.
 """
 
 from __future__ import annotations
@@ -34,7 +38,11 @@ DIRECT = 1024
 
 @dataclass(frozen=True)
 class LowerTopk:
+    form: str = "loop"
+
     def run(self, module: ir.Module) -> None:
+        if self.form not in ("cpu", "loop"):
+            raise ValueError(f"form '{self.form}': must be cpu or loop")
         for op in custom_ops(module, "topk"):
             x = parse_torch_tensor(op.operands[0].type)
             k = constant_int(op.operands[1])
@@ -42,13 +50,13 @@ class LowerTopk:
             if n is None or not 0 < k <= n or x.dtype != "f32":
                 raise ValueError(f"edgec::topk: {k} of {x.builtin}")
             symbol = symbol_name("topk", x, f"k{k}")
-            insert_function(module, symbol, _template(symbol, x, k))
+            insert_function(module, symbol, _template(symbol, x, k, self.form))
             shape = (*x.shape[:-1], k)
             results = TorchTensor(shape, "f32"), TorchTensor(shape, "i64")
             call_template(op, symbol, [op.operands[0]], *results)
 
 
-def _template(symbol: str, x: TorchTensor, k: int) -> str:
+def _template(symbol: str, x: TorchTensor, k: int, form: str) -> str:
     leading, n = x.shape[:-1], x.shape[-1]
     assert n is not None
     m: int | None = 1
@@ -57,7 +65,7 @@ def _template(symbol: str, x: TorchTensor, k: int) -> str:
     rows = "?" if m is None else str(m)
     axes = "[]" if not leading else f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"
     flat = f"tensor<{rows}x{n}xf32>"
-    body = _Body(rows)
+    body = _Body(rows, form)
     values, indices = body.topk("%flat", n, k)
     dims = "\n".join(
         f"  %i{i} = arith.constant {i} : index\n  %d{i} = tensor.dim %x, %i{i} : {x.builtin}"
@@ -85,6 +93,7 @@ def _template(symbol: str, x: TorchTensor, k: int) -> str:
 util.func private @"{symbol}"(%x: {x.builtin}) -> ({v}, {i}) {{
 {dims}
   %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
   %zero = arith.constant 0 : i32
   %minus_infinity = arith.constant 0xFF800000 : f32
   {flatten}
@@ -109,6 +118,7 @@ class _Body:
     """The text of a function over `rows` rows, grown operation by operation."""
 
     rows: str
+    form: str
     lines: list[str] = field(default_factory=list)
     count: int = 0
 
@@ -131,121 +141,101 @@ class _Body:
         return values, self._original(chosen, places, block, k)
 
     def _direct(self, x: str, n: int, k: int) -> tuple[str, str]:
-        ranks = self._generic(
-            f"tensor<{self.rows}x{n}xi32>",
-            [(x, f"tensor<{self.rows}x{n}xf32>", "(m, i, j) -> (m, i)")]
-            + [(x, f"tensor<{self.rows}x{n}xf32>", "(m, i, j) -> (m, j)")],
-            "(m, i, j) -> (m, i)",
+        elements = self._type(n, "f32")
+        ranks = self._reduce(
+            self._type(n, "i32"),
+            n,
+            [("%a", x, elements, True), ("%b", x, elements, False)],
             "%zero : i32",
-            """  ^bb0(%a: f32, %b: f32, %sum: i32):
-    %i = linalg.index 1 : index
-    %j = linalg.index 2 : index
-    %i32 = arith.index_cast %i : index to i32
-    %j32 = arith.index_cast %j : index to i32
-    %larger = arith.cmpf ogt, %b, %a : f32
+            """    %larger = arith.cmpf ogt, %b, %a : f32
     %equal = arith.cmpf oeq, %b, %a : f32
-    %earlier = arith.cmpi slt, %j32, %i32 : i32
+    %earlier = arith.cmpi slt, %inner32, %outer32 : i32
     %tied = arith.andi %equal, %earlier : i1
     %before = arith.ori %larger, %tied : i1
     %one = arith.extui %before : i1 to i32
-    %s = arith.addi %sum, %one : i32
-    linalg.yield %s : i32
+    %next = arith.addi %acc, %one : i32
 """,
         )
-        place = """    %r = linalg.index 1 : index
-    %r32 = arith.index_cast %r : index to i32
-    %here = arith.cmpi eq, %rank, %r32 : i32
-"""
-        ranked = (ranks, f"tensor<{self.rows}x{n}xi32>", "(m, r, i) -> (m, i)")
-        indices = self._generic(
-            f"tensor<{self.rows}x{k}xi32>",
+        ranked = ("%rank", ranks, self._type(n, "i32"), False)
+        indices = self._reduce(
+            self._type(k, "i32"),
+            n,
             [ranked],
-            "(m, r, i) -> (m, r)",
             "%zero : i32",
-            f"""  ^bb0(%rank: i32, %sum: i32):
-{place}    %i = linalg.index 2 : index
-    %i32 = arith.index_cast %i : index to i32
-    %index = arith.select %here, %i32, %zero : i32
-    %s = arith.addi %sum, %index : i32
-    linalg.yield %s : i32
+            """    %here = arith.cmpi eq, %rank, %outer32 : i32
+    %index = arith.select %here, %inner32, %zero : i32
+    %next = arith.addi %acc, %index : i32
 """,
         )
-        values = self._generic(
-            f"tensor<{self.rows}x{k}xf32>",
-            [ranked, (x, f"tensor<{self.rows}x{n}xf32>", "(m, r, i) -> (m, i)")],
-            "(m, r, i) -> (m, r)",
+        values = self._reduce(
+            self._type(k, "f32"),
+            n,
+            [ranked, ("%a", x, elements, False)],
             "%minus_infinity : f32",
-            f"""  ^bb0(%rank: i32, %a: f32, %best: f32):
-{place}    %value = arith.select %here, %a, %minus_infinity : f32
-    %larger = arith.maximumf %best, %value : f32
-    linalg.yield %larger : f32
+            """    %here = arith.cmpi eq, %rank, %outer32 : i32
+    %value = arith.select %here, %a, %minus_infinity : f32
+    %next = arith.maximumf %acc, %value : f32
 """,
         )
         return values, indices
 
     def _maxima(self, x: str, n: int, block: int, blocks: int) -> str:
+        """The largest element of each block, f32 `[rows, blocks]`."""
         padded = blocks * block
-        name, type_ = x, f"tensor<{self.rows}x{n}xf32>"
+        name, type_ = x, self._type(n, "f32")
         if padded != n:
-            name, type_ = self._name(), f"tensor<{self.rows}x{padded}xf32>"
+            name, type_ = self._name(), self._type(padded, "f32")
             self.lines.append(f"""  {name} = tensor.pad {x} low[0, 0] high[0, {padded - n}] {{
   ^bb0(%row: index, %column: index):
     tensor.yield %minus_infinity : f32
-  }} : tensor<{self.rows}x{n}xf32> to {type_}
+  }} : {self._type(n, "f32")} to {type_}
 """)
         cut, blocked = self._name(), f"tensor<{self.rows}x{blocks}x{block}xf32>"
         self.lines.append(f"""  {cut} = tensor.expand_shape {name} [[0], [1, 2]]
       output_shape [{self.size or self.rows}, {blocks}, {block}] : {type_} into {blocked}
 """)
         return self._generic(
-            f"tensor<{self.rows}x{blocks}xf32>",
-            [(cut, blocked, "(m, b, c) -> (m, b, c)")],
+            self._type(blocks, "f32"),
+            [("%a", cut, blocked, "(m, b, c) -> (m, b, c)")],
             "(m, b, c) -> (m, b)",
             "%minus_infinity : f32",
-            """  ^bb0(%a: f32, %best: f32):
-    %larger = arith.maximumf %a, %best : f32
-    linalg.yield %larger : f32
+            """    %next = arith.maximumf %a, %acc : f32
 """,
         )
 
     def _ascending(self, indices: str, k: int) -> str:
-        type_ = f"tensor<{self.rows}x{k}xi32>"
-        places = self._generic(
+        """The chosen blocks, i32 `[rows, k]`, in order of their index."""
+        type_ = self._type(k, "i32")
+        places = self._reduce(
             type_,
-            [(indices, type_, "(m, i, j) -> (m, i)"), (indices, type_, "(m, i, j) -> (m, j)")],
-            "(m, i, j) -> (m, i)",
+            k,
+            [("%a", indices, type_, True), ("%b", indices, type_, False)],
             "%zero : i32",
-            """  ^bb0(%a: i32, %b: i32, %sum: i32):
-    %smaller = arith.cmpi slt, %b, %a : i32
+            """    %smaller = arith.cmpi slt, %b, %a : i32
     %one = arith.extui %smaller : i1 to i32
-    %s = arith.addi %sum, %one : i32
-    linalg.yield %s : i32
+    %next = arith.addi %acc, %one : i32
 """,
         )
-        return self._generic(
+        return self._reduce(
             type_,
-            [(places, type_, "(m, r, i) -> (m, i)"), (indices, type_, "(m, r, i) -> (m, i)")],
-            "(m, r, i) -> (m, r)",
+            k,
+            [("%place", places, type_, False), ("%index", indices, type_, False)],
             "%zero : i32",
-            """  ^bb0(%place: i32, %index: i32, %sum: i32):
-    %r = linalg.index 1 : index
-    %r32 = arith.index_cast %r : index to i32
-    %here = arith.cmpi eq, %place, %r32 : i32
+            """    %here = arith.cmpi eq, %place, %outer32 : i32
     %kept = arith.select %here, %index, %zero : i32
-    %s = arith.addi %sum, %kept : i32
-    linalg.yield %s : i32
+    %next = arith.addi %acc, %kept : i32
 """,
         )
 
     def _gather(self, x: str, n: int, chosen: str, block: int, k: int) -> str:
+        """The elements of the chosen blocks, f32 `[rows, k * block]`."""
         blocked = f"tensor<{self.rows}x{k}x{block}xf32>"
         gathered = self._generic(
             blocked,
-            [(chosen, f"tensor<{self.rows}x{k}xi32>", "(m, r, c) -> (m, r)")],
+            [("%b", chosen, self._type(k, "i32"), "(m, r, c) -> (m, r)")],
             "(m, r, c) -> (m, r, c)",
             "",
-            f"""  ^bb0(%b: i32, %unused: f32):
-    %m = linalg.index 0 : index
+            f"""    %m = linalg.index 0 : index
     %c = linalg.index 2 : index
     %size = arith.constant {block} : index
     %last = arith.constant {n - 1} : index
@@ -253,70 +243,132 @@ class _Body:
     %start = arith.muli %index, %size : index
     %at = arith.addi %start, %c : index
     %safe = arith.minui %at, %last : index
-    %value = tensor.extract {x}[%m, %safe] : tensor<{self.rows}x{n}xf32>
+    %value = tensor.extract {x}[%m, %safe] : {self._type(n, "f32")}
     %inside = arith.cmpi ule, %at, %last : index
-    %kept = arith.select %inside, %value, %minus_infinity : f32
-    linalg.yield %kept : f32
+    %next = arith.select %inside, %value, %minus_infinity : f32
 """,
         )
         flat = self._name()
         self.lines.append(f"""  {flat} = tensor.collapse_shape {gathered} [[0], [1, 2]]
-      : {blocked} into tensor<{self.rows}x{k * block}xf32>
+      : {blocked} into {self._type(k * block, "f32")}
 """)
         return flat
 
     def _original(self, chosen: str, places: str, block: int, k: int) -> str:
-        """The index in the whole of an element of the candidates."""
-        type_ = f"tensor<{self.rows}x{k}xi32>"
+        """The index in the whole of an element of the candidates, i32 `[rows, k]`."""
+        type_ = self._type(k, "i32")
         return self._generic(
             type_,
-            [(places, type_, "(m, r) -> (m, r)")],
+            [("%place", places, type_, "(m, r) -> (m, r)")],
             "(m, r) -> (m, r)",
             "",
-            f"""  ^bb0(%place: i32, %unused: i32):
-    %m = linalg.index 0 : index
+            f"""    %m = linalg.index 0 : index
     %size = arith.constant {block} : i32
     %which = arith.divui %place, %size : i32
     %offset = arith.remui %place, %size : i32
     %which_index = arith.index_cast %which : i32 to index
     %b = tensor.extract {chosen}[%m, %which_index] : {type_}
     %start = arith.muli %b, %size : i32
-    %at = arith.addi %start, %offset : i32
-    linalg.yield %at : i32
+    %next = arith.addi %start, %offset : i32
 """,
         )
+
+    def _reduce(
+        self,
+        type_: str,
+        n: int,
+        inputs: list[tuple[str, str, str, bool]],
+        initial: str,
+        body: str,
+    ) -> str:
+        """Adds `result[m, outer] = reduce over inner < n`, a reduction or a loop.
+
+        Args:
+            type_: Of the result.
+            n: How many are reduced.
+            inputs: Name in the body, tensor, type, and whether it is read at [m, outer] instead
+                of at [m, inner].
+            initial: Value and type of the accumulator.
+            body: Computes `%next` from the inputs, `%acc`, `%outer32` and `%inner32`.
+        """
+        outer = """    %outer = linalg.index 1 : index
+    %outer32 = arith.index_cast %outer : index to i32
+"""
+        inner = "    %inner32 = arith.index_cast %inner : index to i32\n"
+        if self.form == "cpu":
+            maps = [
+                (name, tensor, t, f"(m, i, j) -> (m, {'i' if at_outer else 'j'})")
+                for name, tensor, t, at_outer in inputs
+            ]
+            body = f"{outer}    %inner = linalg.index 2 : index\n{inner}{body}"
+            return self._generic(type_, maps, "(m, i, j) -> (m, i)", initial, body)
+        value, element = initial.split(" : ")
+        extracted = "".join(
+            f"    {name} = tensor.extract {tensor}[%m, %inner] : {t}\n"
+            for name, tensor, t, at_outer in inputs
+            if not at_outer
+        )
+        loop = f"""    %m = linalg.index 0 : index
+    %n = arith.constant {n} : index
+{outer}    %total = scf.for %inner = %c0 to %n step %c1 iter_args(%acc = {value}) -> ({element}) {{
+{inner}{extracted}{body}    scf.yield %next : {element}
+    }}
+"""
+        maps = [(name, x, t, "(m, i) -> (m, i)") for name, x, t, at_outer in inputs if at_outer]
+        return self._generic(type_, maps, "(m, i) -> (m, i)", "", loop, result="%total")
 
     def _name(self) -> str:
         self.count += 1
         return f"%t{self.count}"
 
+    def _type(self, n: int, element: str) -> str:
+        return f"tensor<{self.rows}x{n}x{element}>"
+
     def _generic(
         self,
         type_: str,
-        inputs: list[tuple[str, str, str]],
+        inputs: list[tuple[str, str, str, str]],
         output_map: str,
         initial: str,
         body: str,
+        result: str = "%next",
     ) -> str:
-        """Adds a `linalg.generic`; with an initial value, its last dimension is reduced."""
-        result = self._name()
+        """Adds a `linalg.generic`; with an initial value, its last dimension is reduced.
+
+        Args:
+            type_: Of the result.
+            inputs: Name in the body, tensor, type and affine map.
+            output_map: The result's affine map.
+            initial: Value and type of the accumulator, `%acc` in the body; empty for none.
+            body: Computes `result`.
+            result: A name in the body.
+        """
+        name = self._name()
         domain = output_map.partition(" -> ")[0].strip("()").split(", ")
         iterators = ['"parallel"'] * len(domain)
-        start = f"{result}_empty"
+        start = f"{name}_empty"
         text = f"  {start} = tensor.empty({self.size}) : {type_}\n"
         if initial:
             iterators[-1] = '"reduction"'
-            text += f"  {result}_init = linalg.fill ins({initial}) outs({start} : {type_}) -> {type_}\n"
-            start = f"{result}_init"
-        maps = ", ".join(f"affine_map<{m}>" for m in [*(m for _, _, m in inputs), output_map])
-        self.lines.append(f"""{text}  {result} = linalg.generic {{
+            start = f"{name}_init"
+            text += f"""  {start} = linalg.fill ins({initial}) outs({name}_empty : {type_})
+      -> {type_}
+"""
+        maps = ", ".join(f"affine_map<{m}>" for m in [*(m for *_, m in inputs), output_map])
+        element = type_[type_.rindex("x") + 1 : -1]
+        arguments = [(n, t[t.rindex("x") + 1 : -1]) for n, _, t, _ in inputs]
+        arguments.append(("%acc" if initial else "%unused", element))
+        ins = ", ".join(tensor for _, tensor, _, _ in inputs)
+        types = ", ".join(t for _, _, t, _ in inputs)
+        self.lines.append(f"""{text}  {name} = linalg.generic {{
       indexing_maps = [{maps}],
       iterator_types = [{", ".join(iterators)}]
-    }} ins({", ".join(n for n, _, _ in inputs)} : {", ".join(t for _, t, _ in inputs)})
-      outs({start} : {type_}) {{
-{body}  }} -> {type_}
+    }} {f"ins({ins} : {types})" if inputs else ""} outs({start} : {type_}) {{
+  ^bb0({", ".join(f"{n}: {t}" for n, t in arguments)}):
+{body}    linalg.yield {result} : {element}
+  }} -> {type_}
 """)
-        return result
+        return name
 
 
 def _block(n: int, k: int) -> int:

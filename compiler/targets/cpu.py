@@ -12,8 +12,10 @@ from edgec.passes import TORCH_PIPELINE, with_options
 
 __all__ = ["target"]
 
-# Gathered weights would cost a copy: a CPU reads an expert's where they lie.
-_PIPELINE = with_options(TORCH_PIPELINE, "lower-grouped-matmul", "form=cpu")
+# Comparisons vectorise as reductions; gathered weights would cost a copy.
+_PIPELINE = with_options(
+    with_options(TORCH_PIPELINE, "lower-topk", "form=cpu"), "lower-grouped-matmul", "form=cpu"
+)
 
 _AARCH64_CPUS = ("cortex-", "neoverse-", "apple-", "ampere1", "carmel", "thunderx", "a64fx")
 
