@@ -29,6 +29,7 @@ from edgec.manifest import (
     ParameterFile,
     Program,
 )
+from edgec.models.active import usage
 from edgec.models.check import CheckedWeights, check_weights, tensors_of
 from edgec.models.load import LoadedModel, load
 from edgec.models.sources import ModelSource, resolve
@@ -306,6 +307,9 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     entries = _entries(model)
     weights = sum(entry.bytes for entry in entries.values())
     count = sum(p.numel() for p in model.parameters.values())
+    used = usage(model.module, model.parameters, model.discovery)
+    active = sum(used.active[n] * p.numel() for n, p in model.parameters.items())
+    read = sum(used.read[n] * entry.bytes for n, entry in entries.items())
     width = {"f32": 4, "f16": 2, "bf16": 2}
     state = 0
     for buffer in build.interface.state:
@@ -325,7 +329,9 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             max_context=build.max_context,
             layers=len(model.discovery.layers),
             parameters=count,
-            active_parameters=count,
+            active_parameters=int(active),
+            experts=used.experts,
+            experts_per_token=used.experts_per_token,
         ),
         options=options.to_dict(),
         dtype=options.dtype,
@@ -345,6 +351,6 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             for t in build.targets
         },
         parameters=ParameterFile(WEIGHTS, PARAMETER_SCOPE, len(entries), weights),
-        memory=Memory(weights=weights, state_per_sequence=state),
+        memory=Memory(weights, state, weights_per_token=int(read)),
         files=writing.file_records(result),
     )

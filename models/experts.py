@@ -92,7 +92,10 @@ def _experts(
         f32 `[tokens, width]`, zero for padding.
     """
     _check(module, hidden_states, top_k_index, top_k_weights)
-    length = active_state().length
+    state = active_state()
+    if state.buffers is None:
+        state.discovery.experts_per_token[module] = top_k_index.shape[1]
+    length = state.length
     count, width = top_k_index.shape[1], hidden_states.shape[1]
     weights = top_k_weights.to(hidden_states.dtype)
     if length is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.cache_utils import Cache
 
 from edgec.errors import ModelError
@@ -49,6 +50,7 @@ class Discovery:
 
     layers: dict[int, AttentionLayer] = field(default_factory=dict)
     masks: list[CausalMask] = field(default_factory=list)
+    experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
     vocab_size: int = 0
 
 

@@ -25,6 +25,14 @@ class GroupedMatmul:
     sorted: bool
     transposed: bool
 
+    def __post_init__(self) -> None:
+        if len(self.weight.shape) != 3 or None in self.weight.shape:
+            raise ValueError(f"edgec::grouped_matmul: weights {self.weight.builtin}")
+        if len(self.x.shape) != 2 or self.x.shape[1] != self.k:
+            raise ValueError(
+                f"edgec::grouped_matmul: rows {self.x.builtin} by weights {self.weight.builtin}"
+            )
+
     @property
     def experts(self) -> int:
         return self._weight_dim(0)
@@ -70,6 +78,5 @@ class GroupedMatmul:
 
     def _weight_dim(self, index: int) -> int:
         dim = self.weight.shape[index]
-        if dim is None or len(self.weight.shape) != 3:
-            raise ValueError(f"edgec::grouped_matmul: weights {self.weight.builtin}")
+        assert dim is not None
         return dim

@@ -29,6 +29,8 @@ class LowerHistogram:
         for op in custom_ops(module, "histogram"):
             ids, length, bins = op.operands
             case, count = parse_torch_tensor(ids.type), constant_int(bins)
+            if len(case.shape) != 2 or count < 1:
+                raise ValueError(f"edgec::histogram: {count} bins of {case.builtin}")
             symbol = symbol_name("histogram", case, f"bins{count}")
             insert_function(module, symbol, _template(symbol, case, count))
             call_template(op, symbol, [ids, length], TorchTensor((count,), "i32"))

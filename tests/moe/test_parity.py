@@ -81,6 +81,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+# IREE fails to distribute what it fuses out of the sparse mixer of phimoe.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "phimoe": {
+        "extra_compile_args": ("--iree-dispatch-creation-enable-aggressive-fusion=false",)
+    }
+}
+
 _QUICK = ("granitemoe", "qwen3_moe", "gpt_oss", "deepseek_v3")
 
 
@@ -88,4 +95,4 @@ _QUICK = ("granitemoe", "qwen3_moe", "gpt_oss", "deepseek_v3")
     "name", [n if n in _QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
 )
 def test_parity(tmp_path: Path, name: str) -> None:
-    check_parity(tmp_path, *FAMILIES[name])
+    check_parity(tmp_path, *FAMILIES[name], **_OPTIONS.get(name, {}))
