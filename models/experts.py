@@ -14,6 +14,7 @@ its few rows name their experts themselves, and only those experts' weights are 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +76,7 @@ class _Routing:
 
 
 def _experts(
-    module: nn.Module,
+    module: Any,
     hidden_states: torch.Tensor,
     top_k_index: torch.Tensor,
     top_k_weights: torch.Tensor,
@@ -111,7 +112,7 @@ def _experts(
 
 
 def _feed_forward(
-    module: nn.Module,
+    module: Any,
     rows: torch.Tensor,
     offsets: torch.Tensor | None,
     experts: torch.Tensor | None,
@@ -121,15 +122,19 @@ def _feed_forward(
     def project(name: str, x: torch.Tensor) -> torch.Tensor:
         bias = getattr(module, f"{name}_bias") if module.has_bias else None
         matrices = getattr(module, name)
-        return grouped_matmul(x, matrices, bias, offsets, experts, bool(module.is_transposed))
+        product: torch.Tensor = grouped_matmul(
+            x, matrices, bias, offsets, experts, bool(module.is_transposed)
+        )
+        return product
 
     if module.has_gate:
-        hidden = module._apply_gate(project("gate_up_proj", rows))  # type: ignore[operator]
+        hidden = module._apply_gate(project("gate_up_proj", rows))
     else:
-        hidden = module.act_fn(project("up_proj", rows))  # type: ignore[operator]
+        hidden = module.act_fn(project("up_proj", rows))
     result = project("down_proj", hidden)
     if module.has_post_expert_norm:
-        result = module.post_expert_norm(result)  # type: ignore[operator]
+        normed: torch.Tensor = module.post_expert_norm(result)
+        return normed
     return result
 
 
@@ -161,7 +166,7 @@ def _route(ids: torch.Tensor, length: torch.Tensor, experts: int) -> _Routing:
 
 
 def _check(
-    module: nn.Module,
+    module: Any,
     hidden_states: torch.Tensor,
     top_k_index: torch.Tensor,
     top_k_weights: torch.Tensor,

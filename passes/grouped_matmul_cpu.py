@@ -18,59 +18,55 @@ _TENSOR = "!iree_tensor_ext.dispatch.tensor"
 
 
 def cpu_template(symbol: str, case: GroupedMatmul) -> str:
-    dynamic = case.rows is None
-    bytes_each = 4 if case.weight.dtype == "f32" else 2
-    strip = _divisor(case.n, max(16, min(64, _STRIP_BYTES // (case.k * bytes_each))))
+    """The function `symbol` that computes `case`, as text."""
+    strip = _divisor(case.n, max(16, min(64, _STRIP_BYTES // (case.k * _bytes(case)))))
     block = ROW_BLOCK if case.sorted else 1
-    x, w, y = case.x.builtin, case.weight.builtin, case.result.builtin
-    rows = "{%rows}" if dynamic else ""
-    inner = "{%all}" if dynamic else ""
-    groups, count = case.groups, "?" if dynamic and not case.sorted else ""
-    grid = f"{case.experts}" if case.sorted else ("%rows" if dynamic else f"{case.rows}")
-    group_size = "{%rows}" if count else ""
-    bias_operand = ", %bias" if case.biased else ""
-    bias_type = f", {case.bias}" if case.biased else ""
-    bias_argument = f",\n       %ba: {_TENSOR}<readonly:{case.bias}>" if case.biased else ""
-    ties = ""
-    x_in, y_out, g_in = "%xa", "%ya", "%ga"
+    x, w, y, groups = case.x.builtin, case.weight.builtin, case.result.builtin, case.groups
+    # Tensors with a dynamic number of rows carry it, outside of the dispatch and inside.
+    dynamic = case.rows is None
+    rows, all_rows = ("{%rows}", "{%all}") if dynamic else ("", "")
+    group_rows, group_all = ("", "") if case.sorted else (rows, all_rows)
+    numbers = str(case.experts + 1) if case.sorted else ("%all" if dynamic else str(case.rows))
+    count = "%experts" if case.sorted else "%rows"
+    operands = ["%x", "%weight", "%index"]
+    types = [f"{x}{rows}", w, f"{groups}{group_rows}"]
+    arguments = [
+        f"%x_in: {_TENSOR}<readonly:{x}>",
+        f"%weight_in: {_TENSOR}<readonly:{w}>",
+        f"%index_in: {_TENSOR}<readonly:{groups}>",
+    ]
     if dynamic:
-        ties = f"""      %all = iree_tensor_ext.dispatch.workload.ordinal %ra, 2 : index
-      %xt = flow.dispatch.tie_shape %xa : {_TENSOR}<readonly:{x}>{inner}
-      %yt = flow.dispatch.tie_shape %ya : {_TENSOR}<writeonly:{y}>{inner}
-"""
-        x_in, y_out = "%xt", "%yt"
-        if count:
-            ties += (
-                f"      %gt = flow.dispatch.tie_shape %ga : {_TENSOR}<readonly:{groups}>{inner}\n"
-            )
-            g_in = "%gt"
-    size = "%all" if count else str(case.experts + 1 if case.sorted else case.rows)
-    group_inner = inner if count else ""
-    grid_constant = grid if grid.startswith("%") else "%groups"
-    constant = "" if grid.startswith("%") else f"  %groups = arith.constant {grid} : index\n"
+        operands, types = [*operands, "%rows"], [*types, "index"]
+        arguments.append("%rows_in: index")
+    if case.biased:
+        operands, types = [*operands, "%bias"], [*types, case.bias]
+        arguments.append(f"%bias_in: {_TENSOR}<readonly:{case.bias}>")
+    arguments.append(f"%y_out: {_TENSOR}<writeonly:{y}>")
+    bias = f"%bias: {case.bias}, " if case.biased else ""
+    comma = ",\n       "
     return f"""
-util.func private @"{symbol}"(%x: {x}, %weight: {w}{f", %bias: {case.bias}" if case.biased else ""},
-    %index: {groups}) -> {y} {{
+util.func private @"{symbol}"(%x: {x}, %weight: {w},
+    {bias}%index: {groups}) -> {y} {{
   %c0 = arith.constant 0 : index
   %rows = tensor.dim %x, %c0 : {x}
+  %experts = arith.constant {case.experts} : index
   %strips = arith.constant {case.n // strip} : index
-{constant}  %result = flow.dispatch.workgroups[%strips, {grid_constant}](%x, %weight, %index{", %rows" if dynamic else ""}{bias_operand})
-      : ({x}{rows}, {w}, {groups}{group_size}{", index" if dynamic else ""}{bias_type}) -> {y}{rows} =
-      (%xa: {_TENSOR}<readonly:{x}>,
-       %wa: {_TENSOR}<readonly:{w}>,
-       %ga: {_TENSOR}<readonly:{groups}>{",%ra: index" if dynamic else ""}{bias_argument},
-       %ya: {_TENSOR}<writeonly:{y}>) {{
-{ties}      %zero = arith.constant 0.0 : f32
+  %result = flow.dispatch.workgroups[%strips, {count}]({", ".join(operands)})
+      : ({", ".join(types)})
+      -> {y}{rows} =
+      ({comma.join(arguments)}) {{
+{_ties(case) if dynamic else ""}      %zero = arith.constant 0.0 : f32
       %one = arith.constant 1 : index
       %block = arith.constant {block} : index
       %strip = arith.constant {strip} : index
       %s = flow.dispatch.workgroup.id[0] : index
       %g = flow.dispatch.workgroup.id[1] : index
       %column = arith.muli %s, %strip : index
-      %numbers = iree_tensor_ext.dispatch.tensor.load {g_in}, offsets = [0], sizes = [{size}], strides = [1]
-          : {_TENSOR}<readonly:{groups}>{group_inner} -> {groups}
+      %numbers = iree_tensor_ext.dispatch.tensor.load {_inside("%index_in", case)},
+          offsets = [0], sizes = [{numbers}], strides = [1]
+          : {_TENSOR}<readonly:{groups}>{group_all} -> {groups}
 {_rows_of_group(case)}
-{_tile(case, strip, block, x_in, y_out, inner)}
+{_tile(case, strip, block, all_rows)}
       }}
       flow.return
     }} count(%a: index, %b: index) -> (index, index, index) {{
@@ -79,6 +75,36 @@ util.func private @"{symbol}"(%x: {x}, %weight: {w}{f", %bias: {case.bias}" if c
     }}
   util.return %result : {y}
 }}"""
+
+
+def _bytes(case: GroupedMatmul) -> int:
+    return 4 if case.weight.dtype == "f32" else 2
+
+
+def _tied(case: GroupedMatmul) -> dict[str, str]:
+    """What has a dynamic number of rows: its name in the dispatch to its type."""
+    if case.rows is not None:
+        return {}
+    tied = {
+        "%x_in": f"{_TENSOR}<readonly:{case.x.builtin}>",
+        "%y_out": f"{_TENSOR}<writeonly:{case.result.builtin}>",
+    }
+    if not case.sorted:
+        tied["%index_in"] = f"{_TENSOR}<readonly:{case.groups}>"
+    return tied
+
+
+def _inside(name: str, case: GroupedMatmul) -> str:
+    """The name of a dispatch's argument once its number of rows is tied to it."""
+    return f"{name}_tied" if name in _tied(case) else name
+
+
+def _ties(case: GroupedMatmul) -> str:
+    ordinal = 2 if case.sorted else 1  # after the two, or with the one, that size the grid
+    lines = [f"%all = iree_tensor_ext.dispatch.workload.ordinal %rows_in, {ordinal} : index"]
+    for name, type_ in _tied(case).items():
+        lines.append(f"{name}_tied = flow.dispatch.tie_shape {name} : {type_}{{%all}}")
+    return "".join(f"      {line}\n" for line in lines)
 
 
 def _rows_of_group(case: GroupedMatmul) -> str:
@@ -96,9 +122,7 @@ def _rows_of_group(case: GroupedMatmul) -> str:
       scf.for %m = %g to %end step %block {{"""
 
 
-def _tile(
-    case: GroupedMatmul, strip: int, block: int, x_in: str, y_out: str, inner: str
-) -> str:
+def _tile(case: GroupedMatmul, strip: int, block: int, inner: str) -> str:
     """The product of one tile of rows with one strip of an expert's matrix."""
     x, w, y, k = case.x.builtin, case.weight.builtin, case.result.builtin, case.k
     element = case.weight.dtype
@@ -108,21 +132,24 @@ def _tile(
         if case.transposed
         else (f"[{expert}, %column, 0]", f"[1, {strip}, {k}]")
     )
-    matrix = f"tensor<{k}x{strip}x{element}>" if case.transposed else f"tensor<{strip}x{k}x{element}>"
+    matrix = (
+        f"tensor<{k}x{strip}x{element}>" if case.transposed else f"tensor<{strip}x{k}x{element}>"
+    )
     rows, tile = f"tensor<{block}x{k}xf32>", f"tensor<{block}x{strip}xf32>"
     wide = "%b" if element == "f32" else "%wb"
     vector = _vectors(case, strip, block)
     if case.biased:
-        initial = f"""        %bias_row = iree_tensor_ext.dispatch.tensor.load %ba, offsets = [{expert}, %column],
-            sizes = [1, {strip}], strides = [1, 1]
+        initial = f"""        %bias_row = iree_tensor_ext.dispatch.tensor.load %bias_in,
+            offsets = [{expert}, %column], sizes = [1, {strip}], strides = [1, 1]
             : {_TENSOR}<readonly:{case.bias}> -> tensor<{strip}xf32>
         %initial = linalg.broadcast ins(%bias_row : tensor<{strip}xf32>) outs(%empty : {tile})
             dimensions = [0]"""
     else:
-        initial = f"""        %initial = linalg.fill ins(%zero : f32) outs(%empty : {tile}) -> {tile}"""
-    return f"""        %xs = iree_tensor_ext.dispatch.tensor.load {x_in}, offsets = [%m, 0],
-            sizes = [{block}, {k}], strides = [1, 1] : {_TENSOR}<readonly:{x}>{inner} -> {rows}
-        %ws = iree_tensor_ext.dispatch.tensor.load %wa, offsets = {place}, sizes = {sizes},
+        initial = f"""        %initial = linalg.fill ins(%zero : f32)
+            outs(%empty : {tile}) -> {tile}"""
+    return f"""        %xs = iree_tensor_ext.dispatch.tensor.load {_inside("%x_in", case)},
+            offsets = [%m, 0], sizes = [{block}, {k}], strides = [1, 1] : {_TENSOR}<readonly:{x}>{inner} -> {rows}
+        %ws = iree_tensor_ext.dispatch.tensor.load %weight_in, offsets = {place}, sizes = {sizes},
             strides = [1, 1, 1] : {_TENSOR}<readonly:{w}> -> {matrix}
         %empty = tensor.empty() : {tile}
 {initial}
@@ -141,8 +168,8 @@ def _tile(
           %t = arith.addf %sum, %p : f32
           linalg.yield %t : f32
         }} -> {tile}
-        iree_tensor_ext.dispatch.tensor.store %product, {y_out}, offsets = [%m, %column],
-            sizes = [{block}, {strip}], strides = [1, 1]
+        iree_tensor_ext.dispatch.tensor.store %product, {_inside("%y_out", case)},
+            offsets = [%m, %column], sizes = [{block}, {strip}], strides = [1, 1]
             : {tile} -> {_TENSOR}<writeonly:{y}>{inner}"""
 
 

@@ -13,6 +13,7 @@ __all__ = ["gather_template"]
 
 
 def gather_template(symbol: str, case: GroupedMatmul) -> str:
+    """The function `symbol` that computes `case`, as text."""
     block = ROW_BLOCK if case.sorted else 1
     dynamic = case.rows is None
     blocks = "?" if case.rows is None else str(case.rows // block)

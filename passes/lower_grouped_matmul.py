@@ -35,6 +35,8 @@ _FORMS = {"cpu": cpu_template, "gather": gather_template}
 
 @dataclass(frozen=True)
 class LowerGroupedMatmul:
+    """The pass; `form` is cpu or gather."""
+
     form: str = "gather"
 
     def run(self, module: ir.Module) -> None:

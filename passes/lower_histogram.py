@@ -25,6 +25,8 @@ __all__ = ["LowerHistogram"]
 
 @dataclass(frozen=True)
 class LowerHistogram:
+    """The pass."""
+
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "histogram"):
             ids, length, bins = op.operands

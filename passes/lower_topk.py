@@ -38,6 +38,8 @@ DIRECT = 1024
 
 @dataclass(frozen=True)
 class LowerTopk:
+    """The pass; `form` is cpu or loop."""
+
     form: str = "loop"
 
     def run(self, module: ir.Module) -> None:
@@ -63,7 +65,9 @@ def _template(symbol: str, x: TorchTensor, k: int, form: str) -> str:
     for d in leading:
         m = None if d is None or m is None else m * d
     rows = "?" if m is None else str(m)
-    axes = "[]" if not leading else f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"
+    axes = (
+        "[]" if not leading else f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"
+    )
     flat = f"tensor<{rows}x{n}xf32>"
     body = _Body(rows, form)
     values, indices = body.topk("%flat", n, k)
@@ -86,9 +90,12 @@ def _template(symbol: str, x: TorchTensor, k: int, form: str) -> str:
       output_shape [{", ".join([*sizes, str(k)])}] : {narrow} into {type_}
 """
         else:
-            restore += f"  %{name} = tensor.collapse_shape {source} [[0, 1]] : {narrow} into {type_}\n"
+            restore += (
+                f"  %{name} = tensor.collapse_shape {source} [[0, 1]] : {narrow} into {type_}\n"
+            )
     if not leading:
-        flatten = f"%flat = tensor.expand_shape %x [[0, 1]] output_shape [1, {n}] : {x.builtin} into {flat}"
+        flatten = f"""%flat = tensor.expand_shape %x [[0, 1]] output_shape [1, {n}]
+      : {x.builtin} into {flat}"""
     return f"""
 util.func private @"{symbol}"(%x: {x.builtin}) -> ({v}, {i}) {{
 {dims}

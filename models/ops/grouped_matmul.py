@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 __all__ = ["ROW_BLOCK", "grouped_matmul"]
@@ -49,7 +51,7 @@ def grouped_matmul(
     else:
         assert offsets is not None
         bounds = offsets.tolist()
-        spans = [(a, b, e) for e, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False))]
+        spans = [(a, b, e) for e, (a, b) in enumerate(pairwise(bounds))]
     for begin, end, expert in spans:
         product = x[begin:end] @ matrices[expert].to(x.dtype)
         result[begin:end] = product if bias is None else product + bias[expert]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.moe.parity import check_parity
 
 _QWEN = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
@@ -83,9 +82,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 # IREE fails to distribute what it fuses out of the sparse mixer of phimoe.
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "phimoe": {
-        "extra_compile_args": ("--iree-dispatch-creation-enable-aggressive-fusion=false",)
-    }
+    "phimoe": {"extra_compile_args": ("--iree-dispatch-creation-enable-aggressive-fusion=false",)}
 }
 
 _QUICK = ("granitemoe", "qwen3_moe", "gpt_oss", "deepseek_v3")

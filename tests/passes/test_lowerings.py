@@ -12,8 +12,8 @@ import torch
 from iree.compiler import ir
 
 from edgec.compiler.iree import iree_compile_file
-from edgec.compiler.stages import shape_flags
 from edgec.compiler.options import CompileOptions
+from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.models import ops
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
@@ -32,7 +32,7 @@ def _compile(
     arguments: list[Any],
     dynamic: dict[int, int],
     folder: Path,
-    flags: tuple[str, ...] | None = None,
+    portable: bool = False,
 ) -> Path:
     """A module whose `main` calls one operator; `dynamic` maps argument to its dynamic dim."""
     lines, types, operands, inputs = [], [], [], []
@@ -71,9 +71,9 @@ return {names} : {out}
 }}"""
     with ir.Context():
         module = ir.Module.parse(text)
-        run_pipeline(module, TORCH_PIPELINE if flags else parse_targets("cpu")[0].torch_pipeline)
+        run_pipeline(module, TORCH_PIPELINE if portable else parse_targets("cpu")[0].torch_pipeline)
         (folder / "in.mlir").write_text(str(module))
-    flags = flags or (*parse_targets("cpu")[0].flags, *shape_flags(CompileOptions()))
+    flags = (*parse_targets("cpu")[0].flags, *shape_flags(CompileOptions()))
     iree_compile_file(folder / "in.mlir", folder / "out.vmfb", flags)
     return folder / "out.vmfb"
 
@@ -123,9 +123,14 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
 
 
 def check(
-    name: str, arguments: list[Any], dynamic: dict[int, int], folder: Path, tolerance: float = 1e-5
+    name: str,
+    arguments: list[Any],
+    dynamic: dict[int, int],
+    folder: Path,
+    tolerance: float = 1e-5,
+    portable: bool = False,
 ) -> None:
-    program = _compile(name, arguments, dynamic, folder)
+    program = _compile(name, arguments, dynamic, folder, portable)
     expected = _tuple(getattr(ops, name)(*arguments))
     for actual, wanted in zip(_run(program, arguments, len(expected)), expected, strict=True):
         assert actual.shape == wanted.shape
@@ -135,7 +140,8 @@ def check(
         reference = wanted.to(torch.float32).numpy()
         same = actual.astype(np.float32) == reference  # infinities too
         difference = np.where(same, 0, actual.astype(np.float32) - np.where(same, 0, reference))
-        assert np.abs(difference).max() <= tolerance * np.abs(reference[np.isfinite(reference)]).max()
+        scale = np.abs(reference[np.isfinite(reference)]).max()
+        assert np.abs(difference).max() <= tolerance * scale
 
 
 def test_operators_and_lowerings_are_the_same_set() -> None:
@@ -248,4 +254,20 @@ def test_grouped_matmul_of_few_rows(
     bias = torch.randn(4, 128) if biased else None
     experts = torch.tensor([2, 0, 3], dtype=torch.int32)
     arguments = [torch.randn(3, 48), weight, bias, None, experts, transposed]
-    check("grouped_matmul", arguments, {}, tmp_path)
+    check("grouped_matmul", arguments, {0: 0, 4: 0} if biased else {}, tmp_path)
+
+
+@pytest.mark.parametrize("sorted_rows", [False, True])
+def test_grouped_matmul_in_its_portable_form(tmp_path: Path, sorted_rows: bool) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(4, 72, 40).to(torch.float16), torch.randn(4, 72)
+    offsets = _sorted_rows([3, 0, 40, 16]) if sorted_rows else None
+    experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
+    x = torch.randn(3 if offsets is None else int(offsets[-1]), 40)
+    arguments = [x, weight, bias, offsets, experts, False]
+    check("grouped_matmul", arguments, {0: 0} if sorted_rows else {}, tmp_path, portable=True)
+
+
+def test_topk_in_its_portable_form(tmp_path: Path) -> None:
+    x = torch.randint(-9, 9, (33, 32), generator=torch.Generator().manual_seed(0))
+    check("topk", [x.to(torch.float32), 8], {0: 0}, tmp_path, portable=True)
