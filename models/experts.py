@@ -23,18 +23,37 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from edgec.errors import ModelError
 from edgec.models.ops.grouped_matmul import ROW_BLOCK, grouped_matmul
 from edgec.models.ops.histogram import histogram
+from edgec.models.presets import EXPERT_COUNT_KEYS
 from edgec.models.state import active_state
 
-__all__ = ["IMPLEMENTATION", "expert_modules", "install", "narrow_experts"]
+__all__ = ["IMPLEMENTATION", "check_config", "expert_modules", "install", "narrow_experts"]
 
 IMPLEMENTATION = "edgec"
 
+_CHOSEN_KEYS = ("num_experts_per_tok", "moe_k", "moe_topk")
 _MATRICES = ("gate_up_proj", "up_proj", "down_proj")
 
 
 def install() -> None:
     """Makes `experts_implementation="edgec"` known to transformers. Idempotent."""
     ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _experts)
+
+
+def check_config(config: Any) -> None:
+    """Refuses a configuration that routes each token to more experts than a layer has.
+
+    Raises:
+        ModelError: so it is; names the operator that would choose them.
+    """
+    counts = [getattr(config, key, None) for key in EXPERT_COUNT_KEYS]
+    chosen = [getattr(config, key, None) for key in _CHOSEN_KEYS]
+    count = min((c for c in counts if isinstance(c, int) and c > 1), default=None)
+    k = max((c for c in chosen if isinstance(c, int)), default=None)
+    if count is not None and k is not None and k > count:
+        raise ModelError(
+            f"model type '{config.model_type}': edgec::topk cannot choose {k} of {count} experts",
+            "correct config.json",
+        )
 
 
 def expert_modules(model: nn.Module) -> dict[str, nn.Module]:

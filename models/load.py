@@ -50,6 +50,7 @@ def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedM
     """
     attention.install()
     experts.install()
+    experts.check_config(config)
     module = _without_weights(config, trust_remote_code)
     narrow_weights(module, DTYPES[dtype])
     experts.narrow_experts(module, DTYPES[dtype])

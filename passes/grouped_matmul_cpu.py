@@ -148,7 +148,8 @@ def _tile(case: GroupedMatmul, strip: int, block: int, inner: str) -> str:
         initial = f"""        %initial = linalg.fill ins(%zero : f32)
             outs(%empty : {tile}) -> {tile}"""
     return f"""        %xs = iree_tensor_ext.dispatch.tensor.load {_inside("%x_in", case)},
-            offsets = [%m, 0], sizes = [{block}, {k}], strides = [1, 1] : {_TENSOR}<readonly:{x}>{inner} -> {rows}
+            offsets = [%m, 0], sizes = [{block}, {k}], strides = [1, 1]
+            : {_TENSOR}<readonly:{x}>{inner} -> {rows}
         %ws = iree_tensor_ext.dispatch.tensor.load %weight_in, offsets = {place}, sizes = {sizes},
             strides = [1, 1, 1] : {_TENSOR}<readonly:{w}> -> {matrix}
         %empty = tensor.empty() : {tile}
