@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, initialization
 
 from edgec.errors import ModelError
 from edgec.models import attention
-from edgec.models.linear import narrow_weights
+from edgec.models.check import ExpectedTensors, tensors_of
+from edgec.models.linear import QuantizedMatrix, narrow_weights
+from edgec.models.quantize import WeightFormat
 from edgec.models.state import Discovery, SequenceState, using
 
 __all__ = ["LoadedModel", "load"]
@@ -32,6 +34,8 @@ class LoadedModel:
         parameters: Name to parameter; a tied parameter is there once, under its first name.
         tied: Other name to first name of tied parameters.
         discovery: What each layer keeps, and the masks it asks for.
+        expected: What a checkpoint must have; the shapes are those before quantisation.
+        quantized: The matrices that are stored as integers and scales, by parameter name.
     """
 
     module: nn.Module
@@ -39,18 +43,46 @@ class LoadedModel:
     parameters: dict[str, nn.Parameter]
     tied: dict[str, str]
     discovery: Discovery
+    expected: ExpectedTensors
+    quantized: dict[str, QuantizedMatrix]
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights of the model, however they are stored; a tied one counts once."""
+        scales = {id(matrix.scales) for matrix in self.quantized.values()}
+        count = 0
+        for name, parameter in self.parameters.items():
+            if name in self.quantized:
+                count += self.quantized[name].rows * self.quantized[name].columns
+            elif id(parameter) not in scales:
+                count += parameter.numel()
+        return count
 
 
-def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedModel:
+def load(
+    config: Any,
+    dtype: str,
+    form: WeightFormat | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
     """Builds the model of a HF configuration without weights and finds out what state it keeps.
 
+    Args:
+        config: A transformers configuration.
+        dtype: f32, f16 or bf16, for matrices that are not quantised.
+        form: How matrices are quantised; None: they are not.
+        trust_remote_code: Whether modelling code that came with the model may run.
+
     Raises:
+        InputError: the group size does not divide a matrix.
         ModelError: the architecture needs something that edgec does not support; the message
             names it.
     """
     attention.install()
     module = _without_weights(config, trust_remote_code)
-    narrow_weights(module, DTYPES[dtype])
+    expected = tensors_of(module)
+    quantized = narrow_weights(module, DTYPES[dtype], form)
     buffers = {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False)}
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
@@ -64,7 +96,8 @@ def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedM
         else:
             first[id(parameter)] = name
             parameters[name] = parameter
-    return LoadedModel(module, buffers, parameters, tied, _discover(module, config))
+    discovery = _discover(module, config)
+    return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized)
 
 
 def _without_weights(config: Any, trust_remote_code: bool) -> nn.Module:

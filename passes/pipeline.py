@@ -19,6 +19,8 @@ TORCH_PIPELINE = ",".join(
         "scalar-arguments",
         # The lowerings are independent of each other.
         "lower-linear",
+        "lower-quantized-linear",
+        "lower-quantized-embedding",
         "lower-cache-update",
         "lower-attention",
         # Last: an operator without a lowering is named here, not in an IREE crash.

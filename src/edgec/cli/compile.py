@@ -13,7 +13,6 @@ from edgec.cli.memory import PeakMemory
 from edgec.cli.options import CacheDir, Json, Offline, Revision, TrustRemoteCode, Verbose
 from edgec.cli.progress import StageProgress
 from edgec.cli.text import duration, print_json, size, stderr
-from edgec.errors import InputError
 from edgec.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -88,12 +87,12 @@ def compile_model(
         str, typer.Option("--quantize", envvar="EDGEC_QUANTIZE", help="none, int8 or int4.")
     ] = "none",
     group_size: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "--group-size",
             envvar="EDGEC_GROUP_SIZE",
             metavar="N",
-            help="Weights that share a scale.",
+            help="Weights that share a scale: 32 (default), 64, 128 or channel.",
         ),
     ] = None,
     revision: Revision = None,
@@ -133,8 +132,6 @@ def compile_model(
     verbose: Verbose = False,
 ) -> None:
     """Compile a model ahead of time into an artifact folder."""
-    if quantize != "none" or group_size is not None:
-        raise InputError(f"--quantize {quantize}: not supported yet", "use --dtype f16 or bf16")
     options = {
         "target": target,
         "output": output,
@@ -143,6 +140,8 @@ def compile_model(
         "prompt_multiple": prompt_multiple,
         "chunk_size": chunk_size,
         "dynamic_shapes": dynamic_shapes,
+        "quantize": quantize,
+        "group_size": group_size,
         "revision": revision,
         "offline": offline,
         "trust_remote_code": trust_remote_code,
