@@ -16,9 +16,17 @@ from edgec.compiler.stages import shape_flags
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.targets import parse_targets
 from edgec.models import ops
+from edgec.models.quantize import WeightFormat, quantize
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
 
-_MLIR = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "si64"}
+_MLIR = {
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.int64: "si64",
+    torch.int32: "si32",
+    torch.int8: "si8",
+}
 
 
 def _compile(name: str, arguments: list[Any], dynamic: dict[int, int], folder: Path) -> Path:
@@ -90,6 +98,8 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
         torch.float32: types.FLOAT_32,
         torch.float16: types.FLOAT_16,
         torch.bfloat16: types.BFLOAT_16,
+        torch.int32: types.SINT_32,
+        torch.int8: types.SINT_8,
     }[value.dtype]
     raw = value.contiguous()
     array = raw.view(torch.int16).numpy() if raw.dtype == torch.bfloat16 else raw.numpy()
@@ -164,3 +174,27 @@ def test_attention(
         torch.randn(6) if sinks else None, 0.25, window, softcap,
     ]  # fmt: skip
     check("attention", arguments, {} if tokens == 1 else {0: 2}, tmp_path)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("rows", "group", "biased"), [(None, 32, False), (1, 64, True), (40, None, True)])
+def test_quantized_linear(
+    tmp_path: Path, bits: int, rows: int | None, group: int | None, biased: bool
+) -> None:
+    """The contraction that every target can compile; N is not a whole number of panels."""
+    torch.manual_seed(0)
+    x = torch.randn(1, rows or 33, 64)
+    packed, scales = quantize("w", torch.randn(40, 64), WeightFormat(bits, group))
+    bias = torch.randn(40) if biased else None
+    arguments = [x, packed, scales, bias, 40]
+    check("quantized_linear", arguments, {0: 1} if rows is None else {}, tmp_path)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("tokens", [None, 1])
+def test_quantized_embedding(tmp_path: Path, bits: int, tokens: int | None) -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 37, (1, tokens or 33), dtype=torch.int32)
+    packed, scales = quantize("w", torch.randn(37, 64), WeightFormat(bits, 32))
+    arguments = [ids, packed, scales, 64]
+    check("quantized_embedding", arguments, {0: 1} if tokens is None else {}, tmp_path)
