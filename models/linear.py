@@ -130,7 +130,8 @@ def narrow_weights(
     for name, module in list(model.named_modules()):
         if type(module) not in (nn.Linear, nn.Embedding):
             continue
-        weight: nn.Parameter = module.weight  # type: ignore[assignment]
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
         alive.append(weight)
         linear_layer = isinstance(module, nn.Linear)
         bias = module.bias if isinstance(module, nn.Linear) else None

@@ -25,7 +25,7 @@ PANEL = 16
 _COLUMNS = {8: 4, 4: 8}
 """Bits to the columns that a row has in each 4 bytes."""
 
-_BLOCK = 1 << 20  # weights converted at a time, so that temporaries stay small
+_BLOCK = 1 << 18  # weights converted at a time, so that temporaries stay in cache
 
 
 @dataclass(frozen=True)

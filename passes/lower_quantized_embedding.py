@@ -21,6 +21,8 @@ __all__ = ["LowerQuantizedEmbedding"]
 
 @dataclass(frozen=True)
 class LowerQuantizedEmbedding:
+    """Takes packed tables of 8 and 4 bits."""
+
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "quantized_embedding"):
             ids, weight, scales = (parse_torch_tensor(op.operands[i].type) for i in range(3))
@@ -40,7 +42,7 @@ def _template(
     width: int,
 ) -> str:
     columns, groups = weight.shape[1], scales.shape[1]
-    if not columns or not groups or columns * 4 != width and columns * 8 != width:
+    if not columns or not groups or (columns * 4 != width and columns * 8 != width):
         raise ValueError(f"quantized_embedding: {weight} does not hold {width} columns")
     per_block, group = width // columns, width // groups
     sizes = "" if ids.shape[1] is not None else "%tokens"

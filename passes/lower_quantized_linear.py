@@ -1,4 +1,4 @@
-"""`lower-quantized-linear`: `edgec::quantized_linear` as one contraction, or as a kernel's dispatch.
+"""`lower-quantized-linear`: `edgec::quantized_linear` as a contraction or as a kernel's dispatch.
 
 The contraction works on every target: it unpacks, scales and multiplies in its body, so that the
 weights are read in their packed form. With `kernel=<level>` the layers that the level's kernel can

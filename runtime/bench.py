@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from edgec.errors import InputError
 from edgec.runtime.sequence import Sequence
@@ -107,7 +107,7 @@ def bench(
             sequence.extend(_tokens(picks, sequence, test.n_depth))
         if warmup:
             _once(picks, sequence, dataclasses.replace(test, n_gen=min(test.n_gen, 1)))
-        started = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         samples = tuple(_once(picks, sequence, test) for _ in range(repetitions))
         yield BenchResult(test, started, samples)
 

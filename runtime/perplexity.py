@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def perplexity(
     for first in range(0, len(ids) - 1, window):
         part = ids[first : first + window]
         session.reset()
-        for token, following in zip(part, part[1:], strict=False):
+        for token, following in pairwise(part):
             logits = session.decode(token)
             total += _nll(logits, following)
             hits += int(logits.argmax()) == following

@@ -58,16 +58,16 @@ def target(variant: str) -> Target:
     if level is None:
         return Target("cpu", cpu, "local-task", tuple(flags), requirements)
     pipeline = TORCH_PIPELINE.replace(_GENERIC, f"{_GENERIC}{{kernel={level}}}")
-    return Target(
-        "cpu", cpu, "local-task", tuple(flags), requirements, pipeline, kernels=level
-    )
+    return Target("cpu", cpu, "local-task", tuple(flags), requirements, pipeline, kernels=level)
 
 
 @cache
 def _resolve(flags: tuple[str, ...], variant: str) -> tuple[str, str, tuple[str, ...]]:
     """Architecture, CPU name and relevant features, as iree-compile sees them."""
     try:
-        text = iree_compile("util.func public @f() { util.return }", flags, to="global-optimization")
+        text = iree_compile(
+            "util.func public @f() { util.return }", flags, to="global-optimization"
+        )
     except IreeError as error:
         raise InputError(
             f"target 'cpu:{variant}': {error.summary}",

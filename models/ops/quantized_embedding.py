@@ -17,7 +17,7 @@ def quantized_embedding(
 
     Args:
         ids: i32 or i64 `[1, tokens]`.
-        weight: Packed integers i8, see `edgec.models.quantize`; `width` and its shape give the bits.
+        weight: Packed integers i8, see `edgec.models.quantize`; its shape gives the bits.
         scales: f16 `[P, width / group, 16]`.
         width: K, the columns of the table.
 
@@ -29,7 +29,5 @@ def quantized_embedding(
 
 
 @quantized_embedding.register_fake
-def _(
-    ids: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, width: int
-) -> torch.Tensor:
+def _(ids: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, width: int) -> torch.Tensor:
     return scales.new_empty(*ids.shape, width, dtype=torch.float32)

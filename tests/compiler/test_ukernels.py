@@ -30,9 +30,7 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     zig = Path(ziglang.__file__).parent / "zig"
     environment = {"ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
     subprocess.run(
-        [
-            zig, "ld.lld", "-shared", "--no-undefined", "-o", folder / "k.so", folder / "k.o",
-        ],  # fmt: skip
+        [zig, "ld.lld", "-shared", "--no-undefined", "-o", folder / "k.so", folder / "k.o"],
         check=True,
         env=environment,
     )

@@ -177,7 +177,9 @@ def test_attention(
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize(("rows", "group", "biased"), [(None, 32, False), (1, 64, True), (40, None, True)])
+@pytest.mark.parametrize(
+    ("rows", "group", "biased"), [(None, 32, False), (1, 64, True), (40, None, True)]
+)
 def test_quantized_linear(
     tmp_path: Path, bits: int, rows: int | None, group: int | None, biased: bool
 ) -> None:
