@@ -11,7 +11,7 @@ from typing import Any
 
 from iree.compiler import ir
 
-from edgec.artifact import Artifact
+from edgec.artifact import Artifact, sha256_of
 from edgec.compiler import artifact as writing
 from edgec.compiler.digest import digest, versions
 from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
@@ -133,6 +133,9 @@ def compile(
     targets = parse_targets(target)
     dump = Path(dump_ir) if dump_ir is not None else None
     start = _check_stages(targets, dump, stop_after, Path(start_from) if start_from else None)
+    if dump is not None:
+        with writing.writable(dump, "dump-ir", "choose another folder"):
+            dump.mkdir(parents=True, exist_ok=True)
     with progress.stage("resolve", model):
         source = resolve(
             model,
@@ -150,22 +153,19 @@ def compile(
                 "model": source.fingerprint(),
                 "options": options.to_dict(),
                 "targets": [vars(t) for t in targets],
-                "start_from": start[1].read_text("utf-8") if start else None,
+                "start_from": sha256_of(start[1]) if start else None,
             }
         )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.id).strip("-")
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     destination = Path(output) if output is not None else cache / f"{name}-{key[:16]}.edgec"
-    replace = force or output is None
     with _turn(cache, key, output is None):
         found = writing.existing(destination, key) if use_cache and not force else None
-        if found is not None and stop_after is None:
+        if found is not None and dump is None:
             return found
-        if destination.exists() and not replace and stop_after is None:
-            raise InputError(
-                f"output {destination}: exists and is another build",
-                "add --force to replace it, or choose another place with -o",
-            )
+        replace = force or output is None or found is not None
+        if stop_after is None and output is not None:
+            writing.check_free(destination, replace)
         with writing.workspace(destination) as work:
             with progress.stage("load", source.config.model_type):
                 loaded = load(
@@ -258,10 +258,10 @@ def _compile_programs(
     if start is not None and start[0] == EXPORTED:
         shutil.copyfile(start[1], exported)
     elif start is None:
-        with build.progress.stage("export", f"{len(build.interface.state) // 2} layers"):
-            with ir.Context() as context:
-                module = export(build.model, build.options, context)
-                exported.write_text(str(module), "utf-8")
+        layers = f"{len(build.interface.state) // 2} layers"
+        with build.progress.stage("export", layers), ir.Context() as context:
+            module = export(build.model, build.options, context)
+            exported.write_text(str(module), "utf-8")
     if exported.exists():
         _dump(build, exported)
     if stop_after == EXPORTED:
@@ -283,13 +283,12 @@ def _compile_programs(
             current = produced
             if stage == stop_after:
                 break
-    return stop_after in (None, "vmfb")
+    return stop_after is None
 
 
 def _dump(build: _Build, *files: Path) -> None:
     if build.dump is None:
         return
-    build.dump.mkdir(parents=True, exist_ok=True)
     for file in files:
         if file.exists():
             shutil.copyfile(file, build.dump / file.name)

@@ -15,8 +15,8 @@ from edgec.compiler.iree import IreeError, iree_compile_file
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.targets import Target
 from edgec.compiler.ukernels import build_object
-from edgec.errors import CompileError
-from edgec.passes import run_pipeline
+from edgec.errors import CompileError, InputError
+from edgec.passes import parse_module, run_pipeline
 from edgec.passes.quantized_kernel import KERNELS, object_name
 
 __all__ = ["EXPORTED", "STAGES", "file_of"]
@@ -34,19 +34,21 @@ def _lowered(source: Path, output: Path, target: Target, options: CompileOptions
 
 def _input(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
     converted = output.with_suffix(".raw.mlir")
-    _iree(source, converted, (*target.flags, "--compile-to=input"))
+    _iree(source, converted, (*target.flags, "--compile-to=input"), output.with_suffix(".log"))
     _passes(converted, output, target.input_pipeline)
     converted.unlink()
 
 
 def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
     flags = (*target.flags, *shape_flags(options), *options.extra_compile_args)
+    log = output.with_suffix(".log")
     if not target.kernels or options.quantize == "none":
-        _iree(source, output, flags)
+        _iree(source, output, flags, log)
         return
     with tempfile.TemporaryDirectory(prefix="edgec-objects-") as objects:
         build_object(KERNELS, target.kernels, Path(objects) / object_name(target.kernels))
-        _iree(source, output, (*flags, f"--iree-hal-executable-object-search-path={objects}"))
+        search = f"--iree-hal-executable-object-search-path={objects}"
+        _iree(source, output, (*flags, search), log)
 
 
 STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = {
@@ -74,21 +76,24 @@ def shape_flags(options: CompileOptions) -> tuple[str, ...]:
 
 def _passes(source: Path, output: Path, pipeline: str) -> None:
     with ir.Context():
-        module = ir.Module.parse(source.read_text("utf-8"))
+        try:
+            module = parse_module(source.read_text("utf-8"))
+        except ValueError as error:
+            # What the stage before wrote is right: this is a file given to start from.
+            raise InputError(f"{source}: not IR of this stage: {error}", "dump it again") from None
         try:
             run_pipeline(module, pipeline)
         except ValueError as error:
-            raise CompileError(str(error).splitlines()[0]) from error
+            raise CompileError(f"{source.name}: {error}") from error
         output.write_text(str(module), "utf-8")
 
 
-def _iree(source: Path, output: Path, flags: tuple[str, ...]) -> None:
+def _iree(source: Path, output: Path, flags: tuple[str, ...], log: Path) -> None:
     try:
         iree_compile_file(source, output, flags)
     except IreeError as error:
-        log = output.with_suffix(".log")
         log.write_text(error.log, "utf-8")
         raise CompileError(
             f"iree-compile failed on {source.name}: {error.summary}",
-            "compile again with --dump-ir DIR to keep the IR and the whole message",
+            f"with --dump-ir DIR, the whole message is in DIR/{log.name}",
         ) from error

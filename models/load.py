@@ -83,7 +83,7 @@ def load(
     module = _without_weights(config, trust_remote_code)
     expected = tensors_of(module)
     quantized = narrow_weights(module, DTYPES[dtype], form)
-    buffers = {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False)}
+    buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(parent), leaf, buffer.to("meta"))

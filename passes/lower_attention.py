@@ -47,11 +47,16 @@ class _Case:
 
 @dataclass(frozen=True)
 class LowerAttention:
+    """Instantiates one function for each form of the operator in the module."""
+
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "attention"):
             query, key, value, start, sinks, scale, window, softcap = op.operands
             case = _Case(
-                *(parse_torch_tensor(v.type) for v in (query, key, value, op.results[0])),
+                query=parse_torch_tensor(query.type),
+                key=parse_torch_tensor(key.type),
+                value=parse_torch_tensor(value.type),
+                result=parse_torch_tensor(op.results[0].type),
                 sinks=not is_none(sinks),
                 scale=constant_float(scale),
                 window=constant_int(window),
@@ -71,7 +76,8 @@ class LowerAttention:
 def _template(symbol: str, case: _Case) -> str:
     _, query_heads, length, width = case.query.shape
     capacity, heads, value_width = case.key.shape[0], case.key.shape[1], case.value.shape[2]
-    assert query_heads is not None and heads is not None and capacity is not None
+    if query_heads is None or heads is None or capacity is None:
+        raise ValueError(f"attention: heads and capacity must be static, got {case.key.builtin}")
     group = query_heads // heads
     dynamic = length is None
     n = "?" if dynamic else length
@@ -241,7 +247,8 @@ def _maximum_start(sinks: bool, query_heads: int, heads: int, group: int, rows: 
             f"  %maximum_start = linalg.fill ins(%minus_infinity : f32)\n"
             f"      outs(%rows_empty : {rows}) -> {rows}"
         )
-    return f"""  %sinks_grouped = tensor.expand_shape %sinks [[0, 1]] output_shape [{heads}, {group}]
+    return f"""  %sinks_grouped = tensor.expand_shape %sinks [[0, 1]]
+      output_shape [{heads}, {group}]
       : tensor<{query_heads}xf32> into tensor<{heads}x{group}xf32>
   %maximum_start = linalg.broadcast ins(%sinks_grouped : tensor<{heads}x{group}xf32>)
       outs(%rows_empty : {rows}) dimensions = [2]"""
@@ -250,7 +257,10 @@ def _maximum_start(sinks: bool, query_heads: int, heads: int, group: int, rows: 
 def _divide(sinks: bool, sums: str, rows: str, out: str, grouped: str) -> str:
     """The weighted values over the sum of the weights, to which a sink adds its own."""
     result = "affine_map<(l, h, g, d) -> (l, h, g, d)>"
-    values, row = "affine_map<(l, h, g, d) -> (h, g, l, d)>", "affine_map<(l, h, g, d) -> (h, g, l)>"
+    values, row = (
+        "affine_map<(l, h, g, d) -> (h, g, l, d)>",
+        "affine_map<(l, h, g, d) -> (h, g, l)>",
+    )
     maps, inputs, types = [values, row], "%weighted, %total", f"{sums}, {rows}"
     arguments, whole, extra = "%a: f32, %b: f32", "%b", ""
     if sinks:

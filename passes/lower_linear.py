@@ -27,10 +27,14 @@ __all__ = ["LowerLinear"]
 
 @dataclass(frozen=True)
 class LowerLinear:
+    """Instantiates one function for each form of the operator in the module."""
+
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "linear"):
             x, weight = (parse_torch_tensor(op.operands[i].type) for i in (0, 1))
             result = parse_torch_tensor(op.results[0].type)
+            if x.shape[-1] != weight.shape[-1]:
+                raise ValueError(f"linear: the widths of {x.builtin} and {weight.builtin} differ")
             operands = [v for v in op.operands if not is_none(v)]
             biased = len(operands) == 3
             symbol = symbol_name("linear", x, weight, "bias" if biased else "")

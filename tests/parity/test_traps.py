@@ -107,9 +107,7 @@ def test_a_wrong_mask_is_noticed(
     text = lowered.read_text("utf-8")
     assert text.count("arith.cmpi ule") >= 4
     lowered.write_text(text.replace("arith.cmpi ule", "arith.cmpi ne"), "utf-8")
-    edgec.compile(
-        str(model), output=tmp_path / "wrong.edgec", start_from=lowered, **options
-    )
+    edgec.compile(str(model), output=tmp_path / "wrong.edgec", start_from=lowered, **options)
     ids = list(range(40))
     right = Session(tmp_path / "right.edgec").prefill(ids)
     wrong = Session(tmp_path / "wrong.edgec").prefill(ids)

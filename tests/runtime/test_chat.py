@@ -13,7 +13,7 @@ from edgec.errors import InputError
 from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.tokenizer import Tokenizer
 
-MESSAGES = [
+MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be <brief> & 'kind'."},
     {"role": "user", "content": "Grüß dich"},
     {"role": "assistant", "content": "Hi", "tool_calls": [{"name": "f", "arguments": {"x": 1}}]},
@@ -45,7 +45,7 @@ U: {{ m['content'] }}
 def test_renders_as_transformers_does(source: str, add_generation_prompt: bool) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     variables: dict[str, Any] = {"enable_thinking": False, "tools": tools}
-    rendered, _ = render_jinja_template(
+    rendered: Any = render_jinja_template(
         [MESSAGES],
         chat_template=source,
         add_generation_prompt=add_generation_prompt,
@@ -55,7 +55,7 @@ def test_renders_as_transformers_does(source: str, add_generation_prompt: bool) 
     ours = ChatTemplate(source, {"bos_token": "<s>"}).render(
         MESSAGES, add_generation_prompt=add_generation_prompt, **variables
     )
-    assert ours == rendered[0]
+    assert ours == rendered[0][0]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from edgec.errors import DeviceError
 from edgec.runtime import GenerationConfig
 from edgec.runtime.sampling import Sampler, candidates, penalize_repetition
 
@@ -36,7 +37,8 @@ def reference(logits: np.ndarray, **options: Any) -> np.ndarray:
         steps.append(TopPLogitsWarper(options["top_p"]))
     if "min_p" in options:
         steps.append(MinPLogitsWarper(options["min_p"]))
-    scores = steps(torch.zeros(1, 1, dtype=torch.long), torch.from_numpy(logits.copy())[None])
+    no_ids: Any = torch.zeros(1, 1, dtype=torch.long)
+    scores = steps(no_ids, torch.from_numpy(logits.copy())[None])
     return torch.softmax(scores, -1)[0].numpy()
 
 
@@ -77,6 +79,13 @@ def test_top_p_keeps_the_first_of_those_that_tie_for_the_last_place() -> None:
     logits = np.log(np.array([0.2, 0.4, 0.2, 0.2], np.float32))
     ids, _ = candidates(logits, GenerationConfig(do_sample=True, top_k=0, top_p=0.55))
     assert ids.tolist() == [0, 1]
+
+
+def test_top_p_that_is_reached_exactly() -> None:
+    logits = np.zeros(4, np.float32)
+    expected = np.count_nonzero(reference(logits, top_p=0.5))
+    ids, _ = candidates(logits, GenerationConfig(do_sample=True, top_k=0, top_p=0.5))
+    assert len(ids) == expected == 2
 
 
 def test_nucleus_larger_than_the_first_portion() -> None:
@@ -145,6 +154,15 @@ def test_frequencies_follow_the_probabilities() -> None:
     sampler = Sampler(GenerationConfig(do_sample=True, seed=0), [1], 4)
     counts = np.bincount([sampler.pick(logits.copy()) for _ in range(20_000)], minlength=4)
     np.testing.assert_allclose(counts / 20_000, [0.5, 0.3, 0.15, 0.05], atol=0.012)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("options", [{"do_sample": True}, {"repetition_penalty": 1.1}])
+def test_logits_that_are_no_numbers_are_said(bad: float, options: dict[str, Any]) -> None:
+    logits = logits_of(0)
+    logits[17] = bad
+    with pytest.raises(DeviceError, match="not finite"):
+        Sampler(GenerationConfig(**options), [1], VOCAB).pick(logits)
 
 
 def test_tokens_of_zero_probability_are_never_drawn() -> None:

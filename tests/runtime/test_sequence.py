@@ -58,7 +58,8 @@ def test_prompts_are_padded_and_cut_into_chunks(
 def test_any_mix_of_prefill_and_decode_is_one_long_prefill(
     parts: list[tuple[bool, int]], kind: str
 ) -> None:
-    sequence, held = Sequence(FakeEngine(make_manifest(context=512, kind=kind))), []
+    sequence = Sequence(FakeEngine(make_manifest(context=512, kind=kind)))
+    held: list[int] = []
     for decode, count in parts:
         new = ids(count, len(held))
         if decode:

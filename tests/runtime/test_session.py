@@ -92,9 +92,20 @@ def test_eos_token_id_can_be_given(make_session: MakeSession) -> None:
 
 
 def test_min_new_tokens_suppresses_the_end(make_session: MakeSession) -> None:
-    result = make_session("hi", prompt="say").generate("say", min_new_tokens=8)
+    session = make_session("hi", prompt="say")
+    engine_of(session).script.update(dict.fromkeys(range(5, 30), EOS))
+    result = session.generate("say", min_new_tokens=8)
     assert EOS not in result.tokens[:8]
-    assert result.usage.completion_tokens >= 8
+    assert (result.tokens[8:], result.finish_reason) == ((EOS,), "stop")
+
+
+def test_the_repetition_penalty_counts_what_was_generated(make_session: MakeSession) -> None:
+    session = make_session("bbbb", prompt="say")
+    assert session.generate("say", max_new_tokens=4).text == "bbbb"
+    # A score of 100 becomes less than those of tokens not seen yet.
+    text = session.generate("say", max_new_tokens=4, repetition_penalty=1000.0).text
+    assert text[0] == "b"
+    assert "b" not in text[1:]
 
 
 @pytest.mark.parametrize(
@@ -267,6 +278,19 @@ def test_bad_prompts(make_session: MakeSession, prompt: Any, says: str) -> None:
     assert session.phase is SequencePhase.CREATED
 
 
+def test_only_text_gets_the_tokenizers_own_tokens(
+    make_session: MakeSession, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    """A chat template writes its beginning-of-text itself."""
+    (tmp_path / "tokenizer.json").write_bytes((tokenizer_folder / "tokenizer.json").read_bytes())
+    config = '{"bos_token": "<|user|>", "add_bos_token": true}'
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    model = dataclasses.replace(make_session().model, tokenizer=Tokenizer(tmp_path))
+    session = Session(model)
+    assert session.encode("a") == [257, ord("a")]
+    assert session.encode([{"role": "user", "content": "a"}])[:2] == [257, ord("a")]
+
+
 def test_messages_need_a_template(make_session: MakeSession) -> None:
     with pytest.raises(InputError, match="no chat template"):
         make_session(template=False).generate([{"role": "user", "content": "hi"}])
@@ -294,7 +318,12 @@ def test_token_ids_may_be_an_array(make_session: MakeSession) -> None:
 
 def test_same_seed_same_text(make_session: MakeSession) -> None:
     def run(seed: int) -> tuple[int, ...]:
-        options = {"temperature": 2.0, "seed": seed, "ignore_eos": True, "max_new_tokens": 20}
+        options: dict[str, Any] = {
+            "temperature": 2.0,
+            "seed": seed,
+            "ignore_eos": True,
+            "max_new_tokens": 20,
+        }
         return make_session().generate("abc", **options).tokens
 
     assert run(1) == run(1)
@@ -384,7 +413,8 @@ def test_prefill_and_decode_give_logits(make_session: MakeSession) -> None:
     session, other = make_session(), make_session()
     session.prefill(range(5))
     after = session.decode(9)
-    assert (after.shape, after.dtype) == ((259,), np.float32)
+    assert after.shape == (259,)
+    assert after.dtype == np.float32
     np.testing.assert_array_equal(after, other.prefill([0, 1, 2, 3, 4, 9]))
 
 
