@@ -341,7 +341,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         ),
         options=options.to_dict(),
         dtype=options.dtype,
-        quantization=describe_quantization(model, options),
+        quantization=describe_quantization(model, options, build.targets),
         prompt=build.interface.prompt,
         entry_points=build.interface.entry_points,
         state=build.interface.state,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from edgec.compiler.options import CompileOptions
+from edgec.compiler.targets import Target
 from edgec.models.check import CheckedWeights
 from edgec.models.linear import SCALES
 from edgec.models.load import LoadedModel
@@ -53,11 +54,13 @@ class StoredWeights:
         return packed
 
 
-def describe_quantization(model: LoadedModel, options: CompileOptions) -> dict[str, str]:
+def describe_quantization(
+    model: LoadedModel, options: CompileOptions, targets: tuple[Target, ...]
+) -> dict[str, str]:
     """What the manifest says about the weights' format.
 
     `unquantized` names the matrices that keep `dtype`: those of modules that edgec leaves alone.
-    What a program does with activations is in its pipeline and requirements.
+    `activations` says what each target's program does with the input of a quantised layer.
     """
     if options.quantize == "none":
         return {"weights": "none"}
@@ -72,5 +75,10 @@ def describe_quantization(model: LoadedModel, options: CompileOptions) -> dict[s
         "group_size": options.group_size,
         "scales": "f16",
         "layout": LAYOUT,
+        "activations": ", ".join(f"{t.name} {_activations(t)}" for t in targets),
         "unquantized": ", ".join(kept),
     }
+
+
+def _activations(target: Target) -> str:
+    return f"i8 in blocks of 32 ({target.kernels})" if target.kernels else "f32"

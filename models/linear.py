@@ -63,7 +63,10 @@ class QuantizedLinear(nn.Module):
         self.features = matrix.rows
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return quantized_linear(x, self.weight, self.weight_scales, self.bias, self.features)
+        y: torch.Tensor = quantized_linear(
+            x, self.weight, self.weight_scales, self.bias, self.features
+        )
+        return y
 
 
 class QuantizedEmbedding(nn.Module):
@@ -76,7 +79,8 @@ class QuantizedEmbedding(nn.Module):
         self.width = matrix.columns
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return quantized_embedding(ids, self.weight, self.weight_scales, self.width)
+        rows: torch.Tensor = quantized_embedding(ids, self.weight, self.weight_scales, self.width)
+        return rows
 
 
 def narrow_weights(

@@ -13,6 +13,7 @@ from edgec.cli.memory import PeakMemory
 from edgec.cli.options import CacheDir, Json, Offline, Revision, TrustRemoteCode, Verbose
 from edgec.cli.progress import StageProgress
 from edgec.cli.text import duration, print_json, size, stderr
+from edgec.errors import InputError
 from edgec.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -132,6 +133,9 @@ def compile_model(
     verbose: Verbose = False,
 ) -> None:
     """Compile a model ahead of time into an artifact folder."""
+    # Refused here too: what follows takes seconds to load.
+    if quantize not in ("none", "int8", "int4"):
+        raise InputError(f"--quantize {quantize}: must be none, int8 or int4")
     options = {
         "target": target,
         "output": output,
