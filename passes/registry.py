@@ -20,6 +20,7 @@ class ModulePass(Protocol):
 PASSES = {
     "symbolic-bounds": "edgec.passes.symbolic_bounds:SymbolicBounds",
     "scalar-arguments": "edgec.passes.scalar_arguments:ScalarArguments",
+    "lower-layer-norm": "edgec.passes.lower_layer_norm:LowerLayerNorm",
     "lower-linear": "edgec.passes.lower_linear:LowerLinear",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
