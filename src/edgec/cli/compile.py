@@ -116,7 +116,7 @@ def compile_model(
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option("--start-from", metavar="FILE", help="Go on from a file that --dump-ir wrote."),
+        typer.Option("--start-from", metavar="FILE", help="Go on from a dumped file."),
     ] = None,
     layers: Annotated[
         int | None,
