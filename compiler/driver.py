@@ -143,6 +143,7 @@ def compile(
             offline=offline,
             trust_remote_code=trust_remote_code,
             token=token,
+            progress=lambda _, done, total: progress.update(done, total, "B"),
             seed=seed,
             layers=layers,
         )

@@ -21,6 +21,7 @@ from edgec.models.state import Discovery, SequenceState, using
 
 __all__ = ["LoadedModel", "load"]
 
+_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -80,7 +81,10 @@ def load(
             names it.
     """
     attention.install()
-    module = _without_weights(config, trust_remote_code)
+    try:
+        module = _without_weights(config, trust_remote_code)
+    except Exception as error:
+        raise _unsupported(config, error) from error
     expected = tensors_of(module)
     quantized = narrow_weights(module, DTYPES[dtype], form)
     buffers = dict(module.named_buffers(remove_duplicate=False))
@@ -145,11 +149,20 @@ def _discover(module: nn.Module, config: Any) -> Discovery:
     except ModelError as error:
         raise ModelError(f"model type '{config.model_type}': {error.what}", error.remedy) from None
     except Exception as error:
-        raise ModelError(
-            f"model type '{config.model_type}' is not supported yet: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+        raise _unsupported(config, error) from error
     if not discovery.layers:
         raise ModelError(f"model type '{config.model_type}' keeps no attention state")
     discovery.vocab_size = logits.shape[-1]
     return discovery
+
+
+def _unsupported(config: Any, error: Exception) -> ModelError:
+    """Says of a failure within HF's code what it most likely means."""
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS)
+    if kinds:
+        reason = f"it has layers of the kind {', '.join(kinds)}, whose state edgec does not keep"
+    else:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        reason = f"its modelling code does not take edgec's plug points ({type(error).__name__}: "
+        reason += f"{first})"
+    return ModelError(f"model type '{config.model_type}' is not supported yet: {reason}")

@@ -20,6 +20,7 @@ class ModulePass(Protocol):
 PASSES = {
     "symbolic-bounds": "edgec.passes.symbolic_bounds:SymbolicBounds",
     "scalar-arguments": "edgec.passes.scalar_arguments:ScalarArguments",
+    "lower-layer-norm": "edgec.passes.lower_layer_norm:LowerLayerNorm",
     "lower-linear": "edgec.passes.lower_linear:LowerLinear",
     "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
     "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",

@@ -101,7 +101,7 @@ def compile_model(
     trust_remote_code: TrustRemoteCode = False,
     cache_dir: CacheDir = None,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither read nor write the build cache.")
+        bool, typer.Option("--no-cache", help="Build even if an equal build is there.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Build again, and overwrite the output.")
@@ -116,11 +116,11 @@ def compile_model(
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option("--start-from", metavar="FILE_OR_DIR", help="Go on from a dumped stage."),
+        typer.Option("--start-from", metavar="FILE", help="Go on from a dumped file."),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option("--layers", metavar="N", min=1, help="Presets: the first N layers only."),
+        typer.Option("--layers", metavar="N", min=1, help="The first N layers only."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Presets: seed of the weights.")] = 0,
     extra_compile_arg: Annotated[
