@@ -60,6 +60,8 @@ def writable(place: Path, what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{what}: cannot write to {place}: not a folder", remedy) from None
     except OSError as error:
         raise InputError(f"{what}: cannot write to {place}: {error.strerror}", remedy) from None
 

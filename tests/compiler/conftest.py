@@ -93,7 +93,7 @@ def fake_compile(fake_stages: None, model: Path, tmp_path: Path) -> Callable[...
     """`fake_compile(**options)`: compiles `model` into `tmp_path / "out"` with `fake_stages`."""
 
     def compile(**options: Any) -> Artifact:
-        options = {"output": tmp_path / "out", "ctx_size": 128} | options
+        options = {"output": tmp_path / "out", "ctx_size": 128, **options}
         artifact = edgec.compile(str(options.pop("model", model)), **options)
         assert artifact is not None
         return artifact
