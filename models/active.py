@@ -9,10 +9,13 @@ from fractions import Fraction
 from torch import nn
 
 from edgec.models.experts import expert_modules
-from edgec.models.linear import NarrowEmbedding
+from edgec.models.linear import SCALES, NarrowEmbedding, QuantizedEmbedding
 from edgec.models.state import Discovery
 
 __all__ = ["Usage", "usage"]
+
+
+_TABLES = (NarrowEmbedding, QuantizedEmbedding, nn.Embedding)
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,11 @@ def usage(module: nn.Module, parameters: Mapping[str, nn.Parameter], discovery: 
     multiplied = {
         id(m.weight)
         for m in module.modules()
-        if not isinstance(m, NarrowEmbedding | nn.Embedding) and hasattr(m, "weight")
+        if not isinstance(m, _TABLES) and hasattr(m, "weight")
     }
     for name, submodule in module.named_modules():
-        if isinstance(submodule, NarrowEmbedding | nn.Embedding):
-            table = submodule.weight
-            if id(table) not in multiplied and f"{name}.weight" in read:
-                read[f"{name}.weight"] = Fraction(1, table.shape[0])
+        if isinstance(submodule, _TABLES) and id(submodule.weight) not in multiplied:
+            for stored in (f"{name}.weight", f"{name}.weight{SCALES}"):
+                if stored in read:
+                    read[stored] = Fraction(1, discovery.vocab_size)
     return Usage(experts, per_token, active, read)

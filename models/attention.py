@@ -63,7 +63,9 @@ def _attention(
             f"{where}: its mask is neither causal nor a sliding window",
             "this form of attention is not supported yet",
         )
-    if sliding_window and sliding_window != attention_mask.window:
+    # A window that no position of the model can leave is no window.
+    longest = int(getattr(module.config, "max_position_embeddings", None) or 1 << 62)
+    if sliding_window and sliding_window < longest and sliding_window != attention_mask.window:
         raise ModelError(
             f"{where}: a window of {sliding_window}, but a mask of {attention_mask.window}"
         )

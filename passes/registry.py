@@ -20,7 +20,10 @@ class ModulePass(Protocol):
 PASSES = {
     "symbolic-bounds": "edgec.passes.symbolic_bounds:SymbolicBounds",
     "scalar-arguments": "edgec.passes.scalar_arguments:ScalarArguments",
+    "lower-layer-norm": "edgec.passes.lower_layer_norm:LowerLayerNorm",
     "lower-linear": "edgec.passes.lower_linear:LowerLinear",
+    "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
+    "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
     "lower-topk": "edgec.passes.lower_topk:LowerTopk",
@@ -36,6 +39,8 @@ LOWERINGS = {
     "grouped_matmul": "lower-grouped-matmul",
     "histogram": "lower-histogram",
     "linear": "lower-linear",
+    "quantized_embedding": "lower-quantized-embedding",
+    "quantized_linear": "lower-quantized-linear",
     "topk": "lower-topk",
 }
 """Operator `edgec::<name>` to the pass that lowers it."""

@@ -7,6 +7,7 @@ from functools import cache
 
 from edgec.compiler.iree import IreeError, iree_compile
 from edgec.compiler.targets.target import Target
+from edgec.compiler.ukernels import best_level
 from edgec.errors import InputError
 from edgec.passes import TORCH_PIPELINE, with_options
 
@@ -16,6 +17,8 @@ __all__ = ["target"]
 _PIPELINE = with_options(
     with_options(TORCH_PIPELINE, "lower-topk", "form=cpu"), "lower-grouped-matmul", "form=cpu"
 )
+
+_GENERIC = "lower-quantized-linear"
 
 _AARCH64_CPUS = ("cortex-", "neoverse-", "apple-", "ampere1", "carmel", "thunderx", "a64fx")
 
@@ -56,7 +59,11 @@ def target(variant: str) -> Target:
             # A virtual machine may hide some features of its CPU: then they are listed.
             flags[-1] = "--iree-llvmcpu-target-cpu=host"
     requirements = {"architecture": architecture, "cpu": cpu, "cpu_features": ",".join(features)}
-    return Target("cpu", cpu, "local-task", tuple(flags), requirements, _PIPELINE)
+    level = best_level(architecture, frozenset(features))
+    if level is None:
+        return Target("cpu", cpu, "local-task", tuple(flags), requirements, _PIPELINE)
+    pipeline = with_options(_PIPELINE, _GENERIC, f"kernel={level}")
+    return Target("cpu", cpu, "local-task", tuple(flags), requirements, pipeline, kernels=level)
 
 
 @cache

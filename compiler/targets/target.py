@@ -21,6 +21,7 @@ class Target:
         requirements: What a device must have to run the program; the runtime checks it.
         torch_pipeline: edgec's passes on the exported module.
         input_pipeline: edgec's passes after IREE's input conversion.
+        kernels: Feature level of the kernels that `torch_pipeline` dispatches, or empty.
     """
 
     name: str
@@ -30,3 +31,4 @@ class Target:
     requirements: dict[str, str] = field(default_factory=dict)
     torch_pipeline: str = TORCH_PIPELINE
     input_pipeline: str = INPUT_PIPELINE
+    kernels: str = ""

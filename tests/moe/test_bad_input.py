@@ -30,7 +30,7 @@ def change(folder: Path, edit: Any) -> None:
     [
         (
             lambda t: t.pop("model.layers.1.mlp.experts.3.down_proj.weight"),
-            r"layers.1.mlp.experts.down_proj \(made of 3 tensors .*\) is \[3, 64, 40\], not \[4, 64",
+            r"1.mlp.experts.down_proj \(made of 3 tensors .*\) is \[3, 64, 40\], not \[4, 64",
         ),
         (
             lambda t: t.pop("model.layers.0.mlp.experts.2.up_proj.weight"),

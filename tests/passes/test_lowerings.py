@@ -16,6 +16,7 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.models import ops
+from edgec.models.quantize import WeightFormat, quantize
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
 
 _MLIR = {
@@ -24,6 +25,7 @@ _MLIR = {
     torch.bfloat16: "bf16",
     torch.int64: "si64",
     torch.int32: "si32",
+    torch.int8: "si8",
 }
 
 
@@ -32,7 +34,7 @@ def _compile(
     arguments: list[Any],
     dynamic: dict[int, int],
     folder: Path,
-    portable: bool = False,
+    portable: bool = True,
 ) -> Path:
     """A module whose `main` calls one operator; `dynamic` maps argument to its dynamic dim."""
     lines, types, operands, inputs = [], [], [], []
@@ -115,6 +117,7 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
         torch.bfloat16: types.BFLOAT_16,
         torch.int32: types.SINT_32,
         torch.int64: types.SINT_64,
+        torch.int8: types.SINT_8,
     }[value.dtype]
     raw = value.contiguous()
     array = raw.view(torch.int16).numpy() if raw.dtype == torch.bfloat16 else raw.numpy()
@@ -122,15 +125,8 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
     return rt.HalBufferView(view.get_buffer(), list(value.shape), element)
 
 
-def check(
-    name: str,
-    arguments: list[Any],
-    dynamic: dict[int, int],
-    folder: Path,
-    tolerance: float = 1e-5,
-    portable: bool = False,
-) -> None:
-    program = _compile(name, arguments, dynamic, folder, portable)
+def check(program: Path, name: str, arguments: list[Any], tolerance: float = 1e-5) -> None:
+    """Runs a compiled operator; the error is in units of the largest expected value."""
     expected = _tuple(getattr(ops, name)(*arguments))
     for actual, wanted in zip(_run(program, arguments, len(expected)), expected, strict=True):
         assert actual.shape == wanted.shape
@@ -148,28 +144,36 @@ def test_operators_and_lowerings_are_the_same_set() -> None:
     assert set(ops.OPS) == set(LOWERINGS)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+FLOATS = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("rows", [None, 1, 40])
 @pytest.mark.parametrize("biased", [False, True])
 def test_linear(tmp_path: Path, dtype: torch.dtype, rows: int | None, biased: bool) -> None:
     torch.manual_seed(0)
-    x = torch.randn(1, rows or 33, 48)
     weight = torch.randn(24, 48).to(dtype)
     bias = torch.randn(24) if biased else None
-    check("linear", [x, weight, bias], {0: 1} if rows is None else {}, tmp_path)
+    examples = [[torch.randn(1, m, 48), weight, bias] for m in ([rows] if rows else [2, 32, 33])]
+    program = _compile("linear", examples[0], {} if rows else {0: 1}, tmp_path)
+    for arguments in examples:
+        check(program, "linear", arguments)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("start", [0, 5, 64])
-def test_cache_update(tmp_path: Path, dtype: torch.dtype, start: int) -> None:
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cache_update(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     cache = torch.randn(128, 2, 16).to(dtype)
-    new = torch.randn(31, 2, 16)
-    check("cache_update", [cache, new, torch.tensor(start)], {1: 0}, tmp_path)
+    examples = [
+        [cache, torch.randn(tokens, 2, 16), torch.tensor(start)]
+        for tokens, start in [(31, 0), (31, 5), (64, 64), (1, 127), (128, 0)]
+    ]
+    program = _compile("cache_update", examples[0], {1: 0}, tmp_path)
+    for arguments in examples:
+        check(program, "cache_update", arguments)
 
 
-@pytest.mark.parametrize("tokens", [1, 32, 37])
-@pytest.mark.parametrize("start", [0, 41])
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize(
     ("window", "softcap", "sinks", "dtype"),
     [
@@ -181,25 +185,68 @@ def test_cache_update(tmp_path: Path, dtype: torch.dtype, start: int) -> None:
     ],
 )
 def test_attention(
-    tmp_path: Path,
-    tokens: int,
-    start: int,
-    window: int,
-    softcap: float,
-    sinks: bool,
-    dtype: torch.dtype,
+    tmp_path: Path, dynamic: bool, window: int, softcap: float, sinks: bool, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    query = torch.randn(1, 6, tokens, 16)
-    # Rows past the block hold large garbage: what lies there must not matter.
-    key, value = torch.randn(128, 2, 16), torch.randn(128, 2, 24)
-    key[start + tokens :] = 1e3
-    value[start + tokens :] = 1e3
-    arguments = [
-        query, key.to(dtype), value.to(dtype), torch.tensor(start),
-        torch.randn(6) if sinks else None, 0.25, window, softcap,
-    ]  # fmt: skip
-    check("attention", arguments, {} if tokens == 1 else {0: 2}, tmp_path)
+
+    def example(tokens: int, start: int) -> list[Any]:
+        query = torch.randn(1, 6, tokens, 16)
+        # Rows past the block hold large garbage: what lies there must not matter.
+        key, value = torch.randn(128, 2, 16), torch.randn(128, 2, 24)
+        key[start + tokens :] = 1e3
+        value[start + tokens :] = 1e3
+        return [
+            query, key.to(dtype), value.to(dtype), torch.tensor(start),
+            torch.randn(6) if sinks else None, 0.25, window, softcap,
+        ]  # fmt: skip
+
+    lengths, starts = ([32, 37] if dynamic else [1]), [0, 31, 41, 64]
+    examples = [example(tokens, start) for tokens in lengths for start in starts]
+    program = _compile("attention", examples[0], {0: 2} if dynamic else {}, tmp_path)
+    for arguments in examples:
+        check(program, "attention", arguments)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("rows", "group", "biased"), [(None, 32, False), (1, 64, True), (40, None, True)]
+)
+def test_quantized_linear(
+    tmp_path: Path, bits: int, rows: int | None, group: int | None, biased: bool
+) -> None:
+    """The contraction that every target can compile; N is not a whole number of panels."""
+    torch.manual_seed(0)
+    packed, scales = quantize("w", torch.randn(40, 64), WeightFormat(bits, group))
+    bias = torch.randn(40) if biased else None
+    lengths = [rows] if rows else [2, 33]
+    examples = [[torch.randn(1, m, 64), packed, scales, bias, 40] for m in lengths]
+    program = _compile("quantized_linear", examples[0], {} if rows else {0: 1}, tmp_path)
+    for arguments in examples:
+        check(program, "quantized_linear", arguments)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("tokens", [None, 1])
+def test_quantized_embedding(tmp_path: Path, bits: int, tokens: int | None) -> None:
+    torch.manual_seed(0)
+    packed, scales = quantize("w", torch.randn(37, 64), WeightFormat(bits, 32))
+    lengths = [tokens] if tokens else [2, 33]
+    examples = [
+        [torch.randint(0, 37, (1, m), dtype=torch.int32), packed, scales, 64] for m in lengths
+    ]
+    program = _compile("quantized_embedding", examples[0], {} if tokens else {0: 1}, tmp_path)
+    for arguments in examples:
+        check(program, "quantized_embedding", arguments)
+
+
+def compile_and_check(
+    name: str,
+    arguments: list[Any],
+    dynamic: dict[int, int],
+    folder: Path,
+    portable: bool = False,
+) -> None:
+    check(_compile(name, arguments, dynamic, folder, portable), name, arguments)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +258,7 @@ def test_topk(tmp_path: Path, shape: tuple[int | None, ...], k: int) -> None:
     # Few different values, so that most elements have equals.
     x = torch.randint(-40, 40, [33 if d is None else d for d in shape]).to(torch.float32)
     x[..., 1] = float("-inf")
-    check("topk", [x, k], {0: 0} if None in shape else {}, tmp_path)
+    compile_and_check("topk", [x, k], {0: 0} if None in shape else {}, tmp_path)
 
 
 @pytest.mark.parametrize("length", [0, 1, 33, 40])
@@ -219,7 +266,7 @@ def test_topk(tmp_path: Path, shape: tuple[int | None, ...], k: int) -> None:
 def test_histogram(tmp_path: Path, length: int, bins: int) -> None:
     torch.manual_seed(0)
     ids = torch.randint(0, bins + 2, (40, 3))
-    check("histogram", [ids, torch.tensor(length), bins], {0: 0}, tmp_path)
+    compile_and_check("histogram", [ids, torch.tensor(length), bins], {0: 0}, tmp_path)
 
 
 def _sorted_rows(counts: list[int]) -> torch.Tensor:
@@ -240,7 +287,7 @@ def test_grouped_matmul_of_sorted_rows(
     weight = torch.randn((4, 40, 72) if transposed else (4, 72, 40)).to(dtype)
     bias = torch.randn(4, 72) if biased else None
     arguments = [x, weight, bias, offsets, None, transposed]
-    check("grouped_matmul", arguments, {0: 0}, tmp_path)
+    compile_and_check("grouped_matmul", arguments, {0: 0}, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -254,7 +301,7 @@ def test_grouped_matmul_of_few_rows(
     bias = torch.randn(4, 128) if biased else None
     experts = torch.tensor([2, 0, 3], dtype=torch.int32)
     arguments = [torch.randn(3, 48), weight, bias, None, experts, transposed]
-    check("grouped_matmul", arguments, {0: 0, 4: 0} if biased else {}, tmp_path)
+    compile_and_check("grouped_matmul", arguments, {0: 0, 4: 0} if biased else {}, tmp_path)
 
 
 @pytest.mark.parametrize("sorted_rows", [False, True])
@@ -265,9 +312,11 @@ def test_grouped_matmul_in_its_portable_form(tmp_path: Path, sorted_rows: bool) 
     experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
     x = torch.randn(3 if offsets is None else int(offsets[-1]), 40)
     arguments = [x, weight, bias, offsets, experts, False]
-    check("grouped_matmul", arguments, {0: 0} if sorted_rows else {}, tmp_path, portable=True)
+    compile_and_check(
+        "grouped_matmul", arguments, {0: 0} if sorted_rows else {}, tmp_path, portable=True
+    )
 
 
 def test_topk_in_its_portable_form(tmp_path: Path) -> None:
     x = torch.randint(-9, 9, (33, 32), generator=torch.Generator().manual_seed(0))
-    check("topk", [x.to(torch.float32), 8], {0: 0}, tmp_path, portable=True)
+    compile_and_check("topk", [x.to(torch.float32), 8], {0: 0}, tmp_path, portable=True)
