@@ -9,7 +9,11 @@ from edgec.errors import InputError
 
 __all__ = ["TARGETS", "Target", "parse_targets"]
 
-TARGETS = {"cpu": "edgec.compiler.targets.cpu"}
+TARGETS = {
+    "cpu": "edgec.compiler.targets.cpu",
+    "vulkan": "edgec.compiler.targets.vulkan",
+    "cuda": "edgec.compiler.targets.cuda",
+}
 """Kind to the module whose `target(variant)` describes it."""
 
 
