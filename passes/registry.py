@@ -19,11 +19,13 @@ class ModulePass(Protocol):
 
 PASSES = {
     "symbolic-bounds": "edgec.passes.symbolic_bounds:SymbolicBounds",
+    "static-prefill": "edgec.passes.static_prefill:StaticPrefill",
     "scalar-arguments": "edgec.passes.scalar_arguments:ScalarArguments",
     "lower-linear": "edgec.passes.lower_linear:LowerLinear",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
+    "bound-reductions": "edgec.passes.bound_reductions:BoundReductions",
     "state-in-place": "edgec.passes.state_in_place:StateInPlace",
 }
 

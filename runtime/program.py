@@ -127,7 +127,7 @@ class LoadedProgram:
                 "check it with edgec inspect --verify, or compile again",
             ) from error
         self._functions = {}
-        for name in ("prefill", "decode"):
+        for name in (*self._prefills().values(), "decode"):
             function = module.lookup_function(name)
             if function is None:
                 raise ArtifactError(f"artifact {path}: {self.program.file} has no {name}")
@@ -140,10 +140,22 @@ class LoadedProgram:
     def prefill(
         self, tokens: npt.NDArray[np.int32], start: int, length: int, state: StateBuffers
     ) -> DeviceOutput:
-        """Runs a block of tokens i32[1, P], of which the first `length` are true."""
-        return self._call(
-            "prefill", transfer.upload_tokens(self._device, tokens), start, length, state
-        )
+        """Runs a block of tokens i32[1, P], of which the first `length` are true.
+
+        A program with prompt sizes takes it in several calls where P is not one of them.
+        """
+        prefills, size, done = self._prefills(), tokens.shape[1], 0
+        for part in split_block(size, self.program.prompt_sizes):
+            block = transfer.upload_tokens(self._device, tokens[:, done : done + part])
+            true = min(part, length - done)
+            output = self._call(prefills.get(part, "prefill"), block, start + done, true, state)
+            done += part
+        return output
+
+    def _prefills(self) -> dict[int, str]:
+        """Prompt size to the name of its entry point; 0 stands for every size."""
+        sizes = self.program.prompt_sizes
+        return {size: f"prefill_{size}" for size in sizes} or {0: "prefill"}
 
     def decode(self, token: int | Output, start: int, state: StateBuffers) -> DeviceOutput:
         """Runs one token. An output's own token stays on the device, an int is copied there."""
@@ -203,6 +215,25 @@ def select_program(artifact: Artifact, device: str | None) -> contract.Program:
         f"device {wanted!r}: the artifact has programs for {have}",
         f"compile again with --target {wanted}",
     )
+
+
+def split_block(size: int, sizes: tuple[int, ...]) -> list[int]:
+    """The calls that a block of `size` tokens takes: its own size, or `sizes`, largest first.
+
+    The padding of a block is shorter than the smallest size, so every call has a true token.
+
+    Raises:
+        ArtifactError: the sizes cannot be put together to `size`.
+    """
+    if not sizes:
+        return [size]
+    parts: list[int] = []
+    for part in sorted(sizes, reverse=True):
+        parts += [part] * (size // part)
+        size %= part
+    if size:
+        raise ArtifactError(f"no prompt sizes of {sizes} leave none of {size} tokens")
+    return parts
 
 
 def _check_contract(artifact: Artifact) -> None:
