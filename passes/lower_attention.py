@@ -5,6 +5,9 @@ depth of the sequence, not the capacity of its cache, and the length keeps the d
 code generation wants. Grouped query heads read each key and value once; nothing is repeated. The
 sum of the softmax divides the product, not the weights, which is `value_width` divisions for each
 query instead of one for each row.
+
+With `compute=cache` both contractions of a block of tokens multiply in the cache's type, into f32
+sums: over a 16-bit cache that is what tensor cores do. The softmax and its sum stay f32.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from edgec.passes.rewriting import (
     call_template,
     constant_float,
     constant_int,
+    convert_elements,
     custom_ops,
     insert_function,
     is_none,
@@ -43,25 +47,38 @@ class _Case:
     scale: float
     window: int
     softcap: float
+    factor: str
 
 
 @dataclass(frozen=True)
 class LowerAttention:
+    """`compute`: `activations` or `cache`, the type of the contractions' factors."""
+
+    compute: str = "activations"
+
+    def __post_init__(self) -> None:
+        if self.compute not in ("activations", "cache"):
+            raise ValueError(f"lower-attention: compute={self.compute}: activations or cache")
+
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "attention"):
             query, key, value, start, sinks, scale, window, softcap = op.operands
+            types = [parse_torch_tensor(v.type) for v in (query, key, value, op.results[0])]
+            narrow = self.compute == "cache" and types[0].shape[2] != 1
             case = _Case(
-                *(parse_torch_tensor(v.type) for v in (query, key, value, op.results[0])),
+                *types,
                 sinks=not is_none(sinks),
                 scale=constant_float(scale),
                 window=constant_int(window),
                 softcap=constant_float(softcap),
+                factor=types[1].dtype if narrow else "f32",
             )
             symbol = symbol_name(
                 "attention",
                 *(case.query, case.key, case.value),
                 f"scale{case.scale!r}_window{case.window}_softcap{case.softcap!r}",
                 "sinks" if case.sinks else "",
+                "" if case.factor == "f32" else case.factor,
             )
             insert_function(module, symbol, _template(symbol, case))
             operands = [query, key, value, start, *([sinks] if case.sinks else [])]
@@ -87,6 +104,18 @@ def _template(symbol: str, case: _Case) -> str:
     merged = f"tensor<{n}x{query_heads}x{value_width}xf32>"
     widen = "" if kv == "f32" else f"    %w = arith.extf %b : {kv} to f32\n"
     wide = "%b" if kv == "f32" else "%w"
+    factor = case.factor
+    left, narrow, rounded, probability = "%a", "", "%queries", "%e"
+    factors = queries.replace("f32>", f"{factor}>")
+    probabilities = scores.replace("f32>", f"{factor}>")
+    if factor != "f32":
+        widen += f"    %aw = arith.extf %a : {factor} to f32\n"
+        left, rounded, probability = "%aw", "%rounded", "%er"
+        shape = (heads, group, length, width)
+        narrow = convert_elements(rounded, "%queries", TorchTensor(shape, "f32"), factor, only)
+    round_probability = (
+        "" if factor == "f32" else f"    %er = arith.truncf %e : f32 to {factor}\n"
+    )
     visible = _visible(case.window, case.softcap)
     sinks_argument = f", %sinks: tensor<{query_heads}xf32>" if case.sinks else ""
     return f"""
@@ -120,14 +149,15 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
       output_shape [{heads}, {group}, {tokens}, {width}] : {flat} into {queries}
   %scores_empty = tensor.empty({comma}%depth) : {scores}
   %scores_zero = linalg.fill ins(%zero : f32) outs(%scores_empty : {scores}) -> {scores}
+{narrow}
   %dot = linalg.generic {{
       indexing_maps = [affine_map<(h, g, l, m, d) -> (h, g, l, d)>,
                        affine_map<(h, g, l, m, d) -> (m, h, d)>,
                        affine_map<(h, g, l, m, d) -> (h, g, l, m)>],
       iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction"]
-    }} ins(%queries, %keys : {queries}, {keys}) outs(%scores_zero : {scores}) {{
-  ^bb0(%a: f32, %b: {kv}, %sum: f32):
-{widen}    %p = arith.mulf %a, {wide} : f32
+    }} ins({rounded}, %keys : {factors}, {keys}) outs(%scores_zero : {scores}) {{
+  ^bb0(%a: {factor}, %b: {kv}, %sum: f32):
+{widen}    %p = arith.mulf {left}, {wide} : f32
     %s = arith.addf %sum, %p : f32
     linalg.yield %s : f32
   }} -> {scores}
@@ -142,16 +172,17 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
     %larger = arith.maximumf %visible, %b : f32
     linalg.yield %larger : f32
   }} -> {rows}
+  %weights_empty = tensor.empty({comma}%depth) : {probabilities}
   %weights = linalg.generic {{
       indexing_maps = [#scores, #rows, #scores],
       iterator_types = ["parallel", "parallel", "parallel", "parallel"]
-    }} ins(%dot, %maximum : {scores}, {rows}) outs(%scores_empty : {scores}) {{
-  ^bb0(%a: f32, %b: f32, %unused: f32):
+    }} ins(%dot, %maximum : {scores}, {rows}) outs(%weights_empty : {probabilities}) {{
+  ^bb0(%a: f32, %b: f32, %unused: {factor}):
 {visible}
     %difference = arith.subf %visible, %b : f32
     %e = math.exp %difference : f32
-    linalg.yield %e : f32
-  }} -> {scores}
+{round_probability}    linalg.yield {probability} : {factor}
+  }} -> {probabilities}
   %total_start = linalg.fill ins(%zero : f32) outs(%rows_empty : {rows}) -> {rows}
   %total = linalg.generic {{
       indexing_maps = [#scores, #rows, #rows],
@@ -166,17 +197,7 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
   }} -> {rows}
   %sums_empty = tensor.empty({only}) : {sums}
   %sums_zero = linalg.fill ins(%zero : f32) outs(%sums_empty : {sums}) -> {sums}
-  %weighted = linalg.generic {{
-      indexing_maps = [affine_map<(h, g, l, d, m) -> (h, g, l, m)>,
-                       affine_map<(h, g, l, d, m) -> (m, h, d)>,
-                       affine_map<(h, g, l, d, m) -> (h, g, l, d)>],
-      iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction"]
-    }} ins(%weights, %values : {scores}, {values}) outs(%sums_zero : {sums}) {{
-  ^bb0(%a: f32, %b: {kv}, %sum: f32):
-{widen}    %p = arith.mulf %a, {wide} : f32
-    %s = arith.addf %sum, %p : f32
-    linalg.yield %s : f32
-  }} -> {sums}
+{_weighted(case.factor != "f32", probabilities, values, sums, widen, left, wide, factor, kv)}
   %out_empty = tensor.empty({only}) : {out}
 {_divide(case.sinks, sums, rows, out, f"tensor<{heads}x{group}xf32>")}
   %merged = tensor.collapse_shape %out [[0], [1, 2], [3]] : {out} into {merged}
@@ -185,6 +206,50 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
       : {merged} into {case.result.builtin}
   util.return %result : {case.result.builtin}
 }}"""
+
+
+def _weighted(
+    blocked: bool,
+    weights: str,
+    values: str,
+    sums: str,
+    widen: str,
+    left: str,
+    wide: str,
+    factor: str,
+    kv: str,
+) -> str:
+    """The values times their weights, summed over the rows of the cache.
+
+    Tensor cores need the size of what they sum over: blocked, it is a block's, and the blocks are
+    a second dimension, whose size is not known.
+    """
+    maps = ["h, g, l, m", "m, h, d"]
+    loop, kinds, given, types = "h, g, l, d, m", 1, "%weights, %values", f"{weights}, {values}"
+    split = ""
+    if blocked:
+        maps, loop, kinds = ["h, g, l, b, m", "b, m, h, d"], "h, g, l, d, b, m", 2
+        block_weights = weights.replace("?x" + factor, f"?x{BLOCK}x{factor}")
+        block_values = values.replace("<?x", f"<?x{BLOCK}x")
+        heads, group, length = weights[len("tensor<") :].split("x")[:3]
+        value_heads, width = values[len("tensor<") :].split("x")[1:3]
+        rows = "%tokens" if length == "?" else length
+        split = f"""  %block_weights = tensor.expand_shape %weights [[0], [1], [2], [3, 4]]
+      output_shape [{heads}, {group}, {rows}, %blocks, {BLOCK}] : {weights} into {block_weights}
+  %block_values = tensor.expand_shape %values [[0, 1], [2], [3]]
+      output_shape [%blocks, {BLOCK}, {value_heads}, {width}] : {values} into {block_values}
+"""
+        given, types = "%block_weights, %block_values", f"{block_weights}, {block_values}"
+    affine = [f"affine_map<({loop}) -> ({m})>" for m in (*maps, "h, g, l, d")]
+    return f"""{split}  %weighted = linalg.generic {{
+      indexing_maps = [{", ".join(affine)}],
+      iterator_types = [{", ".join(['"parallel"'] * 4 + ['"reduction"'] * kinds)}]
+    }} ins({given} : {types}) outs(%sums_zero : {sums}) {{
+  ^bb0(%a: {factor}, %b: {kv}, %sum: f32):
+{widen}    %p = arith.mulf {left}, {wide} : f32
+    %s = arith.addf %sum, %p : f32
+    linalg.yield %s : f32
+  }} -> {sums}"""
 
 
 def _visible(window: int, softcap: float) -> str:

@@ -26,6 +26,7 @@ PASSES = {
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
     "bound-reductions": "edgec.passes.bound_reductions:BoundReductions",
+    "lower-argmax": "edgec.passes.lower_argmax:LowerArgmax",
     "state-in-place": "edgec.passes.state_in_place:StateInPlace",
 }
 
