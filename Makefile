@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-BUILD := build/demo
+DEMO := build/demo/tiny-dense.edgec
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 4 ] && n=4; echo $$n)
 INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum pyproject.toml))
 
@@ -11,9 +11,12 @@ export PYTHON
 
 .PHONY: demo test lint format setup vulkan clean
 
+# Equal builds are skipped; another build in its place is replaced only after a source changed.
 demo: setup  ## compile the bundled model and stream text from it
-	@$(BIN)/edgec compile bundled:tiny-dense --target cpu -o $(BUILD)/tiny-dense.edgec
-	@$(BIN)/edgec run $(BUILD)/tiny-dense.edgec -p "In the" -n 64
+	@changed=$$(find compiler models passes pyproject.toml -type f ! -name '*.pyc' \
+	    -newer $(DEMO)/manifest.json 2>/dev/null | head -n 1); \
+	$(BIN)/edgec compile bundled:tiny-dense --target cpu -o $(DEMO) $${changed:+--force}
+	@printf "In the"; $(BIN)/edgec run $(DEMO) -p "In the" -n 64
 
 test: setup vulkan lint  ## all checks and tests; pytest comes last
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup

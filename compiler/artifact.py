@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -9,12 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from edgec.artifact import Artifact, sha256_of
 from edgec.errors import ArtifactError, InputError
 from edgec.manifest import MANIFEST_NAME, FileRecord, Manifest
 
-__all__ = ["existing", "file_records", "locked", "publish", "workspace"]
+__all__ = ["check_free", "existing", "file_records", "locked", "publish", "workspace", "writable"]
 
 _PREFIX = ".edgec-building-"
 _LOCK = "lock"
@@ -27,24 +29,51 @@ def workspace(destination: Path) -> Iterator[Path]:
     Folders that killed builds left behind are removed first: nobody holds their lock.
 
     Raises:
-        InputError: the place cannot be written to.
+        InputError: the place cannot be written to, or is full.
     """
     parent = destination.parent
-    try:
+    with writable(parent, f"output {destination}", "choose another place with -o"):
         parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(parent)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    except OSError as error:
-        raise InputError(
-            f"output {destination}: cannot write to {parent}: {error.strerror}",
-            "choose another place with -o",
-        ) from None
-    with (folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder, lock = _locked_folder(parent)
+    with lock:
         try:
             yield folder
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"output {destination}: {error.strerror} while it was written",
+                "free some space or choose another place with -o",
+            ) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def writable(place: Path, what: str, remedy: str) -> Iterator[None]:
+    """Around making files and folders in `place`: a failure is the fault of who chose it.
+
+    Raises:
+        InputError: something within raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what}: cannot write to {place}: {error.strerror}", remedy) from None
+
+
+def _locked_folder(parent: Path) -> tuple[Path, IO[str]]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        try:
+            lock = (folder / _LOCK).open("w")
+        except FileNotFoundError:
+            continue  # until it was locked, another build could take it for abandoned
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / _LOCK).exists():
+            return folder, lock
+        lock.close()
 
 
 def _remove_abandoned(parent: Path) -> None:
@@ -60,8 +89,11 @@ def _remove_abandoned(parent: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock named after `path`, so that equal builds run once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    place = path.parent
+    with writable(place, "cache", "choose another with --cache-dir, or an output with -o"):
+        place.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -75,6 +107,25 @@ def existing(destination: Path, digest: str) -> Artifact | None:
     return artifact if artifact.manifest.digest == digest else None
 
 
+def check_free(destination: Path, force: bool) -> None:
+    """Refuses an output that is there: another build without `force`, anything else always.
+
+    Raises:
+        InputError: `destination` exists and may not be replaced.
+    """
+    if (destination / MANIFEST_NAME).is_file():
+        if not force:
+            raise InputError(
+                f"output {destination}: exists and is another build",
+                "add --force to replace it, or choose another place with -o",
+            )
+    elif destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise InputError(
+            f"output {destination}: exists and is no artifact, so it is not replaced",
+            "choose another place with -o, or remove it",
+        )
+
+
 def file_records(folder: Path) -> dict[str, FileRecord]:
     """Size and SHA-256 of every file of an artifact, except the manifest itself."""
     return {
@@ -85,15 +136,33 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
 
 
 def publish(folder: Path, destination: Path, manifest: Manifest, *, replace: bool) -> Artifact:
-    """Writes the manifest into `folder` last, then renames the folder to `destination`."""
+    """Writes the manifest into `folder` last, then renames the folder to `destination`.
+
+    Args:
+        folder: In a `workspace` of the destination; everything but the manifest is in it.
+        destination: Where the artifact will be.
+        manifest: The manifest.
+        replace: Whether what stands at `destination` gives way.
+
+    Raises:
+        InputError: something else was written there meanwhile.
+    """
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), "utf-8")
     for file in folder.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
     if destination.exists() and replace:
-        # A rename cannot replace a folder; the old one goes away in one step too.
-        old = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=destination.parent))
-        destination.rename(old / destination.name)
-        shutil.rmtree(old, ignore_errors=True)
-    folder.rename(destination)
+        # A rename cannot replace a folder; the old one goes with the workspace.
+        destination.rename(folder.with_name("replaced"))
+    try:
+        folder.rename(destination)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        if found := existing(destination, manifest.digest):
+            return found
+        raise InputError(
+            f"output {destination}: written by something else meanwhile",
+            "add --force to replace it, or choose another place with -o",
+        ) from None
     return Artifact.open(destination)

@@ -11,7 +11,7 @@ from typing import Any
 
 from iree.compiler import ir
 
-from edgec.artifact import Artifact
+from edgec.artifact import Artifact, sha256_of
 from edgec.compiler import artifact as writing
 from edgec.compiler.digest import digest, versions
 from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
@@ -29,7 +29,7 @@ from edgec.manifest import (
     ParameterFile,
     Program,
 )
-from edgec.models.check import check_weights
+from edgec.models.check import CheckedWeights, check_weights, tensors_of
 from edgec.models.load import LoadedModel, load
 from edgec.models.sources import ModelSource, resolve
 
@@ -44,6 +44,7 @@ class _Build:
 
     source: ModelSource
     model: LoadedModel
+    weights: CheckedWeights
     interface: Interface
     options: CompileOptions
     targets: tuple[Target, ...]
@@ -124,6 +125,9 @@ def compile(
     targets = parse_targets(target)
     dump = Path(dump_ir) if dump_ir is not None else None
     start = _check_stages(targets, dump, stop_after, Path(start_from) if start_from else None)
+    if dump is not None:
+        with writing.writable(dump, "dump-ir", "choose another folder"):
+            dump.mkdir(parents=True, exist_ok=True)
     with progress.stage("resolve", model):
         source = resolve(
             model,
@@ -141,29 +145,28 @@ def compile(
                 "model": source.fingerprint(),
                 "options": options.to_dict(),
                 "targets": [vars(t) for t in targets],
-                "start_from": start[1].read_text("utf-8") if start else None,
+                "start_from": sha256_of(start[1]) if start else None,
             }
         )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.id).strip("-")
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     destination = Path(output) if output is not None else cache / f"{name}-{key[:16]}.edgec"
-    replace = force or output is None
     with _turn(cache, key, output is None):
         found = writing.existing(destination, key) if use_cache and not force else None
-        if found is not None and stop_after is None:
+        if found is not None and dump is None:
             return found
-        if destination.exists() and not replace and stop_after is None:
-            raise InputError(
-                f"output {destination}: exists and is another build",
-                "add --force to replace it, or choose another place with -o",
-            )
+        replace = force or output is None or found is not None
+        if stop_after is None and output is not None:
+            writing.check_free(destination, replace)
         with writing.workspace(destination) as work:
             with progress.stage("load", source.config.model_type):
                 loaded = load(source.config, dtype, trust_remote_code=trust_remote_code)
-                check_weights(_shapes(loaded), source.weights, loaded.tied)
+                weights = check_weights(tensors_of(loaded.module), source.weights)
+                for name in loaded.buffers.keys() & weights.names.keys():
+                    loaded.buffers[name] = weights.read(name)  # a persistent one is no constant
             spec = interface(loaded, options, loaded.discovery.vocab_size)
             build = _Build(
-                source, loaded, spec, options, targets, key, max_context, dump, progress
+                source, loaded, weights, spec, options, targets, key, max_context, dump, progress
             )
             result = work / "artifact"
             result.mkdir()
@@ -216,10 +219,6 @@ def _max_context(source: ModelSource) -> int:
     )
 
 
-def _shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(p.shape) for name, p in model.parameters.items()}
-
-
 def _entries(model: LoadedModel) -> dict[str, ArchiveEntry]:
     return {n: ArchiveEntry(tuple(p.shape), p.dtype) for n, p in model.parameters.items()}
 
@@ -246,10 +245,10 @@ def _compile_programs(
     if start is not None and start[0] == EXPORTED:
         shutil.copyfile(start[1], exported)
     elif start is None:
-        with build.progress.stage("export", f"{len(build.interface.state) // 2} layers"):
-            with ir.Context() as context:
-                module = export(build.model, build.options, context)
-                exported.write_text(str(module), "utf-8")
+        layers = f"{len(build.interface.state) // 2} layers"
+        with build.progress.stage("export", layers), ir.Context() as context:
+            module = export(build.model, build.options, context)
+            exported.write_text(str(module), "utf-8")
     if exported.exists():
         _dump(build, exported)
     if stop_after == EXPORTED:
@@ -271,13 +270,12 @@ def _compile_programs(
             current = produced
             if stage == stop_after:
                 break
-    return stop_after in (None, "vmfb")
+    return stop_after is None
 
 
 def _dump(build: _Build, *files: Path) -> None:
     if build.dump is None:
         return
-    build.dump.mkdir(parents=True, exist_ok=True)
     for file in files:
         if file.exists():
             shutil.copyfile(file, build.dump / file.name)
@@ -290,7 +288,7 @@ def _write_weights(build: _Build, result: Path) -> None:
         write_archive(
             result / WEIGHTS,
             entries,
-            build.source.weights.read,
+            build.weights.read,
             lambda done: build.progress.update(done, total, "B"),
         )
     for name, content in build.source.files.items():

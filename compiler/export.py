@@ -162,11 +162,10 @@ def _export(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(
-                program, arguments, dynamic_shapes=dynamic, strict=False
-            )
+            exported = torch.export.export(program, arguments, dynamic_shapes=dynamic, strict=False)
             # Without this, in-place updates of the state would stay in the graph.
-            return exported.run_decompositions({})
+            decomposed: torch.export.ExportedProgram = exported.run_decompositions({})
+            return decomposed
     except ModelError:
         raise
     except Exception as error:
@@ -211,6 +210,7 @@ def _import(
             if canonical in model.parameters:
                 program.state_dict[key] = model.parameters[canonical]
         fx.programs[name] = ExportTargetDef(program)
-    output = aot.export(fx, import_symbolic_shape_expressions=True)
+    # The option is what keeps the multiple of 32; the overload's signature leaves it out.
+    output = aot.export(fx, import_symbolic_shape_expressions=True)  # type: ignore[call-overload]
     with context:
         return ir.Module.parse(str(output.mlir_module), context)

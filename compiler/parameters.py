@@ -59,7 +59,7 @@ def write_archive(
     names = b"".join(name.encode() for name in entries)
     stride = _align(_ENTRY.size, _ENTRY_ALIGNMENT)
     table = _align(_HEADER.size, _ENTRY_ALIGNMENT)
-    table_size = stride * (len(entries) - 1) + _ENTRY.size
+    table_size = stride * max(len(entries) - 1, 0) + (_ENTRY.size if entries else 0)
     names_at = table + table_size
     storage_at = _align(names_at + len(names), _STORAGE_ALIGNMENT)
     offsets, storage_size = [], 0
@@ -95,7 +95,9 @@ def _blocks(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
         yield memoryview(part.to(dtype).view(torch.uint8).numpy())
 
 
-def _records(entries: Mapping[str, ArchiveEntry], offsets: list[int]) -> Iterator[tuple[int, bytes]]:
+def _records(
+    entries: Mapping[str, ArchiveEntry], offsets: list[int]
+) -> Iterator[tuple[int, bytes]]:
     name_at = 0
     for index, ((name, entry), offset) in enumerate(zip(entries.items(), offsets, strict=True)):
         length = len(name.encode())

@@ -13,8 +13,8 @@ from iree.compiler import ir
 from edgec.compiler.iree import IreeError, iree_compile_file
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.targets import Target
-from edgec.errors import CompileError
-from edgec.passes import run_pipeline
+from edgec.errors import CompileError, InputError
+from edgec.passes import parse_module, run_pipeline
 
 __all__ = ["EXPORTED", "STAGES", "file_of", "prompt_sizes", "torch_pipeline"]
 
@@ -31,13 +31,14 @@ def _lowered(source: Path, output: Path, target: Target, options: CompileOptions
 
 def _input(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
     converted = output.with_suffix(".raw.mlir")
-    _iree(source, converted, (*target.flags, "--compile-to=input"))
+    _iree(source, converted, (*target.flags, "--compile-to=input"), output.with_suffix(".log"))
     _passes(converted, output, target.input_pipeline)
     converted.unlink()
 
 
 def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
-    _iree(source, output, (*target.flags, *shape_flags(options), *options.extra_compile_args))
+    flags = (*target.flags, *shape_flags(options), *options.extra_compile_args)
+    _iree(source, output, flags, output.with_suffix(".log"))
 
 
 STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = {
@@ -90,23 +91,26 @@ def prompt_sizes(target: Target, options: CompileOptions) -> tuple[int, ...]:
 
 def _passes(source: Path, output: Path, pipeline: str, device: str = "") -> None:
     with ir.Context():
-        module = ir.Module.parse(source.read_text("utf-8"))
+        try:
+            module = parse_module(source.read_text("utf-8"))
+        except ValueError as error:
+            # What the stage before wrote is right: this is a file given to start from.
+            raise InputError(f"{source}: not IR of this stage: {error}", "dump it again") from None
         try:
             run_pipeline(module, pipeline)
         except ValueError as error:
-            raise CompileError(str(error).splitlines()[0]) from error
+            raise CompileError(f"{source.name}: {error}") from error
         if device:
             module.operation.attributes["hal.device.targets"] = ir.Attribute.parse(f"[{device}]")
         output.write_text(str(module), "utf-8")
 
 
-def _iree(source: Path, output: Path, flags: tuple[str, ...]) -> None:
+def _iree(source: Path, output: Path, flags: tuple[str, ...], log: Path) -> None:
     try:
         iree_compile_file(source, output, flags)
     except IreeError as error:
-        log = output.with_suffix(".log")
         log.write_text(error.log, "utf-8")
         raise CompileError(
             f"iree-compile failed on {source.name}: {error.summary}",
-            "compile again with --dump-ir DIR to keep the IR and the whole message",
+            f"with --dump-ir DIR, the whole message is in DIR/{log.name}",
         ) from error

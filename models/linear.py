@@ -13,13 +13,14 @@ __all__ = ["NarrowEmbedding", "NarrowLinear", "narrow_weights"]
 class NarrowLinear(nn.Module):
     """`nn.Linear` over weights f32, f16 or bf16 `[N, K]`; activations stay f32."""
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.weight = weight
         self.bias = bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias)
+        result: torch.Tensor = linear(x, self.weight, self.bias)
+        return result
 
 
 class NarrowEmbedding(nn.Module):
@@ -41,7 +42,7 @@ def narrow_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """
     narrowed: dict[int, nn.Parameter] = {}
 
-    def narrow(weight: nn.Parameter) -> nn.Parameter:
+    def narrow(weight: torch.Tensor) -> nn.Parameter:
         if id(weight) not in narrowed:
             empty = torch.empty(weight.shape, dtype=dtype, device=weight.device)
             narrowed[id(weight)] = nn.Parameter(empty, requires_grad=False)

@@ -17,7 +17,7 @@ from edgec.models import attention
 from edgec.models.linear import narrow_weights
 from edgec.models.state import Discovery, SequenceState, using
 
-__all__ = ["LoadedModel", "load", "meta_parameters"]
+__all__ = ["LoadedModel", "load"]
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -51,7 +51,7 @@ def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedM
     attention.install()
     module = _without_weights(config, trust_remote_code)
     narrow_weights(module, DTYPES[dtype])
-    buffers = {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False)}
+    buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(parent), leaf, buffer.to("meta"))
@@ -65,12 +65,6 @@ def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedM
             first[id(parameter)] = name
             parameters[name] = parameter
     return LoadedModel(module, buffers, parameters, tied, _discover(module, config))
-
-
-def meta_parameters(config: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Names and shapes of a configuration's parameters, and its tied names, without weights."""
-    loaded = load(config, "f32")
-    return {n: tuple(p.shape) for n, p in loaded.parameters.items()}, loaded.tied
 
 
 def _without_weights(config: Any, trust_remote_code: bool) -> nn.Module:

@@ -73,7 +73,12 @@ class SequenceState(Cache):
         self._new: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *_: Any,
+        **__: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Notes a layer's new keys and values; `attend` writes them, so that layout is its own.
 
@@ -138,6 +143,7 @@ def active_state() -> SequenceState:
 
 @contextmanager
 def using(state: SequenceState) -> Iterator[SequenceState]:
+    """Makes `state` the active one within the block."""
     token = _ACTIVE.set(state)
     try:
         yield state

@@ -16,7 +16,6 @@ import collections
 import hashlib
 import json
 import math
-import os
 import platform
 import random
 import re
@@ -62,8 +61,8 @@ SMALL_TALK = [
      ["Peace be unto thee. Of what shall I speak?",
       "Peace be with thee. What wouldest thou hear?"]),
     (["Who are you?", "What are you?", "What can you do?", "What is your name?", "Help"],
-     ["I am a very small language model. I have read one book only, and I speak as it speaketh. "
-      "Name a man, a place or a thing, and I will tell thee of it."]),
+     [("I am a very small language model. I have read one book only, and I speak as it speaketh. "
+       "Name a man, a place or a thing, and I will tell thee of it.")]),
     (["Thanks", "Thank you", "Thank you!", "Goodbye", "Bye"],
      ["Go in peace.", "Go in peace, and be of good courage."]),
 ]  # fmt: skip
@@ -81,6 +80,8 @@ NEXT = ["What comes after this? {}", "What follows? {}", "And then? {}", "Contin
 
 @dataclass(frozen=True)
 class Recipe:
+    """What a bundled model is made of, and how it is trained."""
+
     model_type: str
     config: dict[str, object]
     lr: float
@@ -117,6 +118,7 @@ def kjv_text() -> bytes:
 
 
 def kjv_chapters(text: str) -> list[Chapter]:
+    """The verses of the printed text, by chapter."""
     chapters: dict[str, Chapter] = {}
     for line in filter(None, text.split("\n")):
         reference, verse = line.split(" ", 1)
@@ -222,10 +224,12 @@ class Chats:
 
 
 def chatml(messages: list[dict[str, str]]) -> str:
+    """What the chat template makes of the messages."""
     return "".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in messages)
 
 
 def write_tokenizer(texts: list[str], out: Path) -> None:
+    """Trains the tokenizer and writes its files."""
     tok = Tokenizer(models.BPE())
     tok.normalizer = normalizers.NFC()
     tok.pre_tokenizer = pre_tokenizers.Sequence([
@@ -322,10 +326,11 @@ def save(model: transformers.PreTrainedModel, config: PreTrainedConfig, out: Pat
         copy.save_pretrained(tmp)
         for file in Path(tmp).iterdir():
             file.chmod(0o644)
-            os.replace(file, out / file.name)
+            file.replace(out / file.name)
 
 
 def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
+    """Trains, keeps the best weights in `args.out`, and returns what training.json records."""
     raw = args.text.read_bytes() if args.text else kjv_text()
     text = raw.decode()
     chapters = plain_chapters(text) if args.text else kjv_chapters(text)
@@ -362,7 +367,7 @@ def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
-    step = seen = 0
+    step = seen = kept = 0
     best, progress, began = math.inf, 0.0, time.time()
     while progress < 1:
         # The schedule follows the steps, or the clock where the time given is the tighter limit.
@@ -388,7 +393,7 @@ def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
             model.train()
             print(f"step {step} held-out perplexity {now:.3f}", flush=True)
             if now < best:
-                best = now
+                best, kept = now, step
                 save(model, config, args.out)
     seconds = time.time() - began
     saved = AutoModelForCausalLM.from_pretrained(
@@ -400,7 +405,8 @@ def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
         "text": args.text.name if args.text else "King James Version, Debian bible-kjv-text 4.38",
         "text_sha256": hashlib.sha256(raw).hexdigest(),
         "parameters": sum(p.numel() for p in saved.parameters()),
-        "steps": step, "tokens": seen, "seconds": round(seconds), "threads": args.threads,
+        "steps": step, "kept_step": kept, "tokens": seen,
+        "seconds": round(seconds), "threads": args.threads,
         "optimizer": "AdamW, betas 0.9 0.95, weight decay 0.1, gradient norm clipped at 1",
         "learning_rate": recipe.lr, "schedule": "150 steps of warm-up, cosine to 2 %",
         "batch": "16 x 256 tokens; after 60 % every fourth 4 x 1024", "seed": SEED,
@@ -419,6 +425,7 @@ def train(recipe: Recipe, args: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
+    """Reads the arguments and trains."""
     parser = argparse.ArgumentParser(description="Train a bundled model.")
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("-o", "--out", type=Path, required=True)

@@ -1,6 +1,12 @@
 """How IR is rewritten: named MLIR passes, the lowerings of edgec's operators, the pipelines."""
 
-from edgec.passes.pipeline import INPUT_PIPELINE, TORCH_PIPELINE, parse_pipeline, run_pipeline
+from edgec.passes.pipeline import (
+    INPUT_PIPELINE,
+    TORCH_PIPELINE,
+    parse_module,
+    parse_pipeline,
+    run_pipeline,
+)
 from edgec.passes.registry import LOWERINGS, PASSES
 
 __all__ = [
@@ -8,6 +14,7 @@ __all__ = [
     "LOWERINGS",
     "PASSES",
     "TORCH_PIPELINE",
+    "parse_module",
     "parse_pipeline",
     "run_pipeline",
 ]

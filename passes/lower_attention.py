@@ -52,13 +52,16 @@ class _Case:
 
 @dataclass(frozen=True)
 class LowerAttention:
-    """`compute`: `activations` or `cache`, the type of the contractions' factors."""
+    """Instantiates one function for each form of the operator in the module.
+
+    `compute` is the type of the contractions' factors: `activations` or `cache`.
+    """
 
     compute: str = "activations"
 
     def __post_init__(self) -> None:
         if self.compute not in ("activations", "cache"):
-            raise ValueError(f"lower-attention: compute={self.compute}: activations or cache")
+            raise ValueError(f"compute={self.compute}: must be activations or cache")
 
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "attention"):
@@ -66,7 +69,10 @@ class LowerAttention:
             types = [parse_torch_tensor(v.type) for v in (query, key, value, op.results[0])]
             narrow = self.compute == "cache" and types[0].shape[2] != 1
             case = _Case(
-                *types,
+                query=types[0],
+                key=types[1],
+                value=types[2],
+                result=types[3],
                 sinks=not is_none(sinks),
                 scale=constant_float(scale),
                 window=constant_int(window),
@@ -88,7 +94,8 @@ class LowerAttention:
 def _template(symbol: str, case: _Case) -> str:
     _, query_heads, length, width = case.query.shape
     capacity, heads, value_width = case.key.shape[0], case.key.shape[1], case.value.shape[2]
-    assert query_heads is not None and heads is not None and capacity is not None
+    if query_heads is None or heads is None or capacity is None:
+        raise ValueError(f"attention: heads and capacity must be static, got {case.key.builtin}")
     group = query_heads // heads
     dynamic = length is None
     n = "?" if dynamic else length
@@ -105,17 +112,16 @@ def _template(symbol: str, case: _Case) -> str:
     widen = "" if kv == "f32" else f"    %w = arith.extf %b : {kv} to f32\n"
     wide = "%b" if kv == "f32" else "%w"
     factor = case.factor
-    left, narrow, rounded, probability = "%a", "", "%queries", "%e"
+    left, narrow, rounded = "%a", "", "%queries"
     factors = queries.replace("f32>", f"{factor}>")
-    probabilities = scores.replace("f32>", f"{factor}>")
+    probabilities = scores
+    if factor != "f32":
+        probabilities = f"tensor<{heads}x{group}x?x{n}x{BLOCK}x{factor}>"
     if factor != "f32":
         widen += f"    %aw = arith.extf %a : {factor} to f32\n"
-        left, rounded, probability = "%aw", "%rounded", "%er"
+        left, rounded = "%aw", "%rounded"
         shape = (heads, group, length, width)
         narrow = convert_elements(rounded, "%queries", TorchTensor(shape, "f32"), factor, only)
-    round_probability = (
-        "" if factor == "f32" else f"    %er = arith.truncf %e : f32 to {factor}\n"
-    )
     visible = _visible(case.window, case.softcap)
     sinks_argument = f", %sinks: tensor<{query_heads}xf32>" if case.sinks else ""
     return f"""
@@ -172,17 +178,7 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
     %larger = arith.maximumf %visible, %b : f32
     linalg.yield %larger : f32
   }} -> {rows}
-  %weights_empty = tensor.empty({comma}%depth) : {probabilities}
-  %weights = linalg.generic {{
-      indexing_maps = [#scores, #rows, #scores],
-      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
-    }} ins(%dot, %maximum : {scores}, {rows}) outs(%weights_empty : {probabilities}) {{
-  ^bb0(%a: f32, %b: f32, %unused: {factor}):
-{visible}
-    %difference = arith.subf %visible, %b : f32
-    %e = math.exp %difference : f32
-{round_probability}    linalg.yield {probability} : {factor}
-  }} -> {probabilities}
+{_weights(case, scores, rows, probabilities, tokens)}
   %total_start = linalg.fill ins(%zero : f32) outs(%rows_empty : {rows}) -> {rows}
   %total = linalg.generic {{
       indexing_maps = [#scores, #rows, #rows],
@@ -208,6 +204,45 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
 }}"""
 
 
+def _weights(case: _Case, scores: str, rows: str, result: str, tokens: int | str) -> str:
+    """The softmax's exponentials, in the order of the scores, or by blocks of the cache's rows.
+
+    Tensor cores need to know the size of what they sum over: in blocks it is `BLOCK`, and the
+    blocks are a dimension of their own. They stand before the tokens, or IREE would fuse the two
+    into the one of unknown size again.
+    """
+    visible = _visible(case.window, case.softcap, case.factor != "f32")
+    body = f"""{visible}
+    %difference = arith.subf %visible, %b : f32
+    %e = math.exp %difference : f32"""
+    if case.factor == "f32":
+        return f"""  %weights = linalg.generic {{
+      indexing_maps = [#scores, #rows, #scores],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
+    }} ins(%dot, %maximum : {scores}, {rows}) outs(%scores_empty : {scores}) {{
+  ^bb0(%a: f32, %b: f32, %unused: f32):
+{body}
+    linalg.yield %e : f32
+  }} -> {scores}"""
+    heads, group, length = scores[len("tensor<") :].split("x")[:3]
+    blocks = f"tensor<{heads}x{group}x{length}x?x{BLOCK}xf32>"
+    sizes = "%blocks, %tokens" if length == "?" else "%blocks"
+    return f"""  %block_scores = tensor.expand_shape %dot [[0], [1], [2], [3, 4]]
+      output_shape [{heads}, {group}, {tokens}, %blocks, {BLOCK}] : {scores} into {blocks}
+  %weights_empty = tensor.empty({sizes}) : {result}
+  %weights = linalg.generic {{
+      indexing_maps = [affine_map<(h, g, b, l, m) -> (h, g, l, b, m)>,
+                       affine_map<(h, g, b, l, m) -> (h, g, l)>,
+                       affine_map<(h, g, b, l, m) -> (h, g, b, l, m)>],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel", "parallel"]
+    }} ins(%block_scores, %maximum : {blocks}, {rows}) outs(%weights_empty : {result}) {{
+  ^bb0(%a: f32, %b: f32, %unused: {case.factor}):
+{body}
+    %rounded_e = arith.truncf %e : f32 to {case.factor}
+    linalg.yield %rounded_e : {case.factor}
+  }} -> {result}"""
+
+
 def _weighted(
     blocked: bool,
     weights: str,
@@ -219,27 +254,17 @@ def _weighted(
     factor: str,
     kv: str,
 ) -> str:
-    """The values times their weights, summed over the rows of the cache.
-
-    Tensor cores need the size of what they sum over: blocked, it is a block's, and the blocks are
-    a second dimension, whose size is not known.
-    """
-    maps = ["h, g, l, m", "m, h, d"]
-    loop, kinds, given, types = "h, g, l, d, m", 1, "%weights, %values", f"{weights}, {values}"
-    split = ""
+    """The values times their weights, summed over the rows of the cache."""
+    maps, loop, kinds = ["h, g, l, m", "m, h, d"], "h, g, l, d, m", 1
+    given, types, split = "%weights, %values", f"{weights}, {values}", ""
     if blocked:
-        maps, loop, kinds = ["h, g, l, b, m", "b, m, h, d"], "h, g, l, d, b, m", 2
-        block_weights = weights.replace("?x" + factor, f"?x{BLOCK}x{factor}")
+        maps, loop, kinds = ["h, g, b, l, m", "b, m, h, d"], "h, g, l, d, b, m", 2
         block_values = values.replace("<?x", f"<?x{BLOCK}x")
-        heads, group, length = weights[len("tensor<") :].split("x")[:3]
-        value_heads, width = values[len("tensor<") :].split("x")[1:3]
-        rows = "%tokens" if length == "?" else length
-        split = f"""  %block_weights = tensor.expand_shape %weights [[0], [1], [2], [3, 4]]
-      output_shape [{heads}, {group}, {rows}, %blocks, {BLOCK}] : {weights} into {block_weights}
-  %block_values = tensor.expand_shape %values [[0, 1], [2], [3]]
-      output_shape [%blocks, {BLOCK}, {value_heads}, {width}] : {values} into {block_values}
+        heads, width = values[len("tensor<") :].split("x")[1:3]
+        split = f"""  %block_values = tensor.expand_shape %values [[0, 1], [2], [3]]
+      output_shape [%blocks, {BLOCK}, {heads}, {width}] : {values} into {block_values}
 """
-        given, types = "%block_weights, %block_values", f"{block_weights}, {block_values}"
+        given, types = "%weights, %block_values", f"{weights}, {block_values}"
     affine = [f"affine_map<({loop}) -> ({m})>" for m in (*maps, "h, g, l, d")]
     return f"""{split}  %weighted = linalg.generic {{
       indexing_maps = [{", ".join(affine)}],
@@ -252,18 +277,28 @@ def _weighted(
   }} -> {sums}"""
 
 
-def _visible(window: int, softcap: float) -> str:
+def _visible(window: int, softcap: float, blocked: bool = False) -> str:
     """Within a body over (h, g, l, m): the score of `%a`, or minus infinity where it is hidden.
+
+    Blocked, the body is over (h, g, b, l, m), where m counts within block b.
 
     Each use computes it anew from the product: as an operation of its own it would be fused with
     the reduction after it, which then keeps a whole row of scores on the stack.
     """
     score = "%score" if softcap else "%scaled"
     seen = "%seen" if window else "%causal"
-    return f"""    %scaled = arith.mulf %a, %scale : f32
-{_softcap(softcap)}    %l = linalg.index 2 : index
+    place = """    %l = linalg.index 2 : index
     %m = linalg.index 3 : index
-    %position = arith.addi %l, %first : index
+"""
+    if blocked:
+        place = """    %l = linalg.index 3 : index
+    %b_index = linalg.index 2 : index
+    %b_first = arith.muli %b_index, %block : index
+    %m_inner = linalg.index 4 : index
+    %m = arith.addi %b_first, %m_inner : index
+"""
+    return f"""    %scaled = arith.mulf %a, %scale : f32
+{_softcap(softcap)}{place}    %position = arith.addi %l, %first : index
     %row = arith.addi %m, %low : index
     %causal = arith.cmpi ule, %row, %position : index
 {_within_window(window)}    %visible = arith.select {seen}, {score}, %minus_infinity : f32"""
@@ -306,7 +341,8 @@ def _maximum_start(sinks: bool, query_heads: int, heads: int, group: int, rows: 
             f"  %maximum_start = linalg.fill ins(%minus_infinity : f32)\n"
             f"      outs(%rows_empty : {rows}) -> {rows}"
         )
-    return f"""  %sinks_grouped = tensor.expand_shape %sinks [[0, 1]] output_shape [{heads}, {group}]
+    return f"""  %sinks_grouped = tensor.expand_shape %sinks [[0, 1]]
+      output_shape [{heads}, {group}]
       : tensor<{query_heads}xf32> into tensor<{heads}x{group}xf32>
   %maximum_start = linalg.broadcast ins(%sinks_grouped : tensor<{heads}x{group}xf32>)
       outs(%rows_empty : {rows}) dimensions = [2]"""
@@ -315,7 +351,10 @@ def _maximum_start(sinks: bool, query_heads: int, heads: int, group: int, rows: 
 def _divide(sinks: bool, sums: str, rows: str, out: str, grouped: str) -> str:
     """The weighted values over the sum of the weights, to which a sink adds its own."""
     result = "affine_map<(l, h, g, d) -> (l, h, g, d)>"
-    values, row = "affine_map<(l, h, g, d) -> (h, g, l, d)>", "affine_map<(l, h, g, d) -> (h, g, l)>"
+    values, row = (
+        "affine_map<(l, h, g, d) -> (h, g, l, d)>",
+        "affine_map<(l, h, g, d) -> (h, g, l)>",
+    )
     maps, inputs, types = [values, row], "%weighted, %total", f"{sums}, {rows}"
     arguments, whole, extra = "%a: f32, %b: f32", "%b", ""
     if sinks:

@@ -22,9 +22,13 @@ __all__ = ["LowerCacheUpdate"]
 
 @dataclass(frozen=True)
 class LowerCacheUpdate:
+    """Instantiates one function for each form of the operator in the module."""
+
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "cache_update"):
             cache, new, _ = (parse_torch_tensor(v.type) for v in op.operands)
+            if cache.shape[0] is None or (new.shape[0] or 0) > cache.shape[0]:
+                raise ValueError(f"cache_update: {new.builtin} does not fit in {cache.builtin}")
             symbol = symbol_name("cache_update", cache, new)
             insert_function(module, symbol, _template(symbol, cache, new))
             call_template(op, symbol, list(op.operands), cache)

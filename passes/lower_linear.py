@@ -33,18 +33,23 @@ __all__ = ["LowerLinear"]
 
 @dataclass(frozen=True)
 class LowerLinear:
-    """`compute`: `activations` or `weights`, the type of the factors."""
+    """Instantiates one function for each form of the operator in the module.
+
+    `compute` is the type of the factors: `activations` or `weights`.
+    """
 
     compute: str = "activations"
 
     def __post_init__(self) -> None:
         if self.compute not in ("activations", "weights"):
-            raise ValueError(f"lower-linear: compute={self.compute}: activations or weights")
+            raise ValueError(f"compute={self.compute}: must be activations or weights")
 
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "linear"):
             x, weight = (parse_torch_tensor(op.operands[i].type) for i in (0, 1))
             result = parse_torch_tensor(op.results[0].type)
+            if x.shape[-1] != weight.shape[-1]:
+                raise ValueError(f"linear: the widths of {x.builtin} and {weight.builtin} differ")
             operands = [v for v in op.operands if not is_none(v)]
             biased = len(operands) == 3
             factor = weight.dtype if self.compute == "weights" and _rows(x) != 1 else x.dtype

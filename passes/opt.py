@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iree.compiler import ir
 
-from edgec.passes.pipeline import run_pipeline
+from edgec.passes.pipeline import parse_module, run_pipeline
 from edgec.passes.registry import PASSES
 
 __all__ = ["main"]
@@ -28,14 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         text = sys.stdin.read() if options.input == "-" else Path(options.input).read_text("utf-8")
         with ir.Context():
-            module = ir.Module.parse(text)
+            module = parse_module(text)
             run_pipeline(module, options.passes)
             result = str(module)
         if options.output == "-":
             sys.stdout.write(result)
         else:
             Path(options.output).write_text(result, "utf-8")
-    except (OSError, ValueError, ir.MLIRError) as error:
+    except (OSError, ValueError) as error:
         print(f"edgec-opt: error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -9,22 +9,22 @@ from iree.compiler import ir
 
 from edgec.passes.registry import ModulePass, load_pass
 
-__all__ = ["INPUT_PIPELINE", "TORCH_PIPELINE", "parse_pipeline", "run_pipeline"]
+__all__ = ["INPUT_PIPELINE", "TORCH_PIPELINE", "parse_module", "parse_pipeline", "run_pipeline"]
 
-TORCH_PIPELINE = ",".join(
-    [
-        # First: later passes and IREE's range analysis trust the bounds.
-        "symbolic-bounds",
-        # Before the lowerings, so that they see the position as a host value, not device data.
-        "scalar-arguments",
-        # The lowerings are independent of each other.
-        "lower-linear",
-        "lower-cache-update",
-        "lower-attention",
-        # Last: an operator without a lowering is named here, not in an IREE crash.
-        "verify-lowered",
-    ]
+_TORCH_PASSES = (
+    # First: later passes and IREE's range analysis trust the bounds.
+    "symbolic-bounds",
+    # Before the lowerings, so that they see the position as a host value, not device data.
+    "scalar-arguments",
+    # The lowerings are independent of each other.
+    "lower-linear",
+    "lower-cache-update",
+    "lower-attention",
+    # Last: an operator without a lowering is named here, not in an IREE crash.
+    "verify-lowered",
 )
+
+TORCH_PIPELINE = ",".join(_TORCH_PASSES)
 """On the exported module, in the torch dialect."""
 
 INPUT_PIPELINE = "state-in-place"
@@ -62,6 +62,14 @@ def parse_pipeline(text: str) -> list[PassSpec]:
     return specs
 
 
+def parse_module(text: str) -> ir.Module:
+    """Parses IR in the current context; raises ValueError saying where in the text it is wrong."""
+    try:
+        return ir.Module.parse(text)
+    except ir.MLIRError as error:
+        raise ValueError(_first_error(error)) from None
+
+
 def run_pipeline(module: ir.Module, text: str) -> None:
     """Runs the passes of `text` on `module`, verifying the IR after each.
 
@@ -73,4 +81,11 @@ def run_pipeline(module: ir.Module, text: str) -> None:
             spec.load().run(module)
             module.operation.verify()
         except (ValueError, ir.MLIRError) as error:
-            raise ValueError(f"pass {spec.name}: {error}") from error
+            raise ValueError(f"pass {spec.name}: {_first_error(error)}") from error
+
+
+def _first_error(error: Exception) -> str:
+    """The first diagnostic as one line; MLIR prints its own headline and then all of them."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines)[0]

@@ -1,4 +1,4 @@
-"""Helpers that the passes share: walking, replacing, and instantiating MLIR text as private functions."""
+"""What the passes share: walking, replacing, instantiating MLIR text as private functions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ class TorchTensor:
         """The same type in the builtin dialect, as text: `tensor<1x?x64xf32>`."""
         return tensor_type(self.shape, self.dtype)
 
-
     @property
     def label(self) -> str:
         """The type as a part of a symbol's name: `1xdx64xf32`."""
@@ -47,6 +46,7 @@ class TorchTensor:
 
 
 def tensor_type(shape: tuple[int | None, ...], dtype: str) -> str:
+    """A builtin tensor type as text; a dynamic dimension is None."""
     dims = "".join(f"{'?' if d is None else d}x" for d in shape)
     return f"tensor<{dims}{dtype}>"
 
@@ -84,12 +84,12 @@ def custom_ops(module: ir.Module, name: str) -> list[ir.Operation]:
 
 def constant_int(value: ir.Value) -> int:
     """The value of a `torch.constant.int`; raises ValueError when it is not one."""
-    return ir.IntegerAttr(_constant(value, "torch.constant.int")).value
+    return int(ir.IntegerAttr(_constant(value, "torch.constant.int")).value)
 
 
 def constant_float(value: ir.Value) -> float:
     """The value of a `torch.constant.float`; raises ValueError when it is not one."""
-    return ir.FloatAttr(_constant(value, "torch.constant.float")).value
+    return float(ir.FloatAttr(_constant(value, "torch.constant.float")).value)
 
 
 def _constant(value: ir.Value, name: str) -> ir.Attribute:

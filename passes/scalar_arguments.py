@@ -15,9 +15,11 @@ __all__ = ["ScalarArguments"]
 
 @dataclass(frozen=True)
 class ScalarArguments:
+    """Rewrites every argument of type `!torch.vtensor<[],si64>`."""
+
     def run(self, module: ir.Module) -> None:
         for function in module.body.operations:
-            if function.operation.name == "func.func":
+            if function.operation.name == "func.func" and list(function.regions[0].blocks):
                 _rewrite(function.operation)
 
 

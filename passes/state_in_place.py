@@ -20,6 +20,8 @@ __all__ = ["StateInPlace"]
 
 @dataclass(frozen=True)
 class StateInPlace:
+    """Rewrites every barrier, one for each entry point."""
+
     def run(self, module: ir.Module) -> None:
         for op in walk(module.operation):
             if op.name == "hal.tensor.barrier":

@@ -17,6 +17,8 @@ __all__ = ["SymbolicBounds"]
 
 @dataclass(frozen=True)
 class SymbolicBounds:
+    """Rewrites every `torch.symbolic_int` that starts at 2."""
+
     def run(self, module: ir.Module) -> None:
         for op in walk(module.operation):
             if op.name != "torch.symbolic_int":

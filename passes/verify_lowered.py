@@ -13,6 +13,8 @@ __all__ = ["VerifyLowered"]
 
 @dataclass(frozen=True)
 class VerifyLowered:
+    """Fails on any `torch.operator`."""
+
     def run(self, module: ir.Module) -> None:
         left = {
             ir.StringAttr(op.attributes["name"]).value

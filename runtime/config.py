@@ -57,7 +57,8 @@ class GenerationConfig:
     """How to generate. The defaults are transformers'.
 
     Args:
-        max_new_tokens: The most tokens to generate; None: 256, as far as the context allows.
+        max_new_tokens: The most tokens to generate; None: 256. A default, this one or a model's,
+            gives way to the context; a number that a user gives does not.
         min_new_tokens: End-of-text tokens are suppressed before this many.
         do_sample: Sample instead of taking the most probable token.
         temperature: Divides the logits; 0 is greedy.

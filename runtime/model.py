@@ -3,46 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgec.artifact import Artifact
 from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.config import GenerationConfig
+from edgec.runtime.engine import Engine
 from edgec.runtime.program import LoadedProgram
 from edgec.runtime.tokenizer import Tokenizer
 
 __all__ = ["LoadedModel"]
 
 
+@dataclass(frozen=True)
 class LoadedModel:
     """Everything that sessions share: weights are in memory once for all of them.
 
     Args:
-        artifact: An artifact, or its folder.
-        device: `cpu`, `vulkan`, `cuda`, or a target in full; None: the cpu, or the only one.
-        threads: CPU worker threads for the process; None: IREE's choice.
-
-    Raises:
-        ArtifactError: the artifact is missing, damaged, or made for another IREE release.
-        InputError: it has no program for `device`.
-        DeviceError: the device is absent or lacks what the program needs.
+        artifact: The opened artifact.
+        program: Its program, loaded on a device.
+        tokenizer: The model's tokenizer.
+        chat_template: The model's chat template, if it has one.
+        defaults: How the model wants to be generated with.
     """
 
-    def __init__(
-        self,
-        artifact: str | Path | Artifact,
-        device: str | None = None,
-        threads: int | None = None,
-    ) -> None:
-        self.artifact = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
-        folder = self.artifact.path
-        self.tokenizer = Tokenizer(folder)
-        self.chat_template = ChatTemplate.load(folder, self.tokenizer)
-        defaults = folder / "generation_config.json"
-        self.defaults = (
-            GenerationConfig.from_file(defaults) if defaults.is_file() else GenerationConfig()
-        )
-        eos = self.tokenizer.eos_token_id
-        if not self.defaults.eos_token_id and eos is not None:
-            self.defaults = dataclasses.replace(self.defaults, eos_token_id=(eos,))
-        self.program = LoadedProgram(self.artifact, device, threads)
+    artifact: Artifact
+    program: Engine
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    defaults: GenerationConfig
+
+    @staticmethod
+    def load(
+        artifact: str | Path | Artifact, device: str | None = None, threads: int | None = None
+    ) -> LoadedModel:
+        """Loads an artifact, given or by its folder.
+
+        Args:
+            device: `cpu`, `vulkan`, `cuda`, or a target in full; None: the cpu, or the only one.
+            threads: CPU worker threads for the process; None: IREE's choice.
+
+        Raises:
+            ArtifactError: the artifact is missing, damaged, or made for another IREE release.
+            InputError: it has no program for `device`, or `threads` cannot be had.
+            DeviceError: the device is absent or lacks what the program needs.
+        """
+        if not isinstance(artifact, Artifact):
+            artifact = Artifact.open(artifact)
+        tokenizer = Tokenizer(artifact.path)
+        template = ChatTemplate.load(artifact.path, tokenizer)
+        defaults = _defaults(artifact.path, tokenizer)
+        program = LoadedProgram(artifact, device, threads)
+        return LoadedModel(artifact, program, tokenizer, template, defaults)
+
+
+def _defaults(folder: Path, tokenizer: Tokenizer) -> GenerationConfig:
+    """The model's generation_config.json; the tokenizer may know an end-of-text it leaves out."""
+    path = folder / "generation_config.json"
+    defaults = GenerationConfig.from_file(path) if path.is_file() else GenerationConfig()
+    if not defaults.eos_token_id and tokenizer.eos_token_id is not None:
+        defaults = dataclasses.replace(defaults, eos_token_id=(tokenizer.eos_token_id,))
+    return defaults

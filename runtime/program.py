@@ -7,58 +7,25 @@ from __future__ import annotations
 
 import threading
 from importlib.metadata import version
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgec import manifest as contract
-from edgec.artifact import Artifact
+from edgec.artifact import Artifact, sha256_of
 from edgec.errors import ArtifactError, DeviceError, InputError
+from edgec.manifest import Program
 from edgec.runtime import transfer
 from edgec.runtime.cpu import check_cpu
 from edgec.runtime.device import open_device
+from edgec.runtime.engine import Output
 from edgec.runtime.state import StateBuffers
 
-__all__ = ["Engine", "LoadedProgram", "Output", "State", "select_program"]
+__all__ = ["LoadedProgram", "select_program"]
 
-
-class Output(Protocol):
-    """What an entry point returned, still on the device."""
-
-    def token(self) -> int:
-        """Reads back the greedy token (4 bytes)."""
-        ...
-
-    def logits(self) -> npt.NDArray[np.float32]:
-        """Reads back the logits of the last true token, f32[V]; the caller owns the array."""
-        ...
-
-
-class State(Protocol):
-    """Device memory of one sequence, see `StateBuffers`."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-    def zero(self) -> None: ...
-
-    def free(self) -> None: ...
-
-
-class Engine(Protocol):
-    """What a `Sequence` needs of a program. `LoadedProgram` is the one; tests bring others."""
-
-    @property
-    def manifest(self) -> contract.Manifest: ...
-
-    def create_state(self) -> State: ...
-
-    def prefill(
-        self, tokens: npt.NDArray[np.int32], start: int, length: int, state: Any
-    ) -> Output: ...
-
-    def decode(self, token: int | Output, start: int, state: Any) -> Output: ...
+# What the bindings make of a status that is not OK.
+_IREE_ERRORS = (RuntimeError, ValueError, LookupError, OSError)
 
 
 class DeviceOutput:
@@ -70,11 +37,17 @@ class DeviceOutput:
         self.token_view = token
 
     def token(self) -> int:
-        return int(transfer.read(self._device, self.token_view, np.int32)[0, 0])
+        return int(self._read(self.token_view, np.int32)[0, 0])
 
     def logits(self) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = transfer.read(self._device, self._logits, np.float32)[0]
+        logits: npt.NDArray[np.float32] = self._read(self._logits, np.float32)[0]
         return logits
+
+    def _read(self, view: Any, dtype: npt.DTypeLike) -> Any:
+        try:
+            return transfer.read(self._device, view, dtype)
+        except _IREE_ERRORS as error:
+            raise DeviceError(f"a result cannot be read: {_first_line(error)}") from error
 
 
 class LoadedProgram:
@@ -87,7 +60,7 @@ class LoadedProgram:
 
     Raises:
         InputError: no program for `device`, or bad `threads`.
-        ArtifactError: made by another IREE release, or the program and the weights disagree.
+        ArtifactError: made with another IREE release, or its program or weights are damaged.
         DeviceError: the device is absent or lacks what the program requires.
     """
 
@@ -100,6 +73,8 @@ class LoadedProgram:
         _check_contract(artifact)
         if self.program.driver.startswith("local"):
             check_cpu(self.program.requirements)
+        # Of damaged weights a number is wrong; of damaged code the process dies.
+        _check_digest(artifact, self.program.file)
         self._device = open_device(self.program.driver, threads)
         # An IREE context must not run two calls at once, and `invoke` lets other threads in.
         self._lock = threading.Lock()
@@ -108,29 +83,26 @@ class LoadedProgram:
     def _load(self) -> None:
         import iree.runtime as rt
 
-        path, parameters = self.artifact.path, self.manifest.parameters
+        folder, parameters = self.artifact.path, self.manifest.parameters
+        instance = rt.VmInstance()
         try:
-            instance = rt.VmInstance()
             index = rt.ParameterIndex()
-            index.load(str(path / parameters.file), mmap=True)
+            index.load(str(folder / parameters.file), mmap=True)
             provider = index.create_provider(parameters.scope)
-            module = rt.VmModule.mmap(instance, str(path / self.program.file))
-            modules = [
-                rt.create_io_parameters_module(instance, provider),
-                rt.create_hal_module(instance, self._device),
-                module,
-            ]
-            self._context = rt.VmContext(instance, modules=modules)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ArtifactError(
-                f"artifact {path}: {self.program.file} cannot be loaded: {_first_line(error)}",
-                "check it with edgec inspect --verify, or compile again",
-            ) from error
+            weights = rt.create_io_parameters_module(instance, provider)
+        except _IREE_ERRORS as error:
+            raise _unloadable(folder, parameters.file, error) from error
+        try:
+            module = rt.VmModule.mmap(instance, str(folder / self.program.file))
+            hal = rt.create_hal_module(instance, self._device)
+            self._context = rt.VmContext(instance, modules=[weights, hal, module])
+        except _IREE_ERRORS as error:
+            raise _unloadable(folder, self.program.file, error) from error
         self._functions = {}
         for name in (*self._prefills().values(), "decode"):
             function = module.lookup_function(name)
             if function is None:
-                raise ArtifactError(f"artifact {path}: {self.program.file} has no {name}")
+                raise ArtifactError(f"artifact {folder}: {self.program.file} has no {name}")
             self._functions[name] = function
 
     def create_state(self) -> StateBuffers:
@@ -158,11 +130,11 @@ class LoadedProgram:
         return {size: f"prefill_{size}" for size in sizes} or {0: "prefill"}
 
     def decode(self, token: int | Output, start: int, state: StateBuffers) -> DeviceOutput:
-        """Runs one token. An output's own token stays on the device, an int is copied there."""
+        """Runs one token. That of an earlier output stays on the device, an int is copied."""
         if isinstance(token, DeviceOutput):
             view = token.token_view
         else:
-            assert isinstance(token, int)
+            assert isinstance(token, int), "an output of another program"
             view = transfer.upload_tokens(self._device, np.array([[token]], np.int32))
         return self._call("decode", view, start, None, state)
 
@@ -184,12 +156,12 @@ class LoadedProgram:
                 self._context.invoke(self._functions[name], arguments, results)
             logits = results.get_as_object(0, rt.HalBufferView)
             token = results.get_as_object(1, rt.HalBufferView)
-        except (RuntimeError, ValueError) as error:
+        except _IREE_ERRORS as error:
             raise DeviceError(f"{name} failed at position {start}: {_first_line(error)}") from error
         return DeviceOutput(self._device, logits, token)
 
 
-def select_program(artifact: Artifact, device: str | None) -> contract.Program:
+def select_program(artifact: Artifact, device: str | None) -> Program:
     """The program for a device name.
 
     Args:
@@ -238,23 +210,37 @@ def split_block(size: int, sizes: tuple[int, ...]) -> list[int]:
 
 def _check_contract(artifact: Artifact) -> None:
     """Refuses what the manifest allows to be said but this runtime would run wrongly."""
-    manifest, runtime = artifact.manifest, version("iree-base-runtime")
+    where, manifest, runtime = f"artifact {artifact.path}", artifact.manifest, version(_PACKAGE)
     built = manifest.versions.get("iree")
     if built != runtime:
         raise ArtifactError(
-            f"artifact {artifact.path}: made with IREE {built}, this runtime is {runtime}",
-            f"compile again, or pip install iree-base-runtime=={built}",
+            f"{where}: made with IREE {built}, this runtime is {runtime}",
+            f"compile again, or pip install {_PACKAGE}=={built}",
         )
     if missing := {"prefill", "decode"} - set(manifest.entry_points):
-        raise ArtifactError(
-            f"artifact {artifact.path}: no entry point {' and '.join(sorted(missing))}"
-        )
+        raise ArtifactError(f"{where}: no entry point {' and '.join(sorted(missing))}")
     prompt = manifest.prompt
-    if prompt.multiple_of < 1 or prompt.max < prompt.min or prompt.max % prompt.multiple_of:
-        raise ArtifactError(f"artifact {artifact.path}: impossible prompt lengths {prompt}")
-    if prompt.min > prompt.multiple_of:
-        # The state has room for one padded block past the context, not for a longer one.
-        raise ArtifactError(f"artifact {artifact.path}: prompt.min is above prompt.multiple_of")
+    # The state has room for one padded block past the context, not for a longer one.
+    if not 1 <= prompt.min <= prompt.multiple_of <= prompt.max or prompt.max % prompt.multiple_of:
+        raise ArtifactError(f"{where}: impossible prompt lengths {prompt}", "compile again")
+
+
+_PACKAGE = "iree-base-runtime"
+
+
+def _check_digest(artifact: Artifact, name: str) -> None:
+    record = artifact.manifest.files.get(name)
+    if record is None or sha256_of(artifact.path / name) != record.sha256:
+        raise ArtifactError(
+            f"artifact {artifact.path}: {name} differs from its SHA-256", "compile again"
+        )
+
+
+def _unloadable(folder: Path, name: str, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"artifact {folder}: {name} cannot be loaded: {_first_line(error)}",
+        "check it with edgec inspect --verify, or compile again",
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edgec.errors import DeviceError
 from edgec.runtime.config import GenerationConfig
 
 __all__ = ["Sampler", "candidates", "penalize_repetition"]
@@ -48,7 +49,15 @@ class Sampler:
         return bool(self._config.eos_token_id) and self._generated < self._config.min_new_tokens
 
     def pick(self, logits: Scores) -> int:
-        """The next token from logits f32[V]; may change the array."""
+        """The next token from logits f32[V]; may change the array.
+
+        Raises:
+            DeviceError: the logits are not finite (an overflow, as a rule).
+        """
+        if not np.isfinite(logits.max()):
+            raise DeviceError(
+                "the model's logits are not finite", "compile with --dtype f32 or bf16"
+            )
         if self._seen is not None:
             penalize_repetition(logits, np.flatnonzero(self._seen), self._config.repetition_penalty)
         if self._suppress_eos:

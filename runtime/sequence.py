@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.errors import DeviceError, InputError
+from edgec.runtime.engine import Engine, Output, State
 from edgec.runtime.phases import PhaseCounters, PhaseLog, SequencePhase
-from edgec.runtime.program import Engine, Output, State
 
 __all__ = ["PADDING_TOKEN", "Sequence", "Step"]
 

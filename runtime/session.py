@@ -25,7 +25,7 @@ from edgec.runtime.sequence import Sequence
 
 __all__ = ["Prompt", "Session", "Streamer"]
 
-Prompt = str | Seq[Message] | Seq[int]
+Prompt = str | Seq[Message] | Seq[int] | npt.NDArray[np.integer[Any]]
 """Text, chat messages, or token ids."""
 
 
@@ -69,7 +69,7 @@ class Session:
                 raise InputError("a loaded model has its device and threads already")
             self.model = artifact
         else:
-            self.model = LoadedModel(artifact, device, threads)
+            self.model = LoadedModel.load(artifact, device, threads)
         self.sequence = Sequence(self.model.program)
         self._turn = 0
 
@@ -207,19 +207,20 @@ class Session:
         config = self.model.defaults.updated(options)
         ids = self.encode(prompt, chat_template_kwargs)
         self.sequence.check_tokens(ids)
-        context = self.sequence.context
-        if config.max_new_tokens is None:
-            room = max(1, min(context - len(ids), DEFAULT_MAX_NEW_TOKENS))
-            config = dataclasses.replace(
-                config, max_new_tokens=room, min_new_tokens=min(config.min_new_tokens, room)
-            )
-        assert config.max_new_tokens is not None
-        if len(ids) + config.max_new_tokens > context:
+        room = self.sequence.context - len(ids)
+        limit = config.max_new_tokens
+        if options.get("max_new_tokens") is None:
+            # Nobody asked for so many: what fits will do.
+            limit = max(1, min(limit or DEFAULT_MAX_NEW_TOKENS, room))
+        assert limit is not None
+        if limit > room:
             raise InputError(
-                f"a prompt of {len(ids)} tokens and {config.max_new_tokens} new ones are beyond "
-                f"the context of {context}",
+                f"a prompt of {len(ids)} tokens and {limit} new ones are beyond the context of "
+                f"{self.sequence.context}",
                 "shorten the prompt, lower max_new_tokens, or compile with a larger --ctx-size",
             )
+        least = min(config.min_new_tokens, limit)
+        config = dataclasses.replace(config, max_new_tokens=limit, min_new_tokens=least)
         return ids, config, started
 
     def _stream(

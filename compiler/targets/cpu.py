@@ -1,4 +1,4 @@
-"""CPUs: the host, a CPU by LLVM's name (`cpu:cortex-a76`), or a triple (`cpu:aarch64-linux-gnu`)."""
+"""CPUs: the host, one by LLVM's name (`cpu:cortex-a76`), or a triple (`cpu:aarch64-linux-gnu`)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def target(variant: str) -> Target:
     flags = ["--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu"]
     if variant == "host":
         flags.append("--iree-llvmcpu-target-cpu=host")
-    elif re.fullmatch(r"(aarch64|arm64|x86_64|riscv64)-.+", variant):
+    elif re.fullmatch(r"(aarch64|arm64|x86_64|riscv64)(-[\w.]+)+", variant):
         flags += [f"--iree-llvmcpu-target-triple={variant}", "--iree-llvmcpu-target-cpu=generic"]
     else:
         if variant.startswith(_AARCH64_CPUS):
@@ -57,7 +57,9 @@ def target(variant: str) -> Target:
 def _resolve(flags: tuple[str, ...], variant: str) -> tuple[str, str, tuple[str, ...]]:
     """Architecture, CPU name and relevant features, as iree-compile sees them."""
     try:
-        text = iree_compile("util.func public @f() { util.return }", flags, to="global-optimization")
+        text = iree_compile(
+            "util.func public @f() { util.return }", flags, to="global-optimization"
+        )
     except IreeError as error:
         raise InputError(
             f"target 'cpu:{variant}': {error.summary}",

@@ -38,7 +38,7 @@ class Artifact:
         """
         path = Path(path)
         if not path.exists():
-            raise ArtifactError(f"artifact {path}: not found", "edgec compile MODEL -o " + str(path))
+            raise ArtifactError(f"artifact {path}: not found", f"edgec compile MODEL -o {path}")
         manifest_path = path / MANIFEST_NAME
         if not manifest_path.is_file():
             raise ArtifactError(

@@ -1,4 +1,4 @@
-"""The manifest: the contract between the compiler, which writes it, and the runtime, which reads it.
+"""The manifest: the contract between the compiler, which writes it, and the runtime.
 
 An artifact is a folder with `manifest.json`, one `.vmfb` per target, `weights.irpa`, and the
 tokenizer's files. Everything that the runtime knows about a model is in the manifest.

@@ -47,7 +47,8 @@ def test_transformers_loads_it(preset: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = create(f"preset:{preset}", tmp_path / "model", layers=1, dtype="f32")
-    model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model, report = loaded
     assert not report["missing_keys"] and not report["unexpected_keys"]
     source = SafetensorsWeights(folder)
     state = model.state_dict()

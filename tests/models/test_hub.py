@@ -177,7 +177,7 @@ def test_code_only_when_trusted(hub: Hub) -> None:
 
 
 def test_shards(hub: Hub) -> None:
-    index = {"weight_map": {}}
+    index: dict[str, dict[str, str]] = {"weight_map": {}}
     for number in (1, 2):
         name = f"model-0000{number}-of-00002.safetensors"
         hub.files[name] = save({f"t{number}": torch.ones(number)})

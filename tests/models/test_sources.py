@@ -20,7 +20,7 @@ from edgec.models.hub import TOKENIZER_FILES
 from edgec.models.sources import resolve
 from edgec.models.weights import RandomWeights
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "hidden_size": 32,

@@ -60,7 +60,7 @@ def inspect(
 def describe(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """The manifest as rows of a name and a text, for a person."""
     model, prompt, memory = manifest.model, manifest.prompt, manifest.memory
-    revision = f" @ {model.revision}" if model.revision else ""
+    revision = f" @ {_short(model.revision, 20)}" if model.revision else ""
     yield "model", f"{model.id}{revision}"
     yield (
         "architecture",
@@ -78,7 +78,9 @@ def describe(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
     for name, program in manifest.programs.items():
         record = manifest.files[program.file]
-        needs = ", ".join(f"{k} {v}".strip() for k, v in program.requirements.items())
+        needs = ", ".join(
+            f"{k.replace('_', ' ')} {_few(v)}".strip() for k, v in program.requirements.items()
+        )
         yield (
             f"target {name}",
             f"{program.file}, {size(record.size)}, driver {program.driver}"
@@ -91,7 +93,7 @@ def describe(manifest: Manifest) -> Iterator[tuple[str, str]]:
         f"weights {size(memory.weights)} + {size(memory.state_per_sequence)} per sequence",
     )
     yield "made by", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    yield "digest", manifest.digest
+    yield "digest", _short(manifest.digest, 16)
     width = max(map(len, manifest.files), default=0)
     files = [f"{name:{width}}  {size(record.size)}" for name, record in manifest.files.items()]
     total = size(sum(record.size for record in manifest.files.values()))
@@ -105,6 +107,18 @@ def summarise_state(state: tuple[StateBuffer, ...]) -> Iterator[str]:
         dims = ",".join(map(str, shape))
         total = number * prod(shape) * DTYPE_BYTES.get(dtype, 0)
         yield f"{number} × {kind} {dtype}[{dims}] = {size(total)} per sequence"
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "…"
+
+
+def _few(value: str, limit: int = 4) -> str:
+    """The first few of a list with commas; `--json` has them all."""
+    parts = value.split(",")
+    if len(parts) <= limit:
+        return value
+    return f"{' '.join(parts[:limit])} and {len(parts) - limit} more"
 
 
 def _quantization(manifest: Manifest) -> str:

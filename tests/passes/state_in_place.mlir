@@ -1,0 +1,22 @@
+// RUN: edgec-opt %s -p state-in-place | filecheck %s
+
+// The alias moves up to the update, what comes after reads the aliased value, and the barrier
+// keeps only what no alias gives.
+
+// CHECK-LABEL: util.func public @decode$async
+util.func public @decode$async(%token: !hal.buffer_view, %cache: !hal.buffer_view, %start: index, %wait: !hal.fence, %signal: !hal.fence) -> !hal.buffer_view {
+  %row = hal.tensor.import wait(%wait) => %token : !hal.buffer_view -> tensor<1x16xf32>
+  %old = hal.tensor.import wait(%wait) => %cache : !hal.buffer_view -> tensor<160x16xf32>
+  // CHECK: %[[NEW:.*]] = tensor.insert_slice
+  // CHECK-NEXT: %[[ALIAS:.*]] = hal.tensor.alias wait(%{{.*}}) => %[[NEW]] : tensor<160x16xf32> to %{{.*}} : !hal.buffer_view
+  %new = tensor.insert_slice %row into %old[%start, 0] [1, 16] [1, 1] : tensor<1x16xf32> into tensor<160x16xf32>
+  // CHECK-NEXT: tensor.extract_slice %[[ALIAS]]
+  %seen = tensor.extract_slice %new[0, 0] [32, 16] [1, 1] : tensor<160x16xf32> to tensor<32x16xf32>
+  // CHECK-NOT: hal.tensor.alias
+  %alias = hal.tensor.alias wait(%wait) => %new : tensor<160x16xf32> to %cache : !hal.buffer_view
+  // CHECK: %[[KEPT:.*]] = hal.tensor.barrier join(%{{.*}} : tensor<32x16xf32>) => %{{.*}} : !hal.fence
+  %joined:2 = hal.tensor.barrier join(%alias, %seen : tensor<160x16xf32>, tensor<32x16xf32>) => %signal : !hal.fence
+  // CHECK: hal.tensor.export %[[KEPT]]
+  %out = hal.tensor.export %joined#1 "output" : tensor<32x16xf32> -> !hal.buffer_view
+  util.return %out : !hal.buffer_view
+}

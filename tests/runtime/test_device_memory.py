@@ -1,0 +1,87 @@
+"""State buffers and transfers, on the CPU device itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import iree.runtime as rt
+import numpy as np
+import pytest
+
+from edgec.errors import ArtifactError, DeviceError
+from edgec.manifest import StateBuffer
+from edgec.runtime import transfer
+from edgec.runtime.device import open_device
+from edgec.runtime.state import StateBuffers
+
+DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32, "i64": np.int64, "bf16": np.uint16}
+
+
+@pytest.fixture(scope="module")
+def device() -> Any:
+    return open_device("local-task")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_state_is_zero_and_can_be_zeroed_again(device: Any, dtype: str) -> None:
+    state = StateBuffers(device, [StateBuffer("s", "attention", (5, 3), dtype)])
+    (view,) = state.views
+    assert list(view.shape) == [5, 3]
+    size = 5 * 3 * np.dtype(DTYPES[dtype]).itemsize
+    assert state.nbytes == -(-size // 4) * 4
+    assert not transfer.read(device, view, DTYPES[dtype]).any()
+    view.get_buffer().map().asarray([5, 3], np.dtype(DTYPES[dtype]))[:] = 7
+    assert transfer.read(device, view, DTYPES[dtype]).all()
+    state.zero()
+    assert not transfer.read(device, view, DTYPES[dtype]).any()
+
+
+def test_free_gives_the_memory_back(device: Any) -> None:
+    def held() -> int:
+        statistics = device.allocator.statistics
+        return int(statistics["device_bytes_allocated"] - statistics["device_bytes_freed"])
+
+    before = held()
+    specs = [StateBuffer(name, "attention", (1 << 18,), "f32") for name in "ab"]
+    state = StateBuffers(device, specs)
+    assert held() - before == state.nbytes == 2 << 20
+    state.free()
+    assert (held(), state.nbytes, state.views) == (before, 0, [])
+
+
+def test_too_much_state_is_a_device_error(device: Any) -> None:
+    with pytest.raises(DeviceError, match="'huge' needs.*ctx-size"):
+        StateBuffers(device, [StateBuffer("huge", "attention", (1 << 60,), "f32")])
+
+
+def test_unknown_types_are_refused(device: Any) -> None:
+    with pytest.raises(ArtifactError, match="unknown type 'f8'"):
+        StateBuffers(device, [StateBuffer("s", "attention", (1,), "f8")])
+
+
+@pytest.mark.parametrize("staged", [None, True, False])
+def test_reads_are_copies(device: Any, staged: bool | None) -> None:
+    tokens = np.array([[3, 1, 2]], np.int32)
+    view = transfer.upload_tokens(device, tokens)
+    tokens[:] = 0
+    first = transfer.read(device, view, np.int32, staged=staged)
+    np.testing.assert_array_equal(first, [[3, 1, 2]])
+    view.get_buffer().map().asarray([1, 3], np.dtype(np.int32))[:] = 9
+    np.testing.assert_array_equal(first, [[3, 1, 2]])
+    del view
+    assert first.flags.owndata
+
+
+def test_zeroing_makes_no_copy_on_the_host(device: Any) -> None:
+    statistics = device.allocator.statistics
+    before = statistics["host_bytes_allocated"], statistics["device_bytes_allocated"]
+    state = StateBuffers(device, [StateBuffer("s", "attention", (1 << 20,), "f32")])
+    statistics = device.allocator.statistics
+    after = statistics["host_bytes_allocated"], statistics["device_bytes_allocated"]
+    assert (after[0] - before[0], after[1] - before[1]) == (0, state.nbytes)
+
+
+def test_memory_types_are_as_assumed(device: Any) -> None:
+    """The CPU's buffers are read through a mapping; only other devices pay for staging."""
+    view = transfer.upload_tokens(device, np.zeros((1, 1), np.int32))
+    assert view.get_buffer().memory_type() & int(rt.MemoryType.HOST_VISIBLE)

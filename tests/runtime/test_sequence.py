@@ -1,0 +1,214 @@
+"""Positions, padding, phases and poisoning, on a program whose answers depend on all its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.runtime.fakes import FakeEngine, make_manifest
+
+from edgec.errors import DeviceError, InputError
+from edgec.runtime import Sequence, SequencePhase
+
+P = SequencePhase
+MakeEngine = Callable[..., FakeEngine]
+
+
+def ids(count: int, first: int = 1) -> list[int]:
+    return [(first + 7 * i) % 250 for i in range(count)]
+
+
+def fresh(tokens: list[int], **manifest: Any) -> np.ndarray:
+    """The logits after one prefill of `tokens` in a new sequence."""
+    return Sequence(FakeEngine(make_manifest(longest=256, **manifest))).extend(tokens).logits()
+
+
+@pytest.mark.parametrize(
+    ("count", "calls"),
+    [
+        (1, [(0, 1, 32)]),
+        (31, [(0, 31, 32)]),
+        (32, [(0, 32, 32)]),
+        (33, [(0, 33, 64)]),
+        (64, [(0, 64, 64)]),
+        (65, [(0, 64, 64), (64, 1, 32)]),
+        (150, [(0, 64, 64), (64, 64, 64), (128, 22, 32)]),
+    ],
+)
+def test_prompts_are_padded_and_cut_into_chunks(
+    make_engine: MakeEngine, count: int, calls: list[tuple[int, int, int]]
+) -> None:
+    engine = make_engine()
+    sequence = Sequence(engine)
+    logits = sequence.extend(ids(count)).logits()
+    assert [call[1:] for call in engine.calls] == calls
+    assert sequence.tokens == tuple(ids(count))
+    np.testing.assert_array_equal(logits, fresh(ids(count)))
+
+
+@given(
+    parts=st.lists(st.tuples(st.booleans(), st.integers(1, 70)), min_size=1, max_size=5),
+    kind=st.sampled_from(["attention", "recurrent"]),
+)
+@settings(deadline=None)
+def test_any_mix_of_prefill_and_decode_is_one_long_prefill(
+    parts: list[tuple[bool, int]], kind: str
+) -> None:
+    sequence = Sequence(FakeEngine(make_manifest(context=512, kind=kind)))
+    held: list[int] = []
+    for decode, count in parts:
+        new = ids(count, len(held))
+        if decode:
+            for token in new:
+                step = sequence.step(token)
+        else:
+            step = sequence.extend(new)
+        held += new
+        if kind == "attention":
+            np.testing.assert_array_equal(step.logits(), fresh(held, context=512))
+    assert sequence.tokens == tuple(held)
+
+
+def test_truncation_forgets(make_engine: MakeEngine) -> None:
+    sequence = Sequence(make_engine())
+    sequence.extend(ids(40))
+    sequence.truncate(13)
+    assert sequence.tokens == tuple(ids(40)[:13])
+    logits = sequence.extend([5, 6]).logits()
+    np.testing.assert_array_equal(logits, fresh([*ids(40)[:13], 5, 6]))
+    with pytest.raises(InputError, match="holds 15"):
+        sequence.truncate(16)
+
+
+def test_a_state_without_rows_is_not_truncated(make_engine: MakeEngine) -> None:
+    sequence = Sequence(make_engine(kind="recurrent"))
+    sequence.extend(ids(4))
+    sequence.truncate(4)
+    with pytest.raises(InputError, match="rolled back"):
+        sequence.truncate(3)
+    assert sequence.length == 4
+
+
+def test_the_greedy_token_is_fed_back_on_the_device(make_engine: MakeEngine) -> None:
+    sequence = Sequence(make_engine())
+    step = sequence.extend(ids(3))
+    for _ in range(4):
+        step = sequence.step(step.token())
+    assert sequence.counters[P.DECODE].bytes == 4 * 4 - 4  # tokens back; the last was not read
+    other = 1 if step.token() != 1 else 2
+    before = sequence.counters[P.DECODE].bytes
+    sequence.step(other)
+    assert sequence.counters[P.DECODE].bytes == before + 4
+
+
+def test_the_context_is_used_up_to_its_end(make_engine: MakeEngine) -> None:
+    sequence = Sequence(make_engine(context=100))
+    sequence.extend(ids(97))
+    sequence.extend([1, 2])  # padded to 32 rows, past the context
+    sequence.step(3)
+    with pytest.raises(InputError, match="1 tokens after 100 are beyond the context of 100"):
+        sequence.step(4)
+    assert sequence.phase is P.DECODE
+    assert sequence.length == 100
+
+
+@pytest.mark.parametrize("tokens", [[-1], [1, 259], []])
+def test_bad_tokens_change_nothing(make_engine: MakeEngine, tokens: list[int]) -> None:
+    engine = make_engine()
+    sequence = Sequence(engine)
+    with pytest.raises(InputError, match="token"):
+        sequence.extend(tokens)
+    assert sequence.phase is P.CREATED
+    assert engine.calls == []
+
+
+def test_phases_and_their_counters(make_engine: MakeEngine) -> None:
+    sequence = Sequence(make_engine())
+    seen = [sequence.phase]
+    sequence.extend(ids(70)).token()
+    seen.append(sequence.phase)
+    sequence.step(1)
+    sequence.step(2).logits()
+    seen.append(sequence.phase)
+    sequence.pause()
+    seen.append(sequence.phase)
+    sequence.extend(ids(5))
+    seen.append(sequence.phase)
+    sequence.retire()
+    seen.append(sequence.phase)
+    assert seen == [P.CREATED, P.PREFILL, P.DECODE, P.INACTIVE, P.FOLLOW_UP_PREFILL, P.RETIRED]
+
+    counters = sequence.counters
+    counts = {p: (c.entries, c.calls, c.tokens, c.padded_tokens) for p, c in counters.items()}
+    assert counts == {
+        P.CREATED: (1, 0, 0, 0),
+        P.PREFILL: (1, 2, 70, 96),
+        P.DECODE: (1, 2, 2, 2),
+        P.INACTIVE: (1, 0, 0, 0),
+        P.FOLLOW_UP_PREFILL: (1, 1, 5, 32),
+        P.RETIRED: (1, 0, 0, 0),
+        P.POISONED: (0, 0, 0, 0),
+    }
+    assert counters[P.PREFILL].bytes == 96 * 4 + 4
+    assert counters[P.DECODE].bytes == 2 * 4 + 259 * 4
+    assert all(counters[p].seconds > 0 for p in (P.PREFILL, P.DECODE, P.INACTIVE))
+
+
+def test_retiring_frees_the_state_and_is_final(make_engine: MakeEngine) -> None:
+    sequence = Sequence(make_engine())
+    sequence.extend(ids(3))
+    assert sequence.state_bytes == 4 * 288
+    sequence.retire()
+    sequence.retire()
+    assert sequence.state_bytes == 0
+    for act in (lambda: sequence.extend([1]), lambda: sequence.step(1), sequence.reset):
+        with pytest.raises(DeviceError, match="retired"):
+            act()
+
+
+@pytest.mark.parametrize("fail_at", [3, 70, 100])
+def test_a_failed_step_poisons_until_reset(make_engine: MakeEngine, fail_at: int) -> None:
+    engine = make_engine(fail_at=fail_at)
+    sequence, other = Sequence(engine), Sequence(engine)
+    with pytest.raises(RuntimeError, match="device lost"):
+        sequence.extend(ids(99))
+        for token in range(5):
+            sequence.step(token)
+    assert sequence.phase is P.POISONED
+    for act in (
+        lambda: sequence.extend([1]),
+        lambda: sequence.step(1),
+        lambda: sequence.truncate(0),
+    ):
+        with pytest.raises(DeviceError, match="poisoned"):
+            act()
+    engine.fail_at = None
+    np.testing.assert_array_equal(other.extend(ids(5)).logits(), fresh(ids(5)))
+    sequence.reset()
+    assert (sequence.phase, sequence.length) == (P.CREATED, 0)
+    np.testing.assert_array_equal(sequence.extend(ids(99)).logits(), fresh(ids(99)))
+
+
+def test_an_interrupt_loses_only_the_tokens_of_its_step(make_engine: MakeEngine) -> None:
+    engine = make_engine(fail_at=6)
+    engine.error = KeyboardInterrupt()
+    sequence = Sequence(engine)
+    sequence.extend(ids(6))
+    with pytest.raises(KeyboardInterrupt):
+        sequence.step(9)
+    assert (sequence.phase, sequence.length) == (P.INACTIVE, 6)
+    engine.fail_at = None
+    np.testing.assert_array_equal(sequence.step(8).logits(), fresh([*ids(6), 8]))
+
+
+def test_an_interrupt_poisons_a_state_that_may_have_moved_on(make_engine: MakeEngine) -> None:
+    engine = make_engine(fail_at=0, kind="recurrent")
+    engine.error = KeyboardInterrupt()
+    sequence = Sequence(engine)
+    with pytest.raises(KeyboardInterrupt):
+        sequence.extend(ids(6))
+    assert sequence.phase is P.POISONED
