@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from edgec.compiler.targets.target import Target
 from edgec.errors import InputError
+from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE
 
 __all__ = ["ARCHITECTURES", "target"]
 
@@ -28,4 +29,16 @@ def target(variant: str) -> Target:
             "a newer GPU runs programs for an older one",
         )
     flags = ("--iree-hal-target-device=cuda", f"--iree-cuda-target={variant}")
-    return Target("cuda", variant, "cuda", flags, {"compute_capability": variant[3:]})
+    # Tensor cores multiply 16-bit numbers, see the two passes.
+    pipeline = TORCH_PIPELINE.replace("lower-linear", "lower-linear{compute=weights}").replace(
+        "lower-attention", "lower-attention{compute=cache}"
+    )
+    return Target(
+        "cuda",
+        variant,
+        "cuda",
+        flags,
+        {"compute_capability": f"{variant[3]}.{variant[4]}"},
+        torch_pipeline=pipeline,
+        input_pipeline=f"{INPUT_PIPELINE},lower-argmax",
+    )

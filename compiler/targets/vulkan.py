@@ -89,6 +89,10 @@ def _target(architecture: str, attribute: str) -> Target:
         '#hal.device.target<"vulkan", [#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", '
         f"{{iree_codegen.target_info = {attribute}}}>]> : !hal.device"
     )
+    pipeline = TORCH_PIPELINE
+    if "mma = [" in attribute:
+        # Cooperative matrices multiply 16-bit numbers, see the pass.
+        pipeline = pipeline.replace("lower-linear", "lower-linear{compute=weights}")
     return Target(
         "vulkan",
         architecture,
@@ -99,9 +103,9 @@ def _target(architecture: str, attribute: str) -> Target:
             "shared_memory": str(shared),
             "workgroup_threads": str(_number("max_thread_count_per_workgroup", attribute)),
         },
-        torch_pipeline=TORCH_PIPELINE,
+        torch_pipeline=pipeline,
         # Half of what there is: IREE needs some of it for the reduction itself.
-        input_pipeline=f"{INPUT_PIPELINE},bound-reductions{{bytes={shared // 2}}}",
+        input_pipeline=f"{INPUT_PIPELINE},lower-argmax{{form=rows}},bound-reductions{{bytes={shared // 2}}}",
         device=device,
         static_prompts=True,
     )
