@@ -18,9 +18,11 @@ from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import Program
 from edgec.runtime import transfer
 from edgec.runtime.cpu import check_cpu
+from edgec.runtime.cuda import check_cuda
 from edgec.runtime.device import open_device
 from edgec.runtime.engine import Output
 from edgec.runtime.state import StateBuffers
+from edgec.runtime.vulkan import check_vulkan
 
 __all__ = ["LoadedProgram", "select_program"]
 
@@ -71,8 +73,7 @@ class LoadedProgram:
         self.manifest = artifact.manifest
         self.program = select_program(artifact, device)
         _check_contract(artifact)
-        if self.program.driver.startswith("local"):
-            check_cpu(self.program.requirements)
+        _check_device(artifact, self.program)
         # Of damaged weights a number is wrong; of damaged code the process dies.
         _check_digest(artifact, self.program.file)
         self._device = open_device(self.program.driver, threads)
@@ -187,6 +188,18 @@ def select_program(artifact: Artifact, device: str | None) -> Program:
         f"device {wanted!r}: the artifact has programs for {have}",
         f"compile again with --target {wanted}",
     )
+
+
+def _check_device(artifact: Artifact, program: Program) -> None:
+    """Refuses a device that is absent or does not fit, before anything is allocated on it."""
+    memory = artifact.manifest.memory
+    needed = memory.weights + memory.state_per_sequence
+    if program.driver.startswith("local"):
+        check_cpu(program.requirements)
+    elif program.driver == "vulkan":
+        check_vulkan(program, needed)
+    elif program.driver == "cuda":
+        check_cuda(program, needed)
 
 
 def split_block(size: int, sizes: tuple[int, ...]) -> list[int]:

@@ -8,6 +8,7 @@ from functools import cache
 from edgec.compiler.iree import IreeError, iree_compile
 from edgec.compiler.targets.target import Target
 from edgec.errors import InputError
+from edgec.passes import INPUT_PIPELINE
 
 __all__ = ["target"]
 
@@ -50,7 +51,15 @@ def target(variant: str) -> Target:
             # A virtual machine may hide some features of its CPU: then they are listed.
             flags[-1] = "--iree-llvmcpu-target-cpu=host"
     requirements = {"architecture": architecture, "cpu": cpu, "cpu_features": ",".join(features)}
-    return Target("cpu", cpu, "local-task", tuple(flags), requirements)
+    return Target(
+        "cpu",
+        cpu,
+        "local-task",
+        tuple(flags),
+        requirements,
+        # LayerNorm over a block of tokens exceeds the stack that IREE gives a function otherwise.
+        input_pipeline=f"{INPUT_PIPELINE},bound-reductions{{bytes=8192}}",
+    )
 
 
 @cache

@@ -25,7 +25,9 @@ BASELINE = "vp_android_baseline_2022"
 
 KNOWN = "llvmpipe, ampere, ada, turing, rdna2, rdna3, rdna4, valhall1 to valhall4, adreno, baseline"
 
-# Vulkan drivers of NVIDIA give a workgroup 48 KB; IREE's table has what CUDA can give.
+# No Vulkan driver gives a workgroup more. IREE's table has what CUDA can give on NVIDIA's GPUs,
+# whose Vulkan drivers give 48 KB.
+_MOST_SHARED_MEMORY = 65536
 _NVIDIA_SHARED_MEMORY = 49152
 
 
@@ -48,7 +50,7 @@ def target(variant: str) -> Target:
     if not found:
         return _known(BASELINE)
     if name := architecture_of(found[0]):
-        return _known(name)
+        return _known(name, found[0].subgroup_sizes[0])
     return _target(*describe(found[0]))
 
 
@@ -58,8 +60,18 @@ def requirements(program: Path) -> dict[str, str]:
     return {"capabilities": ",".join(sorted(declared))}
 
 
-def _known(name: str) -> Target:
-    return _target(*_resolve(name))
+def _known(name: str, subgroup: int | None = None) -> Target:
+    """A target of IREE's table, with the subgroup size that Vulkan drivers use.
+
+    The table prefers RDNA's 32 of its two sizes, but drivers run a shader that does not ask in 64,
+    and IREE's reductions do not ask.
+    """
+    architecture, attribute = _resolve(name)
+    sizes = [int(size) for size in _list("subgroup_size_choices", attribute)]
+    size = subgroup or max(sizes)
+    replaced = f"subgroup_size_choices = [{size}]"
+    attribute = re.sub(r"subgroup_size_choices = \[[\d, ]+\]", replaced, attribute)
+    return _target(architecture if size in sizes else f"{architecture}-{size}", attribute)
 
 
 @cache
@@ -77,7 +89,7 @@ def _resolve(name: str) -> tuple[str, str]:
     if found is None:
         raise InputError(f"target 'vulkan:{name}': the compiler does not describe it")
     attribute = found[0]
-    if re.search(r'arch = "sm_', attribute):
+    if _number("max_workgroup_memory_bytes", attribute) > _MOST_SHARED_MEMORY:
         shared = f"max_workgroup_memory_bytes = {_NVIDIA_SHARED_MEMORY}"
         attribute = re.sub(r"max_workgroup_memory_bytes = \d+", shared, attribute)
     return name.lower(), attribute
@@ -112,6 +124,10 @@ def _target(architecture: str, attribute: str) -> Target:
 
 
 def _number(field: str, attribute: str) -> int:
-    match = re.search(rf"\b{field} = \[?(\d+)", attribute)
+    return int(_list(field, attribute)[0])
+
+
+def _list(field: str, attribute: str) -> list[str]:
+    match = re.search(rf"\b{field} = \[?([\d, ]+)", attribute)
     assert match is not None, attribute
-    return int(match[1])
+    return match[1].split(", ")

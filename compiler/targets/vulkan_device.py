@@ -36,14 +36,10 @@ _MATRICES = {
 
 
 def architecture_of(device: VulkanDevice) -> str:
-    """The name in IREE's table of a device's architecture; empty when it has none.
-
-    A device whose subgroups are not of the size that the table has is described instead.
-    """
+    """The name in IREE's table of a device's architecture; empty when it has none."""
     for vendor, pattern, name in _DEVICES:
         if device.vendor == vendor and re.search(pattern, device.name, re.IGNORECASE):
-            # llvmpipe's subgroups are as wide as the CPU's vectors; the table has AVX2's.
-            return "" if name == "llvmpipe" and device.subgroup_sizes[0] != 8 else name
+            return name
     return ""
 
 
