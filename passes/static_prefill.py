@@ -30,12 +30,12 @@ _OPERATIONS: dict[type[ir.AffineBinaryExpr], Callable[[int, int], int]] = {
 class StaticPrefill:
     """`sizes`: the prompt lengths in tokens, joined by `/`, such as `32/64/128`."""
 
-    sizes: str
+    sizes: str | int = "32/64/128/256"
 
     def run(self, module: ir.Module) -> None:
         for function in list(module.body.operations):
             if _name(function.operation) == "prefill":
-                for size in map(int, self.sizes.split("/")):
+                for size in map(int, str(self.sizes).split("/")):
                     clone = function.operation.clone(ip=ir.InsertionPoint(function))
                     name = ir.StringAttr.get(f"prefill_{size}", module.context)
                     clone.attributes["sym_name"] = name
