@@ -39,7 +39,7 @@ class BoundReductions:
         tensor = ir.RankedTensorType(type_)
         if not tensor.has_static_shape:
             return True
-        return prod(tensor.shape) * tensor.element_type.width // 8 > self.bytes
+        return bool(prod(tensor.shape) * tensor.element_type.width // 8 > self.bytes)
 
 
 def _elementwise(op: ir.Operation) -> bool:

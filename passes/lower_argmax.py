@@ -1,9 +1,9 @@
 """`lower-argmax`: the greedy token in a form that many threads can share.
 
 IREE has one operation for it, which its CUDA code generation fails to distribute and its Vulkan
-code generation gives to a single thread. For CUDA it becomes two plain reductions (the maximum, then
-the first place where it stands). Vulkan's reductions cannot hold positions, so there it is searched
-in rows, a thread for each, and then among the rows.
+code generation gives to a single thread. For CUDA it becomes two plain reductions (the maximum,
+then the first place where it stands). Vulkan's reductions cannot hold positions, so there it is
+searched in rows, a thread for each, and then among the rows.
 """
 
 from __future__ import annotations

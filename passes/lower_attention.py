@@ -204,7 +204,7 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
 }}"""
 
 
-def _weights(case: _Case, scores: str, rows: str, result: str, tokens: int | str) -> str:
+def _weights(case: _Case, scores: str, rows: str, result: str, tokens: int | str | None) -> str:
     """The softmax's exponentials, in the order of the scores, or by blocks of the cache's rows.
 
     Tensor cores need to know the size of what they sum over: in blocks it is `BLOCK`, and the

@@ -22,7 +22,8 @@ def check_memory(device: str, needed: int, there: int) -> None:
     """
     if there and needed > there:
         raise DeviceError(
-            f"{device}: the model needs {_mb(needed)} MB of device memory, {_mb(there)} MB are there",
+            f"{device}: the model needs {_mb(needed)} MB of device memory,"
+            f" {_mb(there)} MB are there",
             "compile with --dtype f16 or a smaller --ctx-size, or use another device",
         )
 

@@ -79,7 +79,9 @@ def _resolve(name: str) -> tuple[str, str]:
     """The architecture's own name and its `#iree_gpu.target`, from IREE's table."""
     flags = ("--iree-hal-target-device=vulkan", f"--iree-vulkan-target={name}")
     try:
-        text = iree_compile("util.func public @f() { util.return }", flags, to="global-optimization")
+        text = iree_compile(
+            "util.func public @f() { util.return }", flags, to="global-optimization"
+        )
     except IreeError:
         raise InputError(
             f"target 'vulkan:{name}': unknown architecture",
@@ -117,7 +119,9 @@ def _target(architecture: str, attribute: str) -> Target:
         },
         torch_pipeline=pipeline,
         # Half of what there is: IREE needs some of it for the reduction itself.
-        input_pipeline=f"{INPUT_PIPELINE},lower-argmax{{form=rows}},bound-reductions{{bytes={shared // 2}}}",
+        input_pipeline=(
+            f"{INPUT_PIPELINE},lower-argmax{{form=rows}},bound-reductions{{bytes={shared // 2}}}"
+        ),
         device=device,
         static_prompts=True,
     )

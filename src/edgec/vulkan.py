@@ -14,7 +14,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char,
+    c_char_p,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +81,12 @@ def probe(timeout: float = 60) -> list[VulkanDevice]:
         raise VulkanError(f"the Vulkan driver failed (exit {done.returncode})") from None
     if isinstance(answer, str):
         raise VulkanError(answer)
-    return [
-        VulkanDevice(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
-        for one in answer
-    ]
+    return [_parse(one) for one in answer]
+
+
+def _parse(fields: dict[str, Any]) -> VulkanDevice:
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return VulkanDevice(**plain)
 
 
 def devices() -> list[VulkanDevice]:

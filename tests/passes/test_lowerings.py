@@ -12,8 +12,8 @@ import torch
 from iree.compiler import ir
 
 from edgec.compiler.iree import iree_compile_file
-from edgec.compiler.stages import shape_flags
 from edgec.compiler.options import CompileOptions
+from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.models import ops
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
