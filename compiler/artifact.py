@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -59,6 +60,8 @@ def writable(place: Path, what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{what}: cannot write to {place}: not a folder", remedy) from None
     except OSError as error:
         raise InputError(f"{what}: cannot write to {place}: {error.strerror}", remedy) from None
 
@@ -152,8 +155,8 @@ def publish(folder: Path, destination: Path, manifest: Manifest, *, replace: boo
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
     if destination.exists() and replace:
-        # A rename cannot replace a folder; the old one goes with the workspace.
-        destination.rename(folder.with_name("replaced"))
+        _exchange(folder, destination)  # a rename cannot replace a folder
+        return Artifact.open(destination)
     try:
         folder.rename(destination)
     except OSError as error:
@@ -166,3 +169,15 @@ def publish(folder: Path, destination: Path, manifest: Manifest, *, replace: boo
             "add --force to replace it, or choose another place with -o",
         ) from None
     return Artifact.open(destination)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Swaps two folders: on Linux in one step, so that at every moment one stands there whole."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if exchange and exchange(here, os.fsencode(first), here, os.fsencode(second), swap) == 0:
+        return
+    aside = first.with_name("replaced")
+    second.rename(aside)
+    first.rename(second)
+    aside.rename(first)

@@ -45,7 +45,9 @@ def _own_code() -> str:
     state = hashlib.sha256()
     root = Path(edgec.__file__).parent
     for folder in ("compiler", "models", "passes"):
-        for file in sorted((root / folder).rglob("*.py")):
+        for file in sorted((root / folder).rglob("*.*")):
+            if file.suffix not in (".py", ".c", ".h"):
+                continue
             state.update(file.relative_to(root).as_posix().encode())
             state.update(file.read_bytes())
     return state.hexdigest()

@@ -18,6 +18,7 @@ from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parameters import ArchiveEntry, write_archive
 from edgec.compiler.progress import Progress, Silent
+from edgec.compiler.quantization import StoredWeights, describe_quantization
 from edgec.compiler.stages import EXPORTED, STAGES, file_of, prompt_sizes, torch_pipeline
 from edgec.compiler.targets import Target, parse_targets, requirements
 from edgec.errors import InputError
@@ -29,7 +30,7 @@ from edgec.manifest import (
     ParameterFile,
     Program,
 )
-from edgec.models.check import CheckedWeights, check_weights, tensors_of
+from edgec.models.check import CheckedWeights, check_weights
 from edgec.models.load import LoadedModel, load
 from edgec.models.sources import ModelSource, resolve
 
@@ -71,6 +72,8 @@ def compile(
     prompt_multiple: int = 32,
     chunk_size: int | None = None,
     dynamic_shapes: str = "input",
+    quantize: str = "none",
+    group_size: int | str | None = None,
     revision: str | None = None,
     offline: bool = False,
     trust_remote_code: bool = False,
@@ -92,8 +95,9 @@ def compile(
         model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
-        dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, layers, seed,
+        dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers, seed,
             extra_compile_args: See `CompileOptions`.
+        group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
         revision, offline, trust_remote_code, token: For the hub.
         cache_dir: Of builds without an output; default `default_cache_dir()`.
         use_cache: Whether an equal build that is already there will do.
@@ -112,12 +116,16 @@ def compile(
         CompileError: a stage failed; nothing was written but the dump.
     """
     progress = progress or Silent()
+    if group_size is not None and quantize == "none":
+        raise InputError(f"group-size {group_size}: nothing is quantised", "add --quantize int4")
     options = CompileOptions(
         dtype=dtype,
         ctx_size=ctx_size,
         prompt_multiple=prompt_multiple,
         chunk_size=chunk_size,
         dynamic_shapes=dynamic_shapes,
+        quantize=quantize,
+        group_size=str(group_size or 32),
         layers=layers,
         seed=seed,
         extra_compile_args=tuple(extra_compile_args),
@@ -135,6 +143,7 @@ def compile(
             offline=offline,
             trust_remote_code=trust_remote_code,
             token=token,
+            progress=lambda _, done, total: progress.update(done, total, "B"),
             seed=seed,
             layers=layers,
         )
@@ -160,8 +169,13 @@ def compile(
             writing.check_free(destination, replace)
         with writing.workspace(destination) as work:
             with progress.stage("load", source.config.model_type):
-                loaded = load(source.config, dtype, trust_remote_code=trust_remote_code)
-                weights = check_weights(tensors_of(loaded.module), source.weights)
+                loaded = load(
+                    source.config,
+                    dtype,
+                    options.weight_format,
+                    trust_remote_code=trust_remote_code,
+                )
+                weights = check_weights(loaded.expected, source.weights)
                 for name in loaded.buffers.keys() & weights.names.keys():
                     loaded.buffers[name] = weights.read(name)  # a persistent one is no constant
             spec = interface(loaded, options, loaded.discovery.vocab_size)
@@ -284,11 +298,12 @@ def _dump(build: _Build, *files: Path) -> None:
 def _write_weights(build: _Build, result: Path) -> None:
     entries = _entries(build.model)
     total = sum(entry.bytes for entry in entries.values())
-    with build.progress.stage("weights", f"{total / 1e6:.0f} MB {build.options.dtype}"):
+    kind = build.options.dtype if build.options.quantize == "none" else build.options.quantize
+    with build.progress.stage("weights", f"{total / 1e6:.0f} MB {kind}"):
         write_archive(
             result / WEIGHTS,
             entries,
-            build.weights.read,
+            StoredWeights(build.model, build.weights, build.options.weight_format).read,
             lambda done: build.progress.update(done, total, "B"),
         )
     for name, content in build.source.files.items():
@@ -303,7 +318,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     assert options.ctx_size is not None
     entries = _entries(model)
     weights = sum(entry.bytes for entry in entries.values())
-    count = sum(p.numel() for p in model.parameters.values())
+    count = model.parameter_count
     width = {"f32": 4, "f16": 2, "bf16": 2}
     state = 0
     for buffer in build.interface.state:
@@ -327,7 +342,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         ),
         options=options.to_dict(),
         dtype=options.dtype,
-        quantization={"weights": "none"},
+        quantization=describe_quantization(model, options, build.targets),
         prompt=build.interface.prompt,
         entry_points=build.interface.entry_points,
         state=build.interface.state,

@@ -16,12 +16,11 @@ from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec
 from edgec.models.load import LoadedModel
 from edgec.models.state import SequenceState, using
+from edgec.passes.lower_attention import BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
 
 PARAMETER_SCOPE = "model"
-_ROWS = 32
-"""State buffers have a multiple of this many rows: attention reads whole blocks of them."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     """The interface of a model under resolved options; needs no export."""
     assert options.ctx_size is not None and options.chunk_size is not None
     multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
-    rows = -(-(options.ctx_size + options.prompt_multiple) // _ROWS) * _ROWS
+    rows = -(-(options.ctx_size + options.prompt_multiple) // BLOCK) * BLOCK
     state = []
     for index, layer in sorted(model.discovery.layers.items()):
         for part, width in (("key", layer.key_width), ("value", layer.value_width)):

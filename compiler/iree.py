@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import IO
 
 import iree.compiler
 
@@ -29,24 +30,29 @@ class IreeError(Exception):
 
 def iree_compile(text: str, flags: tuple[str, ...], to: str) -> str:
     """Compiles IR given as text up to the phase `to` and returns IR as text."""
-    return _run(["-", f"--compile-to={to}", *flags], text.encode()).decode()
+    return _run(["-", f"--compile-to={to}", *flags], subprocess.PIPE, text.encode()).decode()
 
 
 def iree_compile_file(source: Path, output: Path, flags: tuple[str, ...]) -> None:
-    """Compiles a file to a file; raises IreeError with iree-compile's words."""
-    _run([str(source), "-o", str(output), *flags])
+    """Compiles a file to a file; raises IreeError with iree-compile's words.
+
+    It reads the file from its standard input: it would put the name into the program, and equal
+    builds would differ.
+    """
+    with source.open("rb") as stream:
+        _run(["-", "-o", str(output), *flags], stream)
 
 
-def _run(arguments: list[str], stdin: bytes | None = None) -> bytes:
+def _run(arguments: list[str], stdin: IO[bytes] | int, text: bytes | None = None) -> bytes:
     tool = Path(iree.compiler.__path__[0]) / "_mlir_libs" / "iree-compile"
     process = subprocess.Popen(
         [str(tool), *arguments],
-        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     try:
-        out, err = process.communicate(stdin)
+        out, err = process.communicate(text)
     except BaseException:
         process.kill()
         process.wait()

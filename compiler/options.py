@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgec.errors import InputError
+from edgec.models.quantize import WeightFormat
 
 __all__ = ["DEFAULT_CONTEXT", "CompileOptions"]
 
@@ -15,6 +16,8 @@ DEFAULT_CONTEXT = 4096
 
 DTYPES = ("f32", "f16", "bf16")
 DYNAMIC_SHAPES = ("input", "op", "none")
+QUANTIZE = ("none", "int8", "int4")
+GROUP_SIZES = ("32", "64", "128", "channel")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class CompileOptions:
         chunk_size: Longest prompt of one call, in tokens; longer ones take several calls.
         dynamic_shapes: `input`: the multiple is stated at the model's input; `none`: a plain
             dynamic dimension; `op`: that, and operations pad for themselves.
+        quantize: Format of the weights of linear layers and embeddings: none, int8 or int4.
+        group_size: Weights of a row that share a scale: 32, 64, 128 or channel (the row).
         layers: Only the first layers of the model, for measurements; None for all.
         seed: Of a preset's random weights.
         extra_compile_args: Passed on to iree-compile.
@@ -38,6 +43,8 @@ class CompileOptions:
     prompt_multiple: int = 32
     chunk_size: int | None = None
     dynamic_shapes: str = "input"
+    quantize: str = "none"
+    group_size: str = "32"
     layers: int | None = None
     seed: int = 0
     extra_compile_args: tuple[str, ...] = ()
@@ -45,6 +52,8 @@ class CompileOptions:
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("dynamic-shapes", self.dynamic_shapes, DYNAMIC_SHAPES)
+        _one_of("quantize", self.quantize, QUANTIZE)
+        _one_of("group-size", self.group_size, GROUP_SIZES)
         multiple = self.prompt_multiple
         if not 1 <= multiple <= 1024:
             raise InputError(f"prompt-multiple {multiple}: must be from 1 to 1024")
@@ -58,6 +67,14 @@ class CompileOptions:
                 )
         if self.layers is not None and self.layers < 1:
             raise InputError(f"layers {self.layers}: must be at least 1")
+
+    @property
+    def weight_format(self) -> WeightFormat | None:
+        """How matrices are quantised, if they are."""
+        if self.quantize == "none":
+            return None
+        group = None if self.group_size == "channel" else int(self.group_size)
+        return WeightFormat({"int8": 8, "int4": 4}[self.quantize], group)
 
     def for_model(self, max_context: int, model: str) -> CompileOptions:
         """The options with context and chunk filled in.

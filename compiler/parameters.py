@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -75,18 +76,25 @@ def write_archive(
         file.seek(names_at)
         file.write(names)
         for (name, entry), offset in zip(entries.items(), offsets, strict=True):
-            tensor = read(name)
-            if tuple(tensor.shape) != entry.shape:
-                raise ValueError(f"{name}: {tuple(tensor.shape)} instead of {entry.shape}")
             file.seek(storage_at + offset)
-            for block in _blocks(tensor, entry.dtype):
-                file.write(block)
+            _write_tensor(file, name, entry, read)
             progress(offset + entry.bytes)
         file.truncate(storage_at + storage_size)
     return storage_at + storage_size
 
 
 _BLOCK = 1 << 24  # elements converted at a time: a large embedding never exists twice
+
+
+def _write_tensor(
+    file: IO[bytes], name: str, entry: ArchiveEntry, read: Callable[[str], torch.Tensor]
+) -> None:
+    # A function of its own, so that nothing holds a tensor while the next one is read.
+    tensor = read(name)
+    if tuple(tensor.shape) != entry.shape:
+        raise ValueError(f"{name}: {tuple(tensor.shape)} instead of {entry.shape}")
+    for block in _blocks(tensor, entry.dtype):
+        file.write(block)
 
 
 def _blocks(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:

@@ -5,6 +5,7 @@ Dumping, stopping after a stage and starting from a dumped one all fall out of i
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from iree.compiler import ir
 from edgec.compiler.iree import IreeError, iree_compile_file
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.targets import Target
+from edgec.compiler.ukernels import build_object
 from edgec.errors import CompileError, InputError
 from edgec.passes import parse_module, run_pipeline
+from edgec.passes.quantized_kernel import KERNELS, object_name
 
 __all__ = ["EXPORTED", "STAGES", "file_of", "prompt_sizes", "torch_pipeline"]
 
@@ -38,7 +41,14 @@ def _input(source: Path, output: Path, target: Target, options: CompileOptions) 
 
 def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
     flags = (*target.flags, *shape_flags(options), *options.extra_compile_args)
-    _iree(source, output, flags, output.with_suffix(".log"))
+    log = output.with_suffix(".log")
+    if not target.kernels or options.quantize == "none":
+        _iree(source, output, flags, log)
+        return
+    with tempfile.TemporaryDirectory(prefix="edgec-objects-") as objects:
+        build_object(KERNELS, target.kernels, Path(objects) / object_name(target.kernels))
+        search = f"--iree-hal-executable-object-search-path={objects}"
+        _iree(source, output, (*flags, search), log)
 
 
 STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = {

@@ -58,7 +58,9 @@ def _attention(
         raise ModelError(f"{where}: attention with {', '.join(unknown) or 'no causal order'}")
     if not isinstance(attention_mask, CausalMask):
         raise ModelError(f"{where}: attention with a mask of its own is not supported")
-    if sliding_window and sliding_window != attention_mask.window:
+    # A window that no position of the model can leave is no window.
+    longest = int(getattr(module.config, "max_position_embeddings", None) or 1 << 62)
+    if sliding_window and sliding_window < longest and sliding_window != attention_mask.window:
         raise ModelError(
             f"{where}: a window of {sliding_window}, but a mask of {attention_mask.window}"
         )

@@ -1,13 +1,21 @@
-"""Plug point 4: linear layers and embeddings whose weights are stored in a narrower type."""
+"""Plug point 4: linear layers and embeddings whose weights are stored narrower or quantised."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from edgec.models.ops.linear import linear
+from edgec.models.ops.quantized_embedding import quantized_embedding
+from edgec.models.ops.quantized_linear import quantized_linear
+from edgec.models.quantize import WeightFormat
 
-__all__ = ["NarrowEmbedding", "NarrowLinear", "narrow_weights"]
+__all__ = ["SCALES", "NarrowEmbedding", "NarrowLinear", "QuantizedMatrix", "narrow_weights"]
+
+SCALES = "_scales"
+"""What follows the name of a quantised parameter in that of its scales."""
 
 
 class NarrowLinear(nn.Module):
@@ -34,19 +42,87 @@ class NarrowEmbedding(nn.Module):
         return nn.functional.embedding(ids, self.weight).to(torch.float32)
 
 
-def narrow_weights(model: nn.Module, dtype: torch.dtype) -> None:
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """A matrix `[rows, columns]` that became packed integers and scales, parameters both."""
+
+    rows: int
+    columns: int
+    packed: nn.Parameter = field(repr=False)
+    scales: nn.Parameter = field(repr=False)
+
+
+class QuantizedLinear(nn.Module):
+    """`nn.Linear` over a quantised matrix."""
+
+    def __init__(self, matrix: QuantizedMatrix, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight = matrix.packed
+        self.weight_scales = matrix.scales
+        self.bias = bias
+        self.features = matrix.rows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = quantized_linear(
+            x, self.weight, self.weight_scales, self.bias, self.features
+        )
+        return y
+
+
+class QuantizedEmbedding(nn.Module):
+    """`nn.Embedding` over a quantised table."""
+
+    def __init__(self, matrix: QuantizedMatrix) -> None:
+        super().__init__()
+        self.weight = matrix.packed
+        self.weight_scales = matrix.scales
+        self.width = matrix.columns
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = quantized_embedding(ids, self.weight, self.weight_scales, self.width)
+        return rows
+
+
+def narrow_weights(
+    model: nn.Module, dtype: torch.dtype, form: WeightFormat | None = None
+) -> dict[str, QuantizedMatrix]:
     """Replaces the linear layers and embeddings of a model on the meta device, in place.
 
     Subclasses are left as they are: what they add (a scale, a position offset) would be lost.
     A parameter that two modules share stays shared.
+
+    Args:
+        model: With float parameters.
+        dtype: What matrices are stored in, unless `form` is given.
+        form: The format of quantised matrices.
+
+    Returns:
+        The quantised matrices by the name of the (first) parameter they replace.
+
+    Raises:
+        InputError: the group size does not divide a matrix.
     """
     narrowed: dict[int, nn.Parameter] = {}
+    quantized: dict[int, tuple[str, QuantizedMatrix]] = {}
 
     def narrow(weight: torch.Tensor) -> nn.Parameter:
         if id(weight) not in narrowed:
             empty = torch.empty(weight.shape, dtype=dtype, device=weight.device)
             narrowed[id(weight)] = nn.Parameter(empty, requires_grad=False)
         return narrowed[id(weight)]
+
+    def quantize(name: str, weight: nn.Parameter, form: WeightFormat) -> QuantizedMatrix:
+        if id(weight) not in quantized:
+            rows, columns = weight.shape
+            packed = torch.empty(
+                form.packed_shape(rows, columns), dtype=torch.int8, device=weight.device
+            )
+            scales = torch.empty(
+                form.scales_shape(name, rows, columns), dtype=torch.float16, device=weight.device
+            )
+            parameters = (nn.Parameter(t, requires_grad=False) for t in (packed, scales))
+            quantized[id(weight)] = (name, QuantizedMatrix(rows, columns, *parameters))
+        return quantized[id(weight)][1]
 
     # A table that a subclass of nn.Embedding holds keeps its type, and so does a tied lm_head.
     kept = {
@@ -55,14 +131,28 @@ def narrow_weights(model: nn.Module, dtype: torch.dtype) -> None:
         if type(m) not in (nn.Linear, nn.Embedding)
         for p in m.parameters(recurse=False)
     }
+    alive = []  # an id is a name only as long as its object lives
     for name, module in list(model.named_modules()):
-        replacement: nn.Module
-        if type(module) is nn.Linear:
-            weight = module.weight if id(module.weight) in kept else narrow(module.weight)
-            replacement = NarrowLinear(weight, module.bias)
-        elif type(module) is nn.Embedding and id(module.weight) not in kept:
-            replacement = NarrowEmbedding(narrow(module.weight))
-        else:
+        if type(module) not in (nn.Linear, nn.Embedding):
             continue
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
+        alive.append(weight)
+        linear_layer = isinstance(module, nn.Linear)
+        bias = module.bias if isinstance(module, nn.Linear) else None
+        replacement: nn.Module
+        if id(weight) in kept:
+            if not linear_layer:
+                continue
+            replacement = NarrowLinear(weight, bias)
+        elif form is not None:
+            matrix = quantize(f"{name}.weight", weight, form)
+            replacement = (
+                QuantizedLinear(matrix, bias) if linear_layer else QuantizedEmbedding(matrix)
+            )
+        else:
+            stored = narrow(weight)
+            replacement = NarrowLinear(stored, bias) if linear_layer else NarrowEmbedding(stored)
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, replacement)
+    return dict(quantized.values())

@@ -14,11 +14,14 @@ from transformers import AutoModelForCausalLM, initialization
 
 from edgec.errors import ModelError
 from edgec.models import attention
-from edgec.models.linear import narrow_weights
+from edgec.models.check import ExpectedTensors, tensors_of
+from edgec.models.linear import QuantizedMatrix, narrow_weights
+from edgec.models.quantize import WeightFormat
 from edgec.models.state import Discovery, SequenceState, using
 
 __all__ = ["LoadedModel", "load"]
 
+_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -32,6 +35,8 @@ class LoadedModel:
         parameters: Name to parameter; a tied parameter is there once, under its first name.
         tied: Other name to first name of tied parameters.
         discovery: What each layer keeps, and the masks it asks for.
+        expected: What a checkpoint must have; the shapes are those before quantisation.
+        quantized: The matrices that are stored as integers and scales, by parameter name.
     """
 
     module: nn.Module
@@ -39,18 +44,49 @@ class LoadedModel:
     parameters: dict[str, nn.Parameter]
     tied: dict[str, str]
     discovery: Discovery
+    expected: ExpectedTensors
+    quantized: dict[str, QuantizedMatrix]
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights of the model, however they are stored; a tied one counts once."""
+        scales = {id(matrix.scales) for matrix in self.quantized.values()}
+        count = 0
+        for name, parameter in self.parameters.items():
+            if name in self.quantized:
+                count += self.quantized[name].rows * self.quantized[name].columns
+            elif id(parameter) not in scales:
+                count += parameter.numel()
+        return count
 
 
-def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedModel:
+def load(
+    config: Any,
+    dtype: str,
+    form: WeightFormat | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
     """Builds the model of a HF configuration without weights and finds out what state it keeps.
 
+    Args:
+        config: A transformers configuration.
+        dtype: f32, f16 or bf16, for matrices that are not quantised.
+        form: How matrices are quantised; None: they are not.
+        trust_remote_code: Whether modelling code that came with the model may run.
+
     Raises:
+        InputError: the group size does not divide a matrix.
         ModelError: the architecture needs something that edgec does not support; the message
             names it.
     """
     attention.install()
-    module = _without_weights(config, trust_remote_code)
-    narrow_weights(module, DTYPES[dtype])
+    try:
+        module = _without_weights(config, trust_remote_code)
+    except Exception as error:
+        raise _unsupported(config, error) from error
+    expected = tensors_of(module)
+    quantized = narrow_weights(module, DTYPES[dtype], form)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
@@ -64,7 +100,8 @@ def load(config: Any, dtype: str, *, trust_remote_code: bool = False) -> LoadedM
         else:
             first[id(parameter)] = name
             parameters[name] = parameter
-    return LoadedModel(module, buffers, parameters, tied, _discover(module, config))
+    discovery = _discover(module, config)
+    return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized)
 
 
 def _without_weights(config: Any, trust_remote_code: bool) -> nn.Module:
@@ -112,11 +149,20 @@ def _discover(module: nn.Module, config: Any) -> Discovery:
     except ModelError as error:
         raise ModelError(f"model type '{config.model_type}': {error.what}", error.remedy) from None
     except Exception as error:
-        raise ModelError(
-            f"model type '{config.model_type}' is not supported yet: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+        raise _unsupported(config, error) from error
     if not discovery.layers:
         raise ModelError(f"model type '{config.model_type}' keeps no attention state")
     discovery.vocab_size = logits.shape[-1]
     return discovery
+
+
+def _unsupported(config: Any, error: Exception) -> ModelError:
+    """Says of a failure within HF's code what it most likely means."""
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS)
+    if kinds:
+        reason = f"it has layers of the kind {', '.join(kinds)}, whose state edgec does not keep"
+    else:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        reason = f"its modelling code does not take edgec's plug points ({type(error).__name__}: "
+        reason += f"{first})"
+    return ModelError(f"model type '{config.model_type}' is not supported yet: {reason}")

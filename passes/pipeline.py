@@ -17,7 +17,10 @@ _TORCH_PASSES = (
     # Before the lowerings, so that they see the position as a host value, not device data.
     "scalar-arguments",
     # The lowerings are independent of each other.
+    "lower-layer-norm",
     "lower-linear",
+    "lower-quantized-linear",
+    "lower-quantized-embedding",
     "lower-cache-update",
     "lower-attention",
     # Last: an operator without a lowering is named here, not in an IREE crash.

@@ -21,7 +21,10 @@ PASSES = {
     "symbolic-bounds": "edgec.passes.symbolic_bounds:SymbolicBounds",
     "static-prefill": "edgec.passes.static_prefill:StaticPrefill",
     "scalar-arguments": "edgec.passes.scalar_arguments:ScalarArguments",
+    "lower-layer-norm": "edgec.passes.lower_layer_norm:LowerLayerNorm",
     "lower-linear": "edgec.passes.lower_linear:LowerLinear",
+    "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
+    "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
@@ -34,6 +37,8 @@ LOWERINGS = {
     "attention": "lower-attention",
     "cache_update": "lower-cache-update",
     "linear": "lower-linear",
+    "quantized_embedding": "lower-quantized-embedding",
+    "quantized_linear": "lower-quantized-linear",
 }
 """Operator `edgec::<name>` to the pass that lowers it."""
 

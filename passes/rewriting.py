@@ -130,19 +130,21 @@ def convert_elements(result: str, source: str, type_: TorchTensor, dtype: str, s
 
 
 def insert_function(module: ir.Module, symbol: str, text: str) -> None:
-    """Adds the function that `text` defines to `module`, unless `symbol` is there already.
+    """Adds what `text` defines to `module`: the function `symbol` and what it refers to.
 
-    The name carries everything that the text depends on, so that equal instances are shared.
+    A name carries everything that its text depends on, so that equal instances are shared.
     """
-    if symbol in {
+    present = {
         ir.StringAttr(op.attributes["sym_name"]).value
         for op in module.body.operations
         if "sym_name" in op.attributes
-    }:
+    }
+    if symbol in present:
         return
     parsed = ir.Module.parse(text, module.context)
     for op in list(parsed.body.operations):
-        module.body.append(op.operation.clone())
+        if ir.StringAttr(op.attributes["sym_name"]).value not in present:
+            module.body.append(op.operation.clone())
 
 
 def call_template(

@@ -7,10 +7,13 @@ from functools import cache
 
 from edgec.compiler.iree import IreeError, iree_compile
 from edgec.compiler.targets.target import Target
+from edgec.compiler.ukernels import best_level
 from edgec.errors import InputError
-from edgec.passes import INPUT_PIPELINE
+from edgec.passes import TORCH_PIPELINE
 
 __all__ = ["target"]
+
+_GENERIC = "lower-quantized-linear"
 
 _AARCH64_CPUS = ("cortex-", "neoverse-", "apple-", "ampere1", "carmel", "thunderx", "a64fx")
 
@@ -51,15 +54,11 @@ def target(variant: str) -> Target:
             # A virtual machine may hide some features of its CPU: then they are listed.
             flags[-1] = "--iree-llvmcpu-target-cpu=host"
     requirements = {"architecture": architecture, "cpu": cpu, "cpu_features": ",".join(features)}
-    return Target(
-        "cpu",
-        cpu,
-        "local-task",
-        tuple(flags),
-        requirements,
-        # LayerNorm over a block of tokens exceeds the stack that IREE gives a function otherwise.
-        input_pipeline=f"{INPUT_PIPELINE},bound-reductions{{bytes=8192}}",
-    )
+    level = best_level(architecture, frozenset(features))
+    if level is None:
+        return Target("cpu", cpu, "local-task", tuple(flags), requirements)
+    pipeline = TORCH_PIPELINE.replace(_GENERIC, f"{_GENERIC}{{kernel={level}}}")
+    return Target("cpu", cpu, "local-task", tuple(flags), requirements, pipeline, kernels=level)
 
 
 @cache

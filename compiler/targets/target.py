@@ -23,6 +23,7 @@ class Target:
         input_pipeline: edgec's passes after IREE's input conversion.
         device: The text of `hal.device.targets`' one element, where flags cannot describe it.
         static_prompts: Whether prompts are computed in blocks of fixed sizes, and not of any.
+        kernels: Feature level of the kernels that `torch_pipeline` dispatches, or empty.
     """
 
     name: str
@@ -34,3 +35,4 @@ class Target:
     input_pipeline: str = INPUT_PIPELINE
     device: str = ""
     static_prompts: bool = False
+    kernels: str = ""

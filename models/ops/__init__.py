@@ -6,7 +6,16 @@
 from edgec.models.ops.attention import attention
 from edgec.models.ops.cache_update import cache_update
 from edgec.models.ops.linear import linear
+from edgec.models.ops.quantized_embedding import quantized_embedding
+from edgec.models.ops.quantized_linear import quantized_linear
 
-__all__ = ["OPS", "attention", "cache_update", "linear"]
+__all__ = [
+    "OPS",
+    "attention",
+    "cache_update",
+    "linear",
+    "quantized_embedding",
+    "quantized_linear",
+]
 
-OPS = ("attention", "cache_update", "linear")
+OPS = ("attention", "cache_update", "linear", "quantized_embedding", "quantized_linear")

@@ -49,8 +49,13 @@ class Artifact:
         except (OSError, UnicodeDecodeError) as error:
             raise ArtifactError(f"{manifest_path}: cannot be read: {error}") from None
         manifest = Manifest.from_json(text, manifest_path)
+        needed = {*(p.file for p in manifest.programs.values()), manifest.parameters.file}
+        if unlisted := needed - set(manifest.files):
+            raise ArtifactError(f"{manifest_path}: does not list {', '.join(sorted(unlisted))}")
         for name, record in manifest.files.items():
             file = path / name
+            if Path(name).name != name:
+                raise ArtifactError(f"{manifest_path}: the file {name!r} is not in the folder")
             if not file.is_file():
                 raise ArtifactError(f"artifact {path}: {name} is missing", "compile again")
             if (size := file.stat().st_size) != record.size:

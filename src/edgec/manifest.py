@@ -181,7 +181,7 @@ class Manifest:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{where}: not valid JSON: {error}", "compile again") from None
         version = data.get("schema_version") if isinstance(data, dict) else None
         if not isinstance(version, int):

@@ -41,7 +41,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": 128,
         }
     },
-    "gpt_neox": {k: v for k, v in SIZES.items() if k != "num_key_value_heads"},
+    # As wide as a layer norm must be to overflow the stack when fused carelessly.
+    "gpt_neox": {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
+    | {"hidden_size": 512},
     "mistral": SIZES | {"sliding_window": 40},
     "granite": SIZES | {"embedding_multiplier": 2.0, "attention_multiplier": 0.2},
     "smollm3": SIZES,

@@ -1,9 +1,9 @@
 """Every pass on the `.mlir` files of this folder, as their RUN and CHECK lines say.
 
 `PASS.mlir` shows what a pass does and `PASS_invalid.mlir` what it refuses. Parts of a file that
-`// -----` separates are run one by one, each with the checks that it holds. By hand:
+`// -----` separates are run one by one, each with the checks that it holds. By hand, from here:
 
-    edgec-opt tests/passes/lower_linear.mlir -p lower-linear | filecheck tests/passes/lower_linear.mlir
+    edgec-opt lower_linear.mlir -p lower-linear | filecheck lower_linear.mlir
 """
 
 from __future__ import annotations

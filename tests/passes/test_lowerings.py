@@ -16,9 +16,17 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.models import ops
+from edgec.models.quantize import WeightFormat, quantize
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
 
-_MLIR = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "si64"}
+_MLIR = {
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.int64: "si64",
+    torch.int32: "si32",
+    torch.int8: "si8",
+}
 
 
 def _compile(name: str, arguments: list[Any], dynamic: dict[int, int], folder: Path) -> Path:
@@ -90,6 +98,8 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
         torch.float32: types.FLOAT_32,
         torch.float16: types.FLOAT_16,
         torch.bfloat16: types.BFLOAT_16,
+        torch.int32: types.SINT_32,
+        torch.int8: types.SINT_8,
     }[value.dtype]
     raw = value.contiguous()
     array = raw.view(torch.int16).numpy() if raw.dtype == torch.bfloat16 else raw.numpy()
@@ -97,43 +107,48 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
     return rt.HalBufferView(view.get_buffer(), list(value.shape), element)
 
 
-def check(
-    name: str, arguments: list[Any], dynamic: dict[int, int], folder: Path, tolerance: float = 1e-5
-) -> None:
-    program = _compile(name, arguments, dynamic, folder)
+def check(program: Path, name: str, arguments: list[Any], tolerance: float = 1e-5) -> None:
+    """Runs a compiled operator; the error is in units of the largest expected value."""
     expected = getattr(ops, name)(*arguments).to(torch.float32).numpy()
     actual = _run(program, arguments)
     assert actual.shape == expected.shape
-    scale = np.abs(expected).max()
-    assert np.abs(actual - expected).max() <= tolerance * scale
+    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
 
 
 def test_operators_and_lowerings_are_the_same_set() -> None:
     assert set(ops.OPS) == set(LOWERINGS)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+FLOATS = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("rows", [None, 1, 40])
 @pytest.mark.parametrize("biased", [False, True])
 def test_linear(tmp_path: Path, dtype: torch.dtype, rows: int | None, biased: bool) -> None:
     torch.manual_seed(0)
-    x = torch.randn(1, rows or 33, 48)
     weight = torch.randn(24, 48).to(dtype)
     bias = torch.randn(24) if biased else None
-    check("linear", [x, weight, bias], {0: 1} if rows is None else {}, tmp_path)
+    examples = [[torch.randn(1, m, 48), weight, bias] for m in ([rows] if rows else [2, 32, 33])]
+    program = _compile("linear", examples[0], {} if rows else {0: 1}, tmp_path)
+    for arguments in examples:
+        check(program, "linear", arguments)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("start", [0, 5, 64])
-def test_cache_update(tmp_path: Path, dtype: torch.dtype, start: int) -> None:
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cache_update(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     cache = torch.randn(128, 2, 16).to(dtype)
-    new = torch.randn(31, 2, 16)
-    check("cache_update", [cache, new, torch.tensor(start)], {1: 0}, tmp_path)
+    examples = [
+        [cache, torch.randn(tokens, 2, 16), torch.tensor(start)]
+        for tokens, start in [(31, 0), (31, 5), (64, 64), (1, 127), (128, 0)]
+    ]
+    program = _compile("cache_update", examples[0], {1: 0}, tmp_path)
+    for arguments in examples:
+        check(program, "cache_update", arguments)
 
 
-@pytest.mark.parametrize("tokens", [1, 32, 37])
-@pytest.mark.parametrize("start", [0, 41])
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize(
     ("window", "softcap", "sinks", "dtype"),
     [
@@ -145,22 +160,55 @@ def test_cache_update(tmp_path: Path, dtype: torch.dtype, start: int) -> None:
     ],
 )
 def test_attention(
-    tmp_path: Path,
-    tokens: int,
-    start: int,
-    window: int,
-    softcap: float,
-    sinks: bool,
-    dtype: torch.dtype,
+    tmp_path: Path, dynamic: bool, window: int, softcap: float, sinks: bool, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    query = torch.randn(1, 6, tokens, 16)
-    # Rows past the block hold large garbage: what lies there must not matter.
-    key, value = torch.randn(128, 2, 16), torch.randn(128, 2, 24)
-    key[start + tokens :] = 1e3
-    value[start + tokens :] = 1e3
-    arguments = [
-        query, key.to(dtype), value.to(dtype), torch.tensor(start),
-        torch.randn(6) if sinks else None, 0.25, window, softcap,
-    ]  # fmt: skip
-    check("attention", arguments, {} if tokens == 1 else {0: 2}, tmp_path)
+
+    def example(tokens: int, start: int) -> list[Any]:
+        query = torch.randn(1, 6, tokens, 16)
+        # Rows past the block hold large garbage: what lies there must not matter.
+        key, value = torch.randn(128, 2, 16), torch.randn(128, 2, 24)
+        key[start + tokens :] = 1e3
+        value[start + tokens :] = 1e3
+        return [
+            query, key.to(dtype), value.to(dtype), torch.tensor(start),
+            torch.randn(6) if sinks else None, 0.25, window, softcap,
+        ]  # fmt: skip
+
+    lengths, starts = ([32, 37] if dynamic else [1]), [0, 31, 41, 64]
+    examples = [example(tokens, start) for tokens in lengths for start in starts]
+    program = _compile("attention", examples[0], {0: 2} if dynamic else {}, tmp_path)
+    for arguments in examples:
+        check(program, "attention", arguments)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("rows", "group", "biased"), [(None, 32, False), (1, 64, True), (40, None, True)]
+)
+def test_quantized_linear(
+    tmp_path: Path, bits: int, rows: int | None, group: int | None, biased: bool
+) -> None:
+    """The contraction that every target can compile; N is not a whole number of panels."""
+    torch.manual_seed(0)
+    packed, scales = quantize("w", torch.randn(40, 64), WeightFormat(bits, group))
+    bias = torch.randn(40) if biased else None
+    lengths = [rows] if rows else [2, 33]
+    examples = [[torch.randn(1, m, 64), packed, scales, bias, 40] for m in lengths]
+    program = _compile("quantized_linear", examples[0], {} if rows else {0: 1}, tmp_path)
+    for arguments in examples:
+        check(program, "quantized_linear", arguments)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("tokens", [None, 1])
+def test_quantized_embedding(tmp_path: Path, bits: int, tokens: int | None) -> None:
+    torch.manual_seed(0)
+    packed, scales = quantize("w", torch.randn(37, 64), WeightFormat(bits, 32))
+    lengths = [tokens] if tokens else [2, 33]
+    examples = [
+        [torch.randint(0, 37, (1, m), dtype=torch.int32), packed, scales, 64] for m in lengths
+    ]
+    program = _compile("quantized_embedding", examples[0], {} if tokens else {0: 1}, tmp_path)
+    for arguments in examples:
+        check(program, "quantized_embedding", arguments)

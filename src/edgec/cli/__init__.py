@@ -27,6 +27,8 @@ COMMANDS = {
     "compile": "edgec.cli.compile:compile_model",
     "run": "edgec.cli.run:run",
     "chat": "edgec.cli.chat:chat",
+    "bench": "edgec.cli.bench:bench_artifact",
+    "eval": "edgec.cli.evaluate:app",
     "inspect": "edgec.cli.inspect:inspect",
     "models": "edgec.cli.models:app",
     "doctor": "edgec.cli.doctor:doctor",

@@ -88,12 +88,12 @@ def compile_model(
         str, typer.Option("--quantize", envvar="EDGEC_QUANTIZE", help="none, int8 or int4.")
     ] = "none",
     group_size: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "--group-size",
             envvar="EDGEC_GROUP_SIZE",
             metavar="N",
-            help="Weights that share a scale.",
+            help="Weights that share a scale: 32 (default), 64, 128 or channel.",
         ),
     ] = None,
     revision: Revision = None,
@@ -101,7 +101,7 @@ def compile_model(
     trust_remote_code: TrustRemoteCode = False,
     cache_dir: CacheDir = None,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither read nor write the build cache.")
+        bool, typer.Option("--no-cache", help="Build even if an equal build is there.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Build again, and overwrite the output.")
@@ -116,11 +116,11 @@ def compile_model(
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option("--start-from", metavar="FILE_OR_DIR", help="Go on from a dumped stage."),
+        typer.Option("--start-from", metavar="FILE", help="Go on from a dumped file."),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option("--layers", metavar="N", min=1, help="Presets: the first N layers only."),
+        typer.Option("--layers", metavar="N", min=1, help="The first N layers only."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Presets: seed of the weights.")] = 0,
     extra_compile_arg: Annotated[
@@ -133,8 +133,9 @@ def compile_model(
     verbose: Verbose = False,
 ) -> None:
     """Compile a model ahead of time into an artifact folder."""
-    if quantize != "none" or group_size is not None:
-        raise InputError(f"--quantize {quantize}: not supported yet", "use --dtype f16 or bf16")
+    # Refused here too: what follows takes seconds to load.
+    if quantize not in ("none", "int8", "int4"):
+        raise InputError(f"--quantize {quantize}: must be none, int8 or int4")
     options = {
         "target": target,
         "output": output,
@@ -143,6 +144,8 @@ def compile_model(
         "prompt_multiple": prompt_multiple,
         "chunk_size": chunk_size,
         "dynamic_shapes": dynamic_shapes,
+        "quantize": quantize,
+        "group_size": group_size,
         "revision": revision,
         "offline": offline,
         "trust_remote_code": trust_remote_code,

@@ -1,0 +1,90 @@
+"""CPU kernels in C, compiled ahead of time for a feature level and linked into programs.
+
+A level is a row of `LEVELS`: which CPUs have it, and how its source is compiled. The compiler is
+zig's clang, a Python package; nothing of it is needed on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from edgec.errors import CompileError
+
+__all__ = ["LEVELS", "Level", "best_level", "build_object"]
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Level:
+    """A feature level of a CPU architecture.
+
+    Attributes:
+        architecture: The triple's first part.
+        features: What a CPU needs, in LLVM's names.
+        cpu: What zig is told to compile for; no more than `features` gives.
+    """
+
+    architecture: str
+    features: frozenset[str]
+    cpu: str
+
+
+_AVX2 = frozenset({"avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt"})
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"}
+
+LEVELS = {
+    "x86_64_avx512vnni": Level("x86_64", _AVX512, "x86_64_v4+avx512vnni"),
+    "x86_64_avx2": Level("x86_64", _AVX2, "x86_64_v3"),
+}
+"""Name to level, best first."""
+
+# No libc, no globals that need a loader, no checks that call into a runtime: the object becomes
+# part of an ELF file that IREE loads by itself.
+_FLAGS = (
+    "-O3", "-g0", "-ffreestanding", "-fno-builtin", "-nostdlib", "-fPIC", "-fno-stack-protector",
+    "-fno-stack-check", "-fno-sanitize=undefined", "-fno-asynchronous-unwind-tables",
+    "-fomit-frame-pointer", "-mno-red-zone", "-Wall", "-Wextra", "-Werror",
+)  # fmt: skip
+
+
+def best_level(architecture: str, features: frozenset[str]) -> str | None:
+    """The best level that a CPU has, or None when it has none."""
+    for name, level in LEVELS.items():
+        if level.architecture == architecture and level.features <= features:
+            return name
+    return None
+
+
+def build_object(source: str, level: str, output: Path) -> None:
+    """Compiles `<source>_<level>.c` to an object file.
+
+    Raises:
+        CompileError: ziglang is not installed, or the compiler failed.
+    """
+    spec = find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        raise CompileError(
+            "the CPU's kernels for quantised weights need a C compiler: ziglang is not installed",
+            "pip install 'edgec[compile]'",
+        )
+    with tempfile.TemporaryDirectory(prefix="edgec-zig-") as cache:
+        process = subprocess.run(
+            [
+                str(Path(spec.origin).parent / "zig"), "cc", "-target",
+                f"{LEVELS[level].architecture}-freestanding-none", f"-mcpu={LEVELS[level].cpu}",
+                *_FLAGS, "-c", str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
+            ],
+            env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or ["no message"]
+        raise CompileError(f"kernel {source} for {level}: {lines[0]}")

@@ -1,0 +1,161 @@
+// Linear layers over int8 and int4 weights, shared by all x86-64 feature levels. A level's .c file
+// defines the primitives below and includes this file.
+//
+// Everything is freestanding: no libc, no globals, no thread-local storage. IREE calls each
+// function once a workgroup, with a pointer and an element offset for each buffer.
+//
+// Weights: panels of 16 output channels (see docs/quantisation.md).
+//   int8: [panel][k / 4][16][4] signed bytes
+//   int4: [panel][k / 8][16][4] bytes; low nibble is k, high nibble k + 4, both plus 8
+//   scales: [panel][k / group][16] f16
+// Activations: int8 in blocks of 32 along k, each with an f32 scale and an i32 correction, which
+// is minus the kernel's zero point times the sum of the block.
+//
+// A level defines:
+//   ROWS                       rows of activations in registers at a time
+//   ZERO8                      what load8 adds to a weight
+//   vi, vf                     16 x i32, 16 x f32
+//   wv                         16 x 4 weights, as dot wants them
+//   splat_i(i32), zero_f()     all lanes alike
+//   load8(p), load4(p, lo, hi) weights of one k / 4 (int8), of two (int4)
+//   dot(acc, w, p)             acc[n] += sum of w[n][j] * p[j], j = 0..3
+//   load_half(p)               16 x f16 as f32
+//   scale_add(sum, acc, s, x)  sum + f32(acc) * s * x
+//   store(p, v)
+//   quantize_block(x, q, s)    32 floats to int8; stores the scale, returns the sum
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define BLOCK 32
+#define PANEL 16
+#define ZERO4 8
+#define MAX_FUSED_K 16384
+#define INLINE static inline __attribute__((always_inline))
+
+// One panel by `rows` rows; `rows` and `bits` are constants at every call.
+INLINE void tile(const int rows, const int bits, const int8_t *q, const float *s, const int32_t *c,
+                 const uint8_t *w, const uint16_t *ws, float *out, size_t n, size_t width,
+                 size_t k, size_t group) {
+  const size_t blocks = k / BLOCK, per_group = group / BLOCK;
+  vf sum[ROWS];
+#pragma unroll
+  for (int r = 0; r < rows; ++r) sum[r] = zero_f();
+  size_t until = 0;
+  vf scale = zero_f();
+  for (size_t b = 0; b < blocks; ++b) {
+    if (b == until) {
+      scale = load_half(ws);
+      ws += PANEL;
+      until += per_group;
+    }
+    vi acc[ROWS];
+#pragma unroll
+    for (int r = 0; r < rows; ++r) acc[r] = splat_i(c[r * blocks + b]);
+    const int8_t *x = q + b * BLOCK;
+    if (bits == 8) {
+#pragma unroll
+      for (int j = 0; j < BLOCK / 4; ++j) {
+        const wv v = load8(w + j * 64);
+#pragma unroll
+        for (int r = 0; r < rows; ++r) acc[r] = dot(acc[r], v, x + r * k + j * 4);
+      }
+      w += BLOCK * PANEL;
+    } else {
+#pragma unroll
+      for (int j = 0; j < BLOCK / 8; ++j) {
+        wv low, high;
+        load4(w + j * 64, &low, &high);
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {
+          acc[r] = dot4(acc[r], low, x + r * k + j * 8);
+          acc[r] = dot4(acc[r], high, x + r * k + j * 8 + 4);
+        }
+      }
+      w += BLOCK * PANEL / 2;
+    }
+#pragma unroll
+    for (int r = 0; r < rows; ++r) sum[r] = scale_add(sum[r], acc[r], scale, s[r * blocks + b]);
+  }
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+    if (width == PANEL) {
+      store(out + r * n, sum[r]);
+    } else {
+      float edge[PANEL];
+      store(edge, sum[r]);
+      for (size_t i = 0; i < width; ++i) out[r * n + i] = edge[i];
+    }
+  }
+}
+
+// Panels first .. first + count of rows m0 .. m1.
+INLINE void matmul(const int bits, const int8_t *q, const float *s, const int32_t *c,
+                   const uint8_t *w, const uint16_t *ws, float *out, size_t m0, size_t m1, size_t n,
+                   size_t k, size_t group, size_t first, size_t count) {
+  const size_t panels = (n + PANEL - 1) / PANEL, blocks = k / BLOCK;
+  const size_t end = first + count < panels ? first + count : panels;
+  for (size_t p = first; p < end; ++p) {
+    const uint8_t *wp = w + p * PANEL * k * bits / 8;
+    const uint16_t *sp = ws + p * PANEL * (k / group);
+    const size_t width = n - p * PANEL < PANEL ? n - p * PANEL : PANEL;
+    size_t m = m0;
+    float *o = out + p * PANEL;
+    for (; m + ROWS <= m1; m += ROWS)
+      tile(ROWS, bits, q + m * k, s + m * blocks, c + m * blocks, wp, sp, o + m * n, n, width, k,
+           group);
+    for (; m < m1; ++m)
+      tile(1, bits, q + m * k, s + m * blocks, c + m * blocks, wp, sp, o + m * n, n, width, k,
+           group);
+  }
+}
+
+INLINE void quantize_row(const float *x, int8_t *q, float *s, int32_t *c, size_t k, int32_t zero) {
+  for (size_t b = 0; b < k / BLOCK; ++b)
+    c[b] = -zero * quantize_block(x + b * BLOCK, q + b * BLOCK, s + b);
+}
+
+#define ZERO_OF(bits) ((bits) == 8 ? ZERO8 : ZERO4)
+
+// Rows row .. row + count (at most m) of x f32 [m][k] to q i8 [m][k], s f32 and c i32 [m][k / 32].
+#define QUANTIZE(bits)                                                                            \
+  void edgec_quantize_rows_i##bits(const float *x, size_t xo, int8_t *q, size_t qo, float *s,     \
+                                   size_t so, int32_t *c, size_t co, size_t m, size_t k,          \
+                                   size_t row, size_t count) {                                    \
+    const size_t end = row + count < m ? row + count : m, blocks = k / BLOCK;                     \
+    for (size_t r = row; r < end; ++r)                                                            \
+      quantize_row(x + xo + r * k, q + qo + r * k, s + so + r * blocks, c + co + r * blocks, k,   \
+                   ZERO_OF(bits));                                                                \
+  }
+
+// out f32 [m][n], its columns of `count` panels from `first`, its rows of `rows` from `row`.
+#define MATMUL(bits)                                                                              \
+  void edgec_quantized_matmul_i##bits(                                                            \
+      const int8_t *q, size_t qo, const float *s, size_t so, const int32_t *c, size_t co,         \
+      const uint8_t *w, size_t wo, const uint16_t *ws, size_t wso, float *out, size_t oo,         \
+      size_t m, size_t n, size_t k, size_t group, size_t first, size_t count, size_t row,         \
+      size_t rows) {                                                                              \
+    const size_t end = row + rows < m ? row + rows : m;                                           \
+    matmul(bits, q + qo, s + so, c + co, w + wo, ws + wso, out + oo, row, end, n, k, group,       \
+           first, count);                                                                         \
+  }
+
+// One row: each workgroup quantises it for itself, which costs less than another dispatch.
+#define MATVEC(bits)                                                                              \
+  void edgec_quantized_matvec_i##bits(const float *x, size_t xo, const uint8_t *w, size_t wo,     \
+                                      const uint16_t *ws, size_t wso, float *out, size_t oo,      \
+                                      size_t n, size_t k, size_t group, size_t first,             \
+                                      size_t count) {                                             \
+    int8_t q[MAX_FUSED_K];                                                                        \
+    float s[MAX_FUSED_K / BLOCK];                                                                 \
+    int32_t c[MAX_FUSED_K / BLOCK];                                                               \
+    quantize_row(x + xo, q, s, c, k, ZERO_OF(bits));                                              \
+    matmul(bits, q, s, c, w + wo, ws + wso, out + oo, 0, 1, n, k, group, first, count);           \
+  }
+
+QUANTIZE(8)
+QUANTIZE(4)
+MATMUL(8)
+MATMUL(4)
+MATVEC(8)
+MATVEC(4)

@@ -1,0 +1,54 @@
+"""What the kernels of quantized_linear.h compute, in plain numpy: the tests' yardstick."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["quantize_rows", "quantized_linear"]
+
+_BLOCK = 32
+
+
+def quantize_rows(
+    x: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Rounds activations to int8 in blocks of 32 columns.
+
+    Args:
+        x: `[M, K]`.
+
+    Returns:
+        Integers i8 `[M, K]`, -127 to 127, ties to even; scales f32 `[M, K / 32]`.
+    """
+    blocks = x.reshape(x.shape[0], -1, _BLOCK)
+    most = np.abs(blocks).max(axis=-1)
+    inverse = np.where(most > 1e-30, np.float32(127) / np.maximum(most, np.float32(1e-30)), 0)
+    integers = np.rint(blocks * inverse[..., None].astype(np.float32)).astype(np.int8)
+    return integers.reshape(x.shape), (most / np.float32(127)).astype(np.float32)
+
+
+def quantized_linear(
+    x: npt.NDArray[np.float32], integers: npt.NDArray[Any], scales: npt.NDArray[np.float16]
+) -> npt.NDArray[np.float64]:
+    """`x @ w.T` as the kernels compute it: integer sums a block, scaled and added in floats.
+
+    Args:
+        x: `[M, K]`.
+        integers: Unpacked weights, `[N, K]`.
+        scales: `[N, K / group]`.
+
+    Returns:
+        f64 `[M, N]`; the kernels add in f32.
+    """
+    q, s = quantize_rows(x)
+    m, k = x.shape
+    blocks = k // _BLOCK
+    a = q.reshape(m, blocks, _BLOCK).astype(np.int64)
+    w = integers.reshape(-1, blocks, _BLOCK).astype(np.int64)
+    sums = np.einsum("mbk,nbk->mnb", a, w)
+    each = np.repeat(scales.astype(np.float64), blocks // scales.shape[1], axis=1)
+    result: npt.NDArray[np.float64] = np.einsum("mnb,mb,nb->mn", sums, s.astype(np.float64), each)
+    return result

@@ -1,0 +1,167 @@
+"""Weight formats int8 and int4, per tensor, in torch; docs/quantisation.md defines them.
+
+A matrix `[N, K]` becomes two tensors, packed in panels of 16 rows (the layout that the kernels
+read), with `P = ceil(N / 16)`; rows past N are zero:
+
+    int8: i8 [P, K / 4, 16, 4]      element (p, b, n, j) is row 16p + n, column 4b + j
+    int4: i8 [P, K / 8, 16, 4]      low nibble: column 8b + j; high nibble: column 8b + 4 + j;
+                                    each is the value, -8 .. 7, plus 8
+    scales: f16 [P, K / group, 16]  a weight is its integer times its scale; there is no zero point
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from edgec.errors import InputError, ModelError
+
+__all__ = ["PANEL", "WeightFormat", "dequantize", "quantize", "unpack"]
+
+PANEL = 16
+"""Rows (output channels) that are stored interleaved."""
+
+_COLUMNS = {8: 4, 4: 8}
+"""Bits to the columns that a row has in each 4 bytes."""
+
+_BLOCK = 1 << 18  # weights converted at a time, so that temporaries stay in cache
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How matrices are stored.
+
+    Attributes:
+        bits: 8 or 4.
+        group: Neighbouring columns that share a scale; None: a whole row.
+    """
+
+    bits: int
+    group: int | None
+
+    def group_of(self, name: str, columns: int) -> int:
+        """The group for a matrix of `columns` columns.
+
+        Raises:
+            InputError: the columns do not divide; the message names the tensor.
+        """
+        group = self.group or columns
+        if columns % group or group % _COLUMNS[self.bits]:
+            fitting = [g for g in (128, 64, 32) if columns % g == 0 and g != self.group]
+            remedy = f"use --group-size {fitting[0]}" if fitting else "use --quantize none"
+            raise InputError(
+                f"group-size {self.group or 'channel'}: does not divide the {columns} columns "
+                f"of {name}",
+                remedy,
+            )
+        return group
+
+    def packed_shape(self, rows: int, columns: int) -> tuple[int, int, int, int]:
+        return (-(-rows // PANEL), columns // _COLUMNS[self.bits], PANEL, 4)
+
+    def scales_shape(self, name: str, rows: int, columns: int) -> tuple[int, int, int]:
+        return (-(-rows // PANEL), columns // self.group_of(name, columns), PANEL)
+
+
+def quantize(
+    name: str, weight: torch.Tensor, form: WeightFormat
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantises and packs a matrix, a block of rows at a time.
+
+    Args:
+        name: For messages.
+        weight: `[N, K]`, any float type.
+        form: The format.
+
+    Returns:
+        The packed integers and the f16 scales, see the module's text.
+
+    Raises:
+        InputError: the group does not divide K.
+        ModelError: a weight is NaN or infinite, or too large for an f16 scale.
+    """
+    rows, columns = weight.shape
+    group = form.group_of(name, columns)
+    packed = torch.empty(form.packed_shape(rows, columns), dtype=torch.int8)
+    scales = torch.empty(form.scales_shape(name, rows, columns), dtype=torch.float16)
+    panels = max(1, _BLOCK // (PANEL * columns))
+    for first in range(0, packed.shape[0], panels):
+        block = weight[first * PANEL : (first + panels) * PANEL].to(torch.float32)
+        if not bool(torch.isfinite(block).all()):
+            raise ModelError(f"weights: {name} has NaN or infinite values", "get an intact copy")
+        missing = -block.shape[0] % PANEL
+        block = torch.nn.functional.pad(block, (0, 0, 0, missing))
+        groups = block.reshape(-1, columns // group, group)
+        integers, scale = (_round8 if form.bits == 8 else _round4)(groups)
+        if not bool(torch.isfinite(scale).all()):
+            raise ModelError(f"weights: {name} has values too large for {form.bits} bits")
+        count = block.shape[0] // PANEL
+        packed[first : first + count] = _pack(integers.reshape(-1, columns), form.bits)
+        scales[first : first + count] = scale.reshape(count, PANEL, -1).transpose(1, 2)
+    return packed, scales
+
+
+def _round8(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest magnitude to 127, round to nearest even: f32 `[R, G, group]` to i8 and f16."""
+    scale = (groups.abs().amax(dim=-1) / 127).to(torch.float16)
+    return _divide(groups, scale.to(torch.float32), -127, 127).to(torch.int8), scale
+
+
+_CANDIDATES = (8.0, 7.7, 8.3, 7.4, 7.0, 8.6, 9.0)
+"""Where the weight of largest magnitude is put, with its sign turned to minus: -8 is the end of
+the range that 7 is not. Larger values clip it to gain resolution for the others."""
+
+
+def _round4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scale of least squared error among a few, each fitted to its own rounding.
+
+    For integers q the best scale is `sum(w q) / sum(q q)`; the error it leaves is least where
+    `sum(w q)^2 / sum(q q)` is greatest.
+    """
+    index = groups.abs().argmax(dim=-1, keepdim=True)
+    peak = groups.gather(-1, index)[..., 0]
+    best = torch.full_like(peak, -1.0)
+    scale = torch.zeros_like(peak)
+    for candidate in _CANDIDATES:
+        q = _divide(groups, peak / -candidate, -8, 7)
+        product, square = (groups * q).sum(-1), (q * q).sum(-1).clamp_(min=1e-30)
+        gain = product * product / square
+        better = gain > best
+        best = torch.where(better, gain, best)
+        scale = torch.where(better, product / square, scale)
+    half = scale.to(torch.float16)
+    return _divide(groups, half.to(torch.float32), -8, 7).to(torch.int8), half
+
+
+def _divide(groups: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
+    return (groups * inverse[..., None]).round_().clamp_(low, high)
+
+
+def _pack(integers: torch.Tensor, bits: int) -> torch.Tensor:
+    """i8 `[16 P, K]` to panels."""
+    rows, columns = integers.shape
+    if bits == 8:
+        return integers.reshape(rows // PANEL, PANEL, columns // 4, 4).transpose(1, 2)
+    nibbles = (integers + 8).to(torch.uint8).reshape(rows // PANEL, PANEL, columns // 8, 2, 4)
+    merged = nibbles[..., 0, :] | (nibbles[..., 1, :] << 4)
+    return merged.transpose(1, 2).contiguous().view(torch.int8)
+
+
+def unpack(packed: torch.Tensor, columns: int) -> torch.Tensor:
+    """The integers of all panels, i8 `[16 P, K]`; the inverse of packing."""
+    if packed.shape[1] * 4 == columns:
+        return packed.transpose(1, 2).reshape(-1, columns)
+    low = (packed & 15) - 8
+    high = ((packed >> 4) & 15) - 8
+    both = torch.stack([low, high], dim=3)  # [P, K / 8, 16, 2, 4]
+    return both.transpose(1, 2).reshape(-1, columns)
+
+
+def dequantize(packed: torch.Tensor, scales: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The matrix f32 `[rows, columns]` that a pair of packed integers and scales stands for."""
+    integers = unpack(packed, columns).to(torch.float32)
+    by_row = scales.to(torch.float32).transpose(1, 2).reshape(integers.shape[0], -1, 1)
+    wide = integers.reshape(integers.shape[0], by_row.shape[1], -1) * by_row
+    return wide.reshape(-1, columns)[:rows]

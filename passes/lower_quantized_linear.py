@@ -1,0 +1,159 @@
+"""`lower-quantized-linear`: `edgec::quantized_linear` as a contraction or as a kernel's dispatch.
+
+The contraction works on every target: it unpacks, scales and multiplies in its body, so that the
+weights are read in their packed form. With `kernel=<level>` the layers that the level's kernel can
+compute become dispatches of it (see `edgec.passes.quantized_kernel`); the others stay contractions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from iree.compiler import ir
+
+from edgec.passes.quantized_kernel import QuantizedShape, kernel_fits, kernel_template
+from edgec.passes.rewriting import (
+    TorchTensor,
+    call_template,
+    constant_int,
+    custom_ops,
+    insert_function,
+    is_none,
+    parse_torch_tensor,
+    symbol_name,
+    tensor_type,
+)
+
+__all__ = ["LowerQuantizedLinear"]
+
+
+@dataclass(frozen=True)
+class LowerQuantizedLinear:
+    """Attributes: kernel: `generic`, or the feature level whose kernels are linked in."""
+
+    kernel: str = "generic"
+
+    def run(self, module: ir.Module) -> None:
+        for op in custom_ops(module, "quantized_linear"):
+            x, weight, scales = (parse_torch_tensor(op.operands[i].type) for i in range(3))
+            result = parse_torch_tensor(op.results[0].type)
+            features = constant_int(op.operands[4])
+            biased = not is_none(op.operands[3])
+            operands = [v for v in list(op.operands)[:4] if not is_none(v)]
+            leading = x.shape[:-1]
+            m = None if None in leading else prod(d for d in leading if d is not None)
+            shape = QuantizedShape.of(m, features, x, weight, scales)
+            compute = _contraction(shape)
+            extra, kind = "", "quantized_linear"
+            if self.kernel != "generic" and kernel_fits(shape):
+                extra, compute = kernel_template(shape, self.kernel)
+                kind = f"quantized_linear.{self.kernel}"
+            symbol = symbol_name(kind, x, weight, scales, str(features), "bias" if biased else "")
+            text = extra + _function(symbol, x, weight, scales, result, shape, biased, compute)
+            insert_function(module, symbol, text)
+            call_template(op, symbol, operands, result)
+
+
+def _function(
+    symbol: str,
+    x: TorchTensor,
+    weight: TorchTensor,
+    scales: TorchTensor,
+    result: TorchTensor,
+    shape: QuantizedShape,
+    biased: bool,
+    compute: str,
+) -> str:
+    """A function around `compute`, which turns %rows [m, k] into %product [m, n]."""
+    n = shape.n
+    leading = x.shape[:-1]
+    rows, out = tensor_type((shape.m, shape.k), "f32"), tensor_type((shape.m, n), "f32")
+    axes = f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"
+    dims = "\n".join(
+        f"  %i{i} = arith.constant {i} : index\n  %d{i} = tensor.dim %x, %i{i} : {x.builtin}"
+        for i, d in enumerate(leading)
+        if d is None
+    )
+    sizes = ", ".join(f"%d{i}" if d is None else str(d) for i, d in enumerate(result.shape))
+    bias, argument = "", ""
+    if biased:
+        argument = f", %bias: tensor<{n}xf32>"
+        bias = f"""
+  %biased = linalg.generic {{
+      indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (j)>,
+                       affine_map<(i, j) -> (i, j)>],
+      iterator_types = ["parallel", "parallel"]
+    }} ins(%product, %bias : {out}, tensor<{n}xf32>) outs(%out : {out}) {{
+  ^bb0(%a: f32, %b: f32, %unused: f32):
+    %c = arith.addf %a, %b : f32
+    linalg.yield %c : f32
+  }} -> {out}"""
+    return f"""
+util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin},
+    %scales: {scales.builtin}{argument}) -> {result.builtin} {{
+{dims}
+  %c0 = arith.constant 0 : index
+  %rows = tensor.collapse_shape %x {axes} : {x.builtin} into {rows}
+  %m = tensor.dim %rows, %c0 : {rows}
+  %out = tensor.empty({"" if shape.m is not None else "%m"}) : {out}
+{compute}{bias}
+  %result = tensor.expand_shape {"%biased" if biased else "%product"} {axes}
+      output_shape [{sizes}] : {out} into {result.builtin}
+  util.return %result : {result.builtin}
+}}"""
+
+
+def _contraction(shape: QuantizedShape) -> str:
+    """The layer as a `linalg.generic` over panels; a nibble's place is a dimension of its own."""
+    m, n, k, group = shape.m, shape.n, shape.k, shape.group
+    columns = 4 if shape.bits == 8 else 8
+    groups, blocks, halves = k // group, group // columns, columns // 4
+    rows = tensor_type((m, k), "f32")
+    split = tensor_type((m, groups, blocks, halves, 4), "f32")
+    packed = tensor_type((shape.panels, k // columns, 16, 4), "i8")
+    grouped = tensor_type((shape.panels, groups, blocks, 16, 4), "i8")
+    scales = tensor_type((shape.panels, groups, 16), "f16")
+    wide = tensor_type((m, shape.panels, 16), "f32")
+    flat, out = tensor_type((m, shape.panels * 16), "f32"), tensor_type((m, n), "f32")
+    size = "%m" if m is None else str(m)
+    if shape.bits == 8:
+        integer = "    %integer = arith.extsi %w : i8 to i32"
+    else:
+        integer = """    %half = linalg.index 5 : index
+    %half_i32 = arith.index_cast %half : index to i32
+    %four = arith.constant 4 : i32
+    %shift = arith.muli %half_i32, %four : i32
+    %byte = arith.extui %w : i8 to i32
+    %shifted = arith.shrui %byte, %shift : i32
+    %mask = arith.constant 15 : i32
+    %nibble = arith.andi %shifted, %mask : i32
+    %eight = arith.constant 8 : i32
+    %integer = arith.subi %nibble, %eight : i32"""
+    return f"""
+  %zero = arith.constant 0.0 : f32
+  %split = tensor.expand_shape %rows [[0], [1, 2, 3, 4]]
+      output_shape [{size}, {groups}, {blocks}, {halves}, 4] : {rows} into {split}
+  %grouped = tensor.expand_shape %weight [[0], [1, 2], [3], [4]]
+      output_shape [{shape.panels}, {groups}, {blocks}, 16, 4] : {packed} into {grouped}
+  %wide_empty = tensor.empty({"%m" if m is None else ""}) : {wide}
+  %wide_zero = linalg.fill ins(%zero : f32) outs(%wide_empty : {wide}) -> {wide}
+  %wide = linalg.generic {{
+      indexing_maps = [affine_map<(m, p, n, g, b, h, j) -> (m, g, b, h, j)>,
+                       affine_map<(m, p, n, g, b, h, j) -> (p, g, b, n, j)>,
+                       affine_map<(m, p, n, g, b, h, j) -> (p, g, n)>,
+                       affine_map<(m, p, n, g, b, h, j) -> (m, p, n)>],
+      iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction",
+                        "reduction", "reduction"]
+    }} ins(%split, %grouped, %scales : {split}, {grouped}, {scales}) outs(%wide_zero : {wide}) {{
+  ^bb0(%a: f32, %w: i8, %scale: f16, %sum: f32):
+{integer}
+    %float = arith.sitofp %integer : i32 to f32
+    %scale_f32 = arith.extf %scale : f16 to f32
+    %dequantized = arith.mulf %float, %scale_f32 : f32
+    %p = arith.mulf %a, %dequantized : f32
+    %s = arith.addf %sum, %p : f32
+    linalg.yield %s : f32
+  }} -> {wide}
+  %flat = tensor.collapse_shape %wide [[0], [1, 2]] : {wide} into {flat}
+  %product = tensor.extract_slice %flat[0, 0] [{size}, {n}] [1, 1] : {flat} to {out}"""

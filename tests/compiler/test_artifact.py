@@ -1,0 +1,259 @@
+"""An artifact appears whole or not at all, whatever happens while it is made."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgec
+from edgec.artifact import Artifact
+from edgec.compiler import artifact as writing
+from edgec.compiler import driver
+from edgec.errors import CompileError, InputError
+from edgec.manifest import MANIFEST_NAME
+
+Compile = Callable[..., Artifact]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too; and the empty folders."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+        if path.is_file() or not any(path.iterdir())
+    }
+
+
+def test_whole(fake_compile: Compile, model: Path, tmp_path: Path) -> None:
+    artifact = fake_compile()
+    assert artifact.path == tmp_path / "out"
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "out"}
+    assert {path.name for path in artifact.path.iterdir()} == {
+        MANIFEST_NAME, "cpu.vmfb", "weights.irpa", "tokenizer.json", "tokenizer_config.json",
+        "chat_template.jinja", "generation_config.json",
+    }  # fmt: skip
+    assert artifact == Artifact.open(tmp_path / "out")
+    artifact.verify()
+
+
+FAULTS: list[tuple[type[BaseException], BaseException]] = [
+    (CompileError, CompileError("it broke")),
+    (KeyboardInterrupt, KeyboardInterrupt()),
+    (SystemExit, SystemExit(143)),
+    (InputError, OSError(errno.ENOSPC, "No space left on device")),
+    (OSError, OSError(errno.EIO, "Input/output error")),
+]
+
+
+@pytest.mark.parametrize("where", ["export", "write_archive", "_manifest", "vmfb", "publish"])
+@pytest.mark.parametrize(("expected", "fault"), FAULTS, ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize("force", [False, True])
+def test_a_fault_leaves_nothing_and_spoils_nothing(
+    fake_compile: Compile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    expected: type[BaseException],
+    fault: BaseException,
+    force: bool,
+) -> None:
+    if force:
+        fake_compile(dtype="f16")
+    before = tree(tmp_path)
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        if where == "vmfb":
+            patch.setitem(driver.STAGES, where, fail)
+        elif where == "publish":
+            patch.setattr(writing.os, "fsync", fail)
+        else:
+            patch.setattr(driver, where, fail)
+        with pytest.raises(expected):
+            fake_compile(force=force)
+    assert tree(tmp_path) == before
+    fake_compile(force=force).verify()
+
+
+def test_the_same_build_is_not_made_again(fake_compile: Compile) -> None:
+    first = fake_compile()
+    times = {path.name: path.stat().st_mtime_ns for path in first.path.iterdir()}
+    assert fake_compile() == first
+    assert {path.name: path.stat().st_mtime_ns for path in first.path.iterdir()} == times
+    inode = first.path.stat().st_ino
+    assert fake_compile(force=True) == first
+    assert first.path.stat().st_ino != inode
+
+
+def test_another_build_needs_force(fake_compile: Compile) -> None:
+    first = fake_compile()
+    with pytest.raises(InputError, match=r"out: exists and is another build \(add --force"):
+        fake_compile(dtype="f16")
+    assert Artifact.open(first.path) == first
+    assert fake_compile(dtype="f16", force=True).manifest.dtype == "f16"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest"])
+def test_a_damaged_build_is_not_taken_for_whole(
+    fake_compile: Compile, tmp_path: Path, damage: str
+) -> None:
+    """In the cache it is made again; an output of the user's is replaced with --force only."""
+    cached = fake_compile(output=None, cache_dir=tmp_path / "cache")
+    given = fake_compile()
+    for artifact in (cached, given):
+        if damage == "missing":
+            (artifact.path / "cpu.vmfb").unlink()
+        else:
+            file = artifact.path / ("cpu.vmfb" if damage == "truncated" else MANIFEST_NAME)
+            file.write_bytes(file.read_bytes()[:-9])
+    assert fake_compile(output=None, cache_dir=tmp_path / "cache") == cached
+    with pytest.raises(InputError, match="--force"):
+        fake_compile()
+    fake_compile(force=True).verify()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_force_spares_what_is_no_artifact(fake_compile: Compile, tmp_path: Path, kind: str) -> None:
+    if kind == "folder":
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    else:
+        (tmp_path / "out").write_text("years of work")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="out: exists and is no artifact, so it is not replaced"):
+        fake_compile(force=True)
+    assert tree(tmp_path) == before
+
+
+def test_an_empty_folder_is_no_hindrance(fake_compile: Compile, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    fake_compile().verify()
+
+
+def test_folders_on_the_way_are_made(fake_compile: Compile, tmp_path: Path) -> None:
+    fake_compile(output=tmp_path / "not" / "yet" / "there").verify()
+
+
+def test_something_appears_meanwhile(
+    fake_compile: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two builds without a cache go on side by side; who is last finds the other's result."""
+    equal = fake_compile(output=tmp_path / "equal")
+    other = fake_compile(output=tmp_path / "other", dtype="f16")
+    (copied,) = [equal.path]
+
+    def arrive(build: Any, result: Path, *, manifest: Any = driver._manifest) -> Any:
+        shutil.copytree(copied, tmp_path / "out")
+        return manifest(build, result)
+
+    monkeypatch.setattr(driver, "_manifest", arrive)
+    assert fake_compile().manifest == equal.manifest
+    shutil.rmtree(tmp_path / "out")
+    copied = other.path
+    with pytest.raises(InputError, match="out: written by something else meanwhile"):
+        fake_compile()
+    assert Artifact.open(tmp_path / "out").manifest == other.manifest
+
+
+def test_no_space(fake_compile: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tree(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1 << 20))
+    with pytest.raises(InputError, match=r"needs 64 MB, the disk has 1 MB free \(free some"):
+        fake_compile()
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("options", [{"output": "file/out"}, {"output": "/proc/out"}])
+def test_unwritable_output(
+    fake_compile: Compile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="cannot write to .*choose another place with -o"):
+        fake_compile(**options)
+    assert tree(tmp_path) == before
+
+
+def test_unwritable_cache(fake_compile: Compile, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cache: cannot write to .*--cache-dir"):
+        fake_compile(output=None, cache_dir=tmp_path / "file")
+
+
+def start(script: str, install: str, model: Path, **options: Any) -> subprocess.Popen[str]:
+    """A compile with `fake_stages` in a process of its own."""
+    program = f"{script}\n{install}\nimport edgec\nedgec.compile({str(model)!r}, **{options!r})"
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+
+
+def test_what_a_killed_build_leaves_is_removed_by_the_next(
+    fake_compile: Compile, fake_script: str, model: Path, tmp_path: Path
+) -> None:
+    hang = "import time\ninstall(lambda: print('there', flush=True) or time.sleep(60))"
+    process = start(fake_script, hang, model, output=str(tmp_path / "out"), ctx_size=128)
+    assert process.stdout is not None and process.stdout.readline() == "there\n"
+    left = [path.name for path in tmp_path.iterdir() if path.name != "model"]
+    assert len(left) == 1 and left[0].startswith(".edgec-building-")
+    fake_compile(output=tmp_path / "beside")  # the folder of a living build stays
+    assert (tmp_path / left[0] / "artifact" / "cpu.vmfb").is_file()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (tmp_path / "out").exists()
+    fake_compile().verify()
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "beside", "out"}
+
+
+def test_two_builds_into_one_cache(fake_script: str, model: Path, tmp_path: Path) -> None:
+    """Both succeed, one builds: the other waits and takes its result."""
+    count = "import time\ninstall(lambda: print('built', flush=True) or time.sleep(1))"
+    options: dict[str, Any] = {"cache_dir": str(tmp_path / "cache"), "ctx_size": 128}
+    both = [start(fake_script, count, model, **options) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(said) == ["", "built\n"]
+    (artifact,) = (tmp_path / "cache").glob("*.edgec")
+    Artifact.open(artifact).verify()
+    assert not list((tmp_path / "cache").glob(".edgec-building-*"))
+
+
+def test_many_workspaces_at_once(tmp_path: Path) -> None:
+    """None takes another, that is just being made, for abandoned."""
+
+    def work(number: int) -> bool:
+        with writing.workspace(tmp_path / "out") as folder:
+            (folder / "mine").write_text(str(number))
+            time.sleep(number % 7 / 1000)
+            return (folder / "mine").read_text() == str(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(400)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_default_cache(
+    fake_compile: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEC_CACHE_DIR", str(tmp_path / "mine"))
+    artifact = fake_compile(output=None)
+    assert artifact.path.parent == tmp_path / "mine"
+    assert artifact.manifest.digest[:16] in artifact.path.name
+    monkeypatch.delenv("EDGEC_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert edgec.compiler.driver.default_cache_dir() == tmp_path / "xdg" / "edgec"

@@ -1,0 +1,187 @@
+"""What is not a whole artifact of this version is refused, with the reason."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgec.artifact import Artifact
+from edgec.errors import ArtifactError
+from edgec.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest
+
+WHERE = Path("manifest.json")
+
+
+@pytest.fixture
+def artifact(fake_compile: Callable[..., Artifact]) -> Artifact:
+    return fake_compile()
+
+
+@pytest.fixture
+def data(artifact: Artifact) -> dict[str, Any]:
+    parsed = json.loads((artifact.path / MANIFEST_NAME).read_text())
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def parse(data: object) -> Manifest:
+    return Manifest.from_json(json.dumps(data), WHERE)
+
+
+def test_round_trip(artifact: Artifact, data: dict[str, Any]) -> None:
+    assert parse(data) == artifact.manifest
+    assert Manifest.from_json(artifact.manifest.to_json(), WHERE) == artifact.manifest
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to every value within parsed JSON."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, child in items:
+        found.append((*at, key))
+        if isinstance(child, dict | list) and key != "options":
+            found += places(child, (*at, key))
+    return found
+
+
+def parent(data: Any, place: tuple[Any, ...]) -> Any:
+    for key in place[:-1]:
+        data = data[key]
+    return data
+
+
+def test_every_wrong_type_is_named(data: dict[str, Any]) -> None:
+    for place in places(data):
+        if place[0] == "options" and len(place) > 1:
+            continue
+        for wrong in (1.5, True, "text", 3, [], {}, None):
+            changed = copy.deepcopy(data)
+            old = parent(changed, place)[place[-1]]
+            dimension = place[-2:-1] == ("shape",) and (wrong is None or old is None)
+            same_kind = type(old) is type(wrong) or (isinstance(old, list) and wrong == [])
+            if dimension or same_kind or (isinstance(old, dict) and wrong == {}):
+                continue
+            parent(changed, place)[place[-1]] = wrong
+            with pytest.raises(ArtifactError) as caught:
+                parse(changed)
+            assert "\n" not in str(caught.value)
+            if place != ("schema_version",):
+                assert str(place[-1]) in str(caught.value)
+
+
+def test_missing_and_unknown_fields_are_named(data: dict[str, Any]) -> None:
+    optional = {"requirements", "compile_flags"}
+    named = ["entry_points", "programs", "files", "versions", "quantization", "requirements"]
+    for place in places(data):
+        inside_table = len(place) > 1 and place[-2] in named
+        if inside_table or isinstance(place[-1], int) or place[-1] in optional:
+            continue
+        changed = copy.deepcopy(data)
+        del parent(changed, place)[place[-1]]
+        with pytest.raises(ArtifactError, match=f"lacks {place[-1]}|not an edgec manifest"):
+            parse(changed)
+        changed = copy.deepcopy(data)
+        parent(changed, place)["colour"] = "red"
+        if place[0] != "options":
+            with pytest.raises(ArtifactError, match="has unknown colour"):
+                parse(changed)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("[]", "not an edgec manifest"),
+        ("3", "not an edgec manifest"),
+        ('{"version": 3}', "not an edgec manifest"),
+        ('{"schema_version": "1"}', "not an edgec manifest"),
+        (f'{{"schema_version": {SCHEMA_VERSION + 1}}}', r"newer than this .*\(upgrade edgec\)"),
+        (f'{{"schema_version": {SCHEMA_VERSION - 1}}}', r"older than this .*\(compile again\)"),
+        (f'{{"schema_version": {SCHEMA_VERSION}}}', "manifest lacks digest, dtype, entry_points"),
+    ],
+)
+def test_foreign_texts(text: str, says: str) -> None:
+    with pytest.raises(ArtifactError, match=says):
+        Manifest.from_json(text, WHERE)
+
+
+FIXTURE = settings(
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@FIXTURE
+@given(data=st.data())
+def test_any_flipped_byte(artifact: Artifact, data: st.DataObject) -> None:
+    """It is refused, or it changed a value into another of the same kind; nothing else happens."""
+    file = artifact.path / MANIFEST_NAME
+    whole = artifact.manifest.to_json().encode()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    byte = data.draw(st.integers(0, 255))
+    file.write_bytes(whole[:at] + bytes([byte]) + whole[at + 1 :])
+    try:
+        opened = Artifact.open(artifact.path)
+    except ArtifactError as error:
+        assert "\n" not in str(error)
+        return
+    assert Manifest.from_json(opened.manifest.to_json(), WHERE) == opened.manifest
+
+
+@FIXTURE
+@given(data=st.data())
+def test_any_truncation(artifact: Artifact, data: st.DataObject) -> None:
+    """Only the last line break may be missing."""
+    whole = artifact.manifest.to_json().encode()
+    (artifact.path / MANIFEST_NAME).write_bytes(whole[: data.draw(st.integers(0, len(whole) - 2))])
+    with pytest.raises(ArtifactError, match="not valid JSON"):
+        Artifact.open(artifact.path)
+
+
+def test_files_are_checked(artifact: Artifact, tmp_path: Path) -> None:
+    for name in artifact.manifest.files:
+        file = artifact.path / name
+        content = file.read_bytes()
+        file.write_bytes(content + b"x")
+        says = f"{name} has {len(content) + 1} bytes, the manifest says {len(content)}"
+        with pytest.raises(ArtifactError, match=says):
+            Artifact.open(artifact.path)
+        file.unlink()
+        with pytest.raises(ArtifactError, match=f"{name} is missing"):
+            Artifact.open(artifact.path)
+        file.write_bytes(content)
+    assert Artifact.open(artifact.path) == artifact
+
+
+def test_verify_finds_what_the_size_does_not_tell(artifact: Artifact) -> None:
+    for name in artifact.manifest.files:
+        file = artifact.path / name
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        opened = Artifact.open(artifact.path)
+        with pytest.raises(ArtifactError, match=f"{name} differs from its SHA-256"):
+            opened.verify()
+        file.write_bytes(content)
+    artifact.verify()
+
+
+def test_no_artifact(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"not found \(edgec compile MODEL -o "):
+        Artifact.open(tmp_path / "none")
+    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
+        Artifact.open(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
+        Artifact.open(tmp_path / "file")
+    (tmp_path / MANIFEST_NAME).write_bytes(b"\xff\xfe")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        Artifact.open(tmp_path)

@@ -1,0 +1,68 @@
+"""What `--target` may say, and what a CPU becomes."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from edgec.compiler.targets import TARGETS, parse_targets
+from edgec.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "target '': must be one of cpu"),
+        ("tpu", "target 'tpu': must be one of cpu"),
+        ("CPU", "target 'CPU'"),
+        ("cpu,", "target ''"),
+        ("cpu,cpu:cortex-a76", "cpu is named twice"),
+        ("cpu:no-such-cpu", "target 'cpu:no-such-cpu': Unknown CPU"),
+        ("cpu:aarch64-", "target 'cpu:aarch64-'"),
+        ("cpu:aarch64-linux gnu", "target 'cpu:aarch64-linux gnu'"),
+        ("cpu:--help", "target 'cpu:--help'"),
+    ],
+)
+def test_refused(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        parse_targets(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_target_is_named_as_it_is_registered() -> None:
+    for kind in TARGETS:
+        assert [target.name for target in parse_targets(kind)] == [kind]
+
+
+def test_the_host_is_resolved() -> None:
+    (host,) = parse_targets("cpu")
+    assert parse_targets(" cpu:host ") == (host,)
+    assert host.architecture != "host"
+    machine = platform.machine().replace("arm64", "aarch64")
+    assert host.requirements["architecture"] == machine
+    assert host.requirements["cpu_features"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "architecture", "feature"),
+    [
+        ("cortex-a76", "aarch64", "dotprod"),
+        ("apple-m1", "aarch64", "neon"),
+        ("skylake-avx512", "x86_64", "avx512f"),
+        ("znver3", "x86_64", "avx2"),
+    ],
+)
+def test_named_cpus(variant: str, architecture: str, feature: str) -> None:
+    (target,) = parse_targets(f"cpu:{variant}")
+    assert target.architecture == target.requirements["cpu"] == variant
+    assert target.requirements["architecture"] == architecture
+    assert feature in target.requirements["cpu_features"].split(",")
+    assert f"--iree-llvmcpu-target-cpu={variant}" in target.flags
+
+
+@pytest.mark.parametrize("architecture", ["aarch64", "x86_64", "riscv64"])
+def test_triples(architecture: str) -> None:
+    (target,) = parse_targets(f"cpu:{architecture}-linux-gnu")
+    assert target.requirements["architecture"] == architecture
+    assert target.architecture == "generic"

@@ -1,0 +1,69 @@
+"""The weight formats: packing, rounding, errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edgec.errors import InputError, ModelError
+from edgec.models.quantize import WeightFormat, dequantize, quantize, unpack
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("group", [32, 64, 128, None])
+@pytest.mark.parametrize("rows", [1, 16, 37])
+def test_round_trip(bits: int, group: int | None, rows: int) -> None:
+    """Weights that are multiples of a scale come back exactly."""
+    generator = torch.Generator().manual_seed(rows)
+    top = 127 if bits == 8 else 8
+    integers = torch.randint(1 - top, top, (rows, 256), generator=generator).float()
+    integers[:, ::32] = -top  # each group has the largest magnitude
+    weight = integers * 0.25
+    packed, scales = quantize("w", weight, WeightFormat(bits, group))
+    assert packed.dtype == torch.int8 and scales.dtype == torch.float16
+    assert packed.numel() * 8 // bits == -(-rows // 16) * 16 * 256
+    assert torch.equal(dequantize(packed, scales, rows, 256), weight)
+    assert not unpack(packed, 256)[rows:].any()
+
+
+def test_layout() -> None:
+    """What docs/quantisation.md says about where an element lies."""
+    weight = torch.randint(-7, 8, (32, 64)).float()
+    weight[:, ::32] = -8
+    packed, _ = quantize("w", weight, WeightFormat(4, 32))
+    byte = int(packed[1, 2, 3, 1]) & 255
+    assert (byte & 15) - 8 == weight[16 + 3, 2 * 8 + 1]
+    assert (byte >> 4) - 8 == weight[16 + 3, 2 * 8 + 4 + 1]
+    weight[:, ::32] = 127
+    packed, _ = quantize("w", weight, WeightFormat(8, 32))
+    assert packed[1, 2, 3, 1] == weight[16 + 3, 2 * 4 + 1]
+
+
+def test_int4_is_better_than_rounding_to_the_peak() -> None:
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    packed, scales = quantize("w", weight, WeightFormat(4, 32))
+    found = (dequantize(packed, scales, 64, 256) - weight).square().mean()
+    groups = weight.reshape(64, -1, 32)
+    peak = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)) / -8
+    plain = ((groups / peak).round().clamp(-8, 7) * peak - groups).square().mean()
+    assert found < 0.92 * plain
+
+
+def test_zeros_stay_zero() -> None:
+    for bits in (8, 4):
+        packed, scales = quantize("w", torch.zeros(3, 32), WeightFormat(bits, 32))
+        assert not dequantize(packed, scales, 3, 32).any()
+
+
+def test_group_that_does_not_divide_is_named() -> None:
+    with pytest.raises(InputError, match="group-size 64.*96 columns of some.weight") as error:
+        quantize("some.weight", torch.zeros(4, 96), WeightFormat(8, 64))
+    assert error.value.remedy == "use --group-size 32"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(bad: float) -> None:
+    weight = torch.ones(4, 32)
+    weight[2, 7] = bad
+    with pytest.raises(ModelError, match="some.weight has NaN or infinite"):
+        quantize("some.weight", weight, WeightFormat(8, 32))
