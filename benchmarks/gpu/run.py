@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu.run --artifacts DIR --output results.json
 
-`DIR` holds what `prepare.sh` made elsewhere: for each model a folder with programs for cpu, cuda and
-vulkan, and its weights. The machine needs NVIDIA's driver, the packages that a device installs, and
+`DIR` holds what `prepare.sh` made elsewhere: for each model a folder with programs for cpu, cuda
+and vulkan, and its weights. The machine needs NVIDIA's driver, the packages that a device installs, and
 for Vulkan a loader (libvulkan.so.1) with the driver's manifest. A device that cannot be opened is a
 result too: its error stands in the JSON, and the exit code is 1.
 """
@@ -119,6 +119,7 @@ def measure(folder: Path, repetitions: int) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Exit code 1 when a device could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--artifacts", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

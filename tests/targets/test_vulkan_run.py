@@ -51,6 +51,7 @@ def test_same_text(both: Artifact) -> None:
     assert texts["cpu"] == texts["vulkan"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["qwen3-0.6b", "llama-3.2-1b", "pythia-160m"])
 def test_presets(
     preset: str,
@@ -62,7 +63,12 @@ def test_presets(
     import edgec
 
     artifact = edgec.compile(
-        f"preset:{preset}", target=BOTH, layers=2, ctx_size=512, output=tmp_path / "p.edgec"
+        f"preset:{preset}",
+        target=BOTH,
+        layers=2,
+        ctx_size=512,
+        chunk_size=64,
+        output=tmp_path / "p.edgec",
     )
     assert artifact is not None
     found = compare(Session(artifact, "cpu"), Session(artifact, "vulkan"), (1, 31, 33, 300), 1)
@@ -75,7 +81,9 @@ def test_narrow_weights(
     dtype: str, both: Artifact, compile_once: Callable[..., Artifact], compare: Callable[..., Any]
 ) -> None:
     """f16 on Vulkan chooses f32's token, of those that f32 chose, at 99 % of the places."""
-    narrow = compile_once(f"tiny-{dtype}", "bundled:tiny-dense", target=BOTH, dtype=dtype)
+    narrow = compile_once(
+        f"tiny-{dtype}", "bundled:tiny-dense", target=BOTH, dtype=dtype, chunk_size=64
+    )
     found = compare(Session(both, "cpu"), Session(narrow, "vulkan"), (33, 64, 200), 20)
     assert found.agreement >= 0.99
 
