@@ -3,9 +3,9 @@
     python -m benchmarks.gpu.run --artifacts DIR --output results.json
 
 `DIR` holds what `prepare.sh` made elsewhere: for each model a folder with programs for cpu, cuda
-and vulkan, and its weights. The machine needs NVIDIA's driver, the packages that a device installs, and
-for Vulkan a loader (libvulkan.so.1) with the driver's manifest. A device that cannot be opened is a
-result too: its error stands in the JSON, and the exit code is 1.
+and vulkan, and its weights. The machine needs NVIDIA's driver, the packages that a device installs,
+and for Vulkan a loader (libvulkan.so.1) with the driver's manifest. A device that cannot be opened
+is a result too: its error stands in the JSON, and the exit code is 1.
 """
 
 from __future__ import annotations
