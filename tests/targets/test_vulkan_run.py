@@ -82,7 +82,7 @@ def test_narrow_weights(
 ) -> None:
     """f16 on Vulkan chooses f32's token, of those that f32 chose, at 99 % of the places."""
     narrow = compile_once(
-        f"tiny-{dtype}", "bundled:tiny-dense", target=BOTH, dtype=dtype, chunk_size=64
+        f"tiny-both-{dtype}", "bundled:tiny-dense", target=BOTH, dtype=dtype, chunk_size=64
     )
     found = compare(Session(both, "cpu"), Session(narrow, "vulkan"), (33, 64, 200), 20)
     assert found.agreement >= 0.99
