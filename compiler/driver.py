@@ -30,6 +30,7 @@ from edgec.manifest import (
     ParameterFile,
     Program,
 )
+from edgec.models.active import usage
 from edgec.models.check import CheckedWeights, check_weights
 from edgec.models.load import LoadedModel, load
 from edgec.models.sources import ModelSource, resolve
@@ -177,7 +178,9 @@ def compile(
                 )
                 weights = check_weights(loaded.expected, source.weights)
                 for name in loaded.buffers.keys() & weights.names.keys():
-                    loaded.buffers[name] = weights.read(name)  # a persistent one is no constant
+                    # A persistent one (a router's correction bias) is no constant.
+                    like = loaded.buffers[name].dtype
+                    loaded.buffers[name] = weights.read(name).to(like)
             spec = interface(loaded, options, loaded.discovery.vocab_size)
             build = _Build(
                 source, loaded, weights, spec, options, targets, key, max_context, dump, progress
@@ -319,6 +322,9 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     entries = _entries(model)
     weights = sum(entry.bytes for entry in entries.values())
     count = model.parameter_count
+    used = usage(model.module, model.parameters, model.discovery)
+    idle = sum((1 - used.active[n]) * p.numel() for n, p in model.parameters.items())
+    read = sum(used.read[n] * entry.bytes for n, entry in entries.items())
     width = {"f32": 4, "f16": 2, "bf16": 2}
     state = 0
     for buffer in build.interface.state:
@@ -338,7 +344,9 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             max_context=build.max_context,
             layers=len(model.discovery.layers),
             parameters=count,
-            active_parameters=count,
+            active_parameters=int(count - idle),
+            experts=used.experts,
+            experts_per_token=used.experts_per_token,
         ),
         options=options.to_dict(),
         dtype=options.dtype,
@@ -359,6 +367,6 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             for t in build.targets
         },
         parameters=ParameterFile(WEIGHTS, PARAMETER_SCOPE, len(entries), weights),
-        memory=Memory(weights=weights, state_per_sequence=state),
+        memory=Memory(weights, state, weights_per_token=int(read)),
         files=writing.file_records(result),
     )

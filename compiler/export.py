@@ -14,6 +14,7 @@ from torch import nn
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec
+from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
 from edgec.models.state import SequenceState, using
 from edgec.passes.lower_attention import BLOCK
@@ -67,12 +68,15 @@ class _Program(nn.Module):
         tokens: torch.Tensor,
         positions: torch.Tensor,
         start: torch.Tensor,
-        last: torch.Tensor | int,
+        length: torch.Tensor | None,
         state: list[torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         pairs = zip(state[0::2], state[1::2], strict=True)
         buffers = dict(zip(sorted(self.discovery.layers), pairs, strict=True))
-        with using(SequenceState(start, self.capacity, self.discovery, buffers)) as sequence:
+        # The head runs for one row: that of the last true token.
+        last = 0 if length is None else (length - 1).reshape(1)
+        sequence = SequenceState(start, self.capacity, self.discovery, buffers, length)
+        with using(sequence):
             logits = self.model(
                 input_ids=tokens,
                 position_ids=positions,
@@ -93,16 +97,14 @@ class _Prefill(_Program):
         state: list[torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         offsets = torch.arange(tokens.shape[1], dtype=torch.int64, device=tokens.device)
-        # The head runs for one row: that of the last true token.
-        last = (length - 1).reshape(1)
-        return self.run(tokens, (offsets + start)[None], start, last, state)
+        return self.run(tokens, (offsets + start)[None], start, length, state)
 
 
 class _Decode(_Program):
     def forward(
         self, tokens: torch.Tensor, start: torch.Tensor, state: list[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.run(tokens, start.reshape(1, 1), start, 0, state)
+        return self.run(tokens, start.reshape(1, 1), start, None, state)
 
 
 def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> ir.Module:
@@ -163,7 +165,7 @@ def _export(
             warnings.simplefilter("ignore")
             exported = torch.export.export(program, arguments, dynamic_shapes=dynamic, strict=False)
             # Without this, in-place updates of the state would stay in the graph.
-            decomposed: torch.export.ExportedProgram = exported.run_decompositions({})
+            decomposed: torch.export.ExportedProgram = exported.run_decompositions(DECOMPOSITIONS)
             return decomposed
     except ModelError:
         raise

@@ -58,13 +58,20 @@ def _attention(
         raise ModelError(f"{where}: attention with {', '.join(unknown) or 'no causal order'}")
     if not isinstance(attention_mask, CausalMask):
         raise ModelError(f"{where}: attention with a mask of its own is not supported")
+    if not attention_mask.supported:
+        raise ModelError(
+            f"{where}: its mask is neither causal nor a sliding window",
+            "this form of attention is not supported yet",
+        )
     # A window that no position of the model can leave is no window.
     longest = int(getattr(module.config, "max_position_embeddings", None) or 1 << 62)
     if sliding_window and sliding_window < longest and sliding_window != attention_mask.window:
         raise ModelError(
             f"{where}: a window of {sliding_window}, but a mask of {attention_mask.window}"
         )
-    caches = active_state().attend(layer, key, value)
+    # transformers names it so in every family with multi-head latent attention.
+    expanded = hasattr(module, "expand_kv")
+    caches = active_state().attend(layer, key, value, expanded)
     if caches is None:
         return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3]), None
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
@@ -85,7 +92,7 @@ def _mask(*, mask_function: Callable[..., Any], config: Any = None, **_: Any) ->
 
 
 def _describe(mask_function: Callable[..., Any], longest: int) -> CausalMask:
-    """Finds the window of a mask by asking it, and checks that it is nothing but a window."""
+    """Finds the window of a mask by asking it, and whether it is nothing but a window."""
     rows = torch.arange(longest, dtype=torch.int64)
 
     def visible(position: int) -> torch.Tensor:
@@ -103,8 +110,5 @@ def _describe(mask_function: Callable[..., Any], longest: int) -> CausalMask:
         if window:
             expected &= rows > position - window
         if not torch.equal(visible(position), expected):
-            raise ModelError(
-                "the model asks for a mask that is neither causal nor a sliding window",
-                "this form of attention is not supported yet",
-            )
+            return CausalMask(0, supported=False)
     return CausalMask(window)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgec.errors import ModelError
+from edgec.models.fused import Conversions, Fusion
 from edgec.models.weights import TensorInfo, WeightSource, first_few
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ class ExpectedTensors:
     `shapes` has the parameters and persistent buffers by module name, a tied one once; `tied`
     maps the other names of tied parameters to the one in `shapes`. `rename` turns a checkpoint's
     name into a module's, as transformers does when it loads (older names, a missing or extra
-    base-model prefix). `ignored` are regular expressions of checkpoint names without a use.
+    base-model prefix). `conversions` are transformers' rules for parameters that checkpoints store
+    in parts. `ignored` are regular expressions of checkpoint names without a use.
     """
 
     shapes: dict[str, tuple[int, ...]]
     tied: dict[str, str] = field(default_factory=dict)
     rename: Callable[[str], str] = str
+    conversions: Conversions = field(default_factory=Conversions)
     ignored: tuple[str, ...] = ()
 
 
@@ -38,21 +41,27 @@ class ExpectedTensors:
 class CheckedWeights:
     """A checkpoint that has every expected tensor, read by module names: a `WeightSource`.
 
-    `names` maps module names, tied ones included, to those in `source`; `unused` are the
-    checkpoint's tensors that the configuration does not need, worth a warning.
+    `names` maps module names, tied ones included, to those in `source`, and `fused` those that
+    are made of several tensors; `unused` are the checkpoint's tensors that the configuration does
+    not need, worth a warning.
     """
 
     source: WeightSource
     names: dict[str, str]
     unused: list[str]
+    fused: dict[str, Fusion] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, TensorInfo]:
         """See `WeightSource`."""
         stored = self.source.tensors()
-        return {name: stored[in_file] for name, in_file in self.names.items()}
+        whole = {name: stored[in_file] for name, in_file in self.names.items()}
+        made = {name: fusion.shapes(stored)[name] for name, fusion in self.fused.items()}
+        return whole | made
 
     def read(self, name: str) -> torch.Tensor:
         """See `WeightSource`."""
+        if name in self.fused:
+            return self.fused[name].convert(self.source.read)[name]
         return self.source.read(self.names[name])
 
     def digest(self) -> str:
@@ -92,13 +101,18 @@ def expected_tensors(config: Any, *, trust_remote_code: bool = False) -> Expecte
 def tensors_of(model: Any) -> ExpectedTensors:
     """The tensors that a transformers module, which may be on the meta device, needs."""
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        rename_source_key,
+    )
 
     state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
     prefix = model.base_model_prefix
-    # Renamings only: conversions that merge several tensors into one come with the experts.
-    renamings = [r for r in get_model_conversion_mapping(model) if isinstance(r, WeightRenaming)]
+    mapping = get_model_conversion_mapping(model)
+    renamings = [r for r in mapping if isinstance(r, WeightRenaming)]
+    converters = [r for r in mapping if isinstance(r, WeightConverter)]
 
     def rename(name: str) -> str:
         for rules in (renamings, []):
@@ -107,10 +121,15 @@ def tensors_of(model: Any) -> ExpectedTensors:
                 return renamed
         return name
 
+    def convert(name: str) -> tuple[str, str | None]:
+        target, pattern = rename_source_key(name, renamings, converters, prefix, state)
+        return str(target), pattern
+
     return ExpectedTensors(
         {name: shape for name, shape in state.items() if name not in tied},
         tied,
         rename,
+        Conversions(convert, {p: c for c in converters for p in c.source_patterns}, model.config),
         tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
     )
 
@@ -143,7 +162,18 @@ def check_weights(
         aliases.setdefault(name, []).append(alias)
     problems: list[str] = []
     names: dict[str, str] = {}
+    made: dict[str, tuple[Fusion, TensorInfo]] = {}
+    for fusion in expected.conversions.find(stored, expected.shapes):
+        made |= {n: (fusion, info) for n, info in fusion.shapes(stored).items()}
+    fused: dict[str, Fusion] = {}
     for name, shape in expected.shapes.items():
+        if name in made:
+            fused[name], info = made[name]
+            if info.shape != tuple(shape):
+                problems.append(f"{fused[name].origin} is {list(info.shape)}, not {list(shape)}")
+            elif info.dtype not in FLOATS:
+                problems.append(f"{fused[name].origin} has the packed dtype {info.dtype}")
+            continue
         in_file = next((found[n] for n in (name, *aliases.get(name, ())) if n in found), None)
         if in_file is None:
             problems.append(f"{name} is missing")
@@ -161,7 +191,7 @@ def check_weights(
             f"weights: {count} not fit the configuration: {first_few(problems)}",
             "give the config.json and the safetensors files of one and the same model",
         )
-    used = set(names.values())
+    used = set(names.values()) | {part for f in fused.values() for part in f.stored}
     unused = [
         name
         for name in stored
@@ -169,4 +199,4 @@ def check_weights(
         and expected.rename(name) not in expected.tied
         and not any(re.search(pattern, name) for pattern in expected.ignored)
     ]
-    return CheckedWeights(source, names, unused)
+    return CheckedWeights(source, names, unused, fused)

@@ -12,7 +12,14 @@ from edgec.models.ops.quantized_embedding import quantized_embedding
 from edgec.models.ops.quantized_linear import quantized_linear
 from edgec.models.quantize import WeightFormat
 
-__all__ = ["SCALES", "NarrowEmbedding", "NarrowLinear", "QuantizedMatrix", "narrow_weights"]
+__all__ = [
+    "SCALES",
+    "NarrowEmbedding",
+    "NarrowLinear",
+    "QuantizedEmbedding",
+    "QuantizedMatrix",
+    "narrow_weights",
+]
 
 SCALES = "_scales"
 """What follows the name of a quantised parameter in that of its scales."""

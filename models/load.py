@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, initialization
 
 from edgec.errors import ModelError
-from edgec.models import attention
+from edgec.models import attention, experts
 from edgec.models.check import ExpectedTensors, tensors_of
 from edgec.models.linear import QuantizedMatrix, narrow_weights
 from edgec.models.quantize import WeightFormat
@@ -81,12 +81,15 @@ def load(
             names it.
     """
     attention.install()
+    experts.install()
+    experts.check_config(config)
     try:
         module = _without_weights(config, trust_remote_code)
     except Exception as error:
         raise _unsupported(config, error) from error
     expected = tensors_of(module)
     quantized = narrow_weights(module, DTYPES[dtype], form)
+    experts.narrow_experts(module, DTYPES[dtype])
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
@@ -110,6 +113,7 @@ def _without_weights(config: Any, trust_remote_code: bool) -> nn.Module:
         module: nn.Module = AutoModelForCausalLM.from_config(
             config,
             attn_implementation=attention.IMPLEMENTATION,
+            experts_implementation=experts.IMPLEMENTATION,
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
         )
@@ -140,7 +144,8 @@ def _discover(module: nn.Module, config: Any) -> Discovery:
     tokens = torch.zeros(1, 32, dtype=torch.int32, device="meta")
     start = torch.zeros((), dtype=torch.int64, device="meta")
     position_ids = torch.arange(32, device="meta")[None]
-    state = SequenceState(start, 64, discovery)
+    length = torch.full((), 32, dtype=torch.int64, device="meta")
+    state = SequenceState(start, 64, discovery, length=length)
     try:
         with torch.no_grad(), using(state):
             logits = module(

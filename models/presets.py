@@ -58,8 +58,8 @@ def unsupported(config: Mapping[str, Any]) -> str:
 
     The only place that refuses a whole kind of model, whatever it came from.
     """
-    if is_moe(config):
-        return "mixture-of-experts models are not supported yet"
+    if config.get("model_type") == "lfm2_moe":
+        return "short-convolution layers are not supported yet"
     return ""
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.cache_utils import Cache
 
 from edgec.errors import ModelError
@@ -24,9 +25,14 @@ __all__ = ["AttentionLayer", "CausalMask", "Discovery", "SequenceState", "active
 
 @dataclass(frozen=True)
 class CausalMask:
-    """What stands in for a mask tensor: causal, within `window` tokens where that is not 0."""
+    """What stands in for a mask tensor: causal, within `window` tokens where that is not 0.
+
+    Models ask for masks that no layer uses. So one that is neither is refused where it is used:
+    `supported` is false.
+    """
 
     window: int
+    supported: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Discovery:
 
     layers: dict[int, AttentionLayer] = field(default_factory=dict)
     masks: list[CausalMask] = field(default_factory=list)
+    experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
     vocab_size: int = 0
 
 
@@ -55,6 +62,8 @@ class SequenceState(Cache):
         capacity: Rows of each attention buffer.
         discovery: Filled when `buffers` is None, read otherwise.
         buffers: For each layer its key and value buffer, `[capacity, kv_heads, width]`.
+        length: i64 scalar tensor, how many of the call's tokens are true, the others being
+            padding; None when the call has one token.
     """
 
     def __init__(
@@ -63,12 +72,14 @@ class SequenceState(Cache):
         capacity: int,
         discovery: Discovery,
         buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
+        length: torch.Tensor | None = None,
     ) -> None:
         super().__init__(layers=[])
         self.start = start
         self.capacity = capacity
         self.discovery = discovery
         self.buffers = buffers
+        self.length = length
         self._masks = iter(discovery.masks)
         self._new: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -85,32 +96,38 @@ class SequenceState(Cache):
         Args:
             key_states: `[1, kv_heads, tokens, width]`, and `value_states` likewise.
         """
-        if self.buffers is None:
-            self.discovery.layers[layer_idx] = AttentionLayer(
-                key_states.shape[1], key_states.shape[3], value_states.shape[3]
-            )
         self._new[layer_idx] = (key_states, value_states)
         return key_states, value_states
 
     def attend(
-        self, layer_idx: int, key: torch.Tensor, value: torch.Tensor
+        self, layer_idx: int, key: torch.Tensor, value: torch.Tensor, expanded: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Writes the block's rows and returns the layer's whole cache; None during discovery.
+
+        Args:
+            layer_idx: Whose cache.
+            key: `[1, kv_heads, tokens, width]`, and `value` likewise: what the layer attends to.
+            expanded: Whether that is made, token by token, of what the layer put into the cache
+                (multi-head latent attention). Then it is kept itself, expanded.
 
         Raises:
             ModelError: the layer attends to something else than what it put into the cache,
                 which this state cannot represent.
         """
         new = self._new.pop(layer_idx, None)
-        if new is None or new[0] is not key or new[1] is not value:
+        own = new is not None and new[0] is key and new[1] is value
+        if new is None or not (own or (expanded and new[0].shape[2] == key.shape[2])):
             raise ModelError(
                 f"layer {layer_idx} attends to keys that it did not just put into the cache",
                 "this form of attention is not supported yet",
             )
         if self.buffers is None:
+            self.discovery.layers[layer_idx] = AttentionLayer(
+                key.shape[1], key.shape[3], value.shape[3]
+            )
             return None
         updated = []
-        for buffer, states in zip(self.buffers[layer_idx], new, strict=True):
+        for buffer, states in zip(self.buffers[layer_idx], (key, value), strict=True):
             cache = cache_update(buffer, states[0].transpose(0, 1), self.start)
             buffer.copy_(cache)
             updated.append(cache)

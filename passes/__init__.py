@@ -6,6 +6,7 @@ from edgec.passes.pipeline import (
     parse_module,
     parse_pipeline,
     run_pipeline,
+    with_options,
 )
 from edgec.passes.registry import LOWERINGS, PASSES
 
@@ -17,4 +18,5 @@ __all__ = [
     "parse_module",
     "parse_pipeline",
     "run_pipeline",
+    "with_options",
 ]

@@ -9,7 +9,14 @@ from iree.compiler import ir
 
 from edgec.passes.registry import ModulePass, load_pass
 
-__all__ = ["INPUT_PIPELINE", "TORCH_PIPELINE", "parse_module", "parse_pipeline", "run_pipeline"]
+__all__ = [
+    "INPUT_PIPELINE",
+    "TORCH_PIPELINE",
+    "parse_module",
+    "parse_pipeline",
+    "run_pipeline",
+    "with_options",
+]
 
 _TORCH_PASSES = (
     # First: later passes and IREE's range analysis trust the bounds.
@@ -23,6 +30,9 @@ _TORCH_PASSES = (
     "lower-quantized-embedding",
     "lower-cache-update",
     "lower-attention",
+    "lower-topk",
+    "lower-histogram",
+    "lower-grouped-matmul",
     # Last: an operator without a lowering is named here, not in an IREE crash.
     "verify-lowered",
 )
@@ -63,6 +73,14 @@ def parse_pipeline(text: str) -> list[PassSpec]:
         specs.append(PassSpec(match["name"], options))
         at = match.end()
     return specs
+
+
+def with_options(text: str, name: str, options: str) -> str:
+    """The pipeline `text` with `{options}` on its pass `name`; raises ValueError if it has none."""
+    passes = text.split(",")
+    if name not in passes:
+        raise ValueError(f"pipeline: no pass {name}")
+    return ",".join(f"{p}{{{options}}}" if p == name else p for p in passes)
 
 
 def parse_module(text: str) -> ir.Module:

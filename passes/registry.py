@@ -27,6 +27,9 @@ PASSES = {
     "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
+    "lower-topk": "edgec.passes.lower_topk:LowerTopk",
+    "lower-histogram": "edgec.passes.lower_histogram:LowerHistogram",
+    "lower-grouped-matmul": "edgec.passes.lower_grouped_matmul:LowerGroupedMatmul",
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
     "bound-reductions": "edgec.passes.bound_reductions:BoundReductions",
     "lower-argmax": "edgec.passes.lower_argmax:LowerArgmax",
@@ -36,9 +39,12 @@ PASSES = {
 LOWERINGS = {
     "attention": "lower-attention",
     "cache_update": "lower-cache-update",
+    "grouped_matmul": "lower-grouped-matmul",
+    "histogram": "lower-histogram",
     "linear": "lower-linear",
     "quantized_embedding": "lower-quantized-embedding",
     "quantized_linear": "lower-quantized-linear",
+    "topk": "lower-topk",
 }
 """Operator `edgec::<name>` to the pass that lowers it."""
 

@@ -10,6 +10,7 @@ from iree.compiler import ir
 __all__ = [
     "TorchTensor",
     "call_template",
+    "constant_bool",
     "constant_float",
     "constant_int",
     "convert_elements",
@@ -98,6 +99,11 @@ def _constant(value: ir.Value, name: str) -> ir.Attribute:
     return value.owner.operation.attributes["value"]
 
 
+def constant_bool(value: ir.Value) -> bool:
+    """The value of a `torch.constant.bool`; raises ValueError when it is not one."""
+    return bool(ir.IntegerAttr(_constant(value, "torch.constant.bool")).value)
+
+
 def is_none(value: ir.Value) -> bool:
     """Whether an operand is torch's None."""
     return str(value.type) == "!torch.none"
@@ -148,7 +154,7 @@ def insert_function(module: ir.Module, symbol: str, text: str) -> None:
 
 
 def call_template(
-    op: ir.Operation, symbol: str, operands: list[ir.Value], result: TorchTensor
+    op: ir.Operation, symbol: str, operands: list[ir.Value], *results: TorchTensor
 ) -> None:
     """Replaces `op` by a call of the private function `symbol` over builtin tensors."""
     context = op.context
@@ -156,16 +162,15 @@ def call_template(
         converted = [_to_builtin(value) for value in operands]
         call = ir.Operation.create(
             "util.call",
-            results=[ir.Type.parse(result.builtin, context)],
+            results=[ir.Type.parse(result.builtin, context) for result in results],
             operands=converted,
             attributes={"callee": ir.FlatSymbolRefAttr.get(symbol, context)},
         )
-        back = ir.Operation.create(
-            "torch_c.from_builtin_tensor",
-            results=[op.results[0].type],
-            operands=[call.results[0]],
-        )
-    op.results[0].replace_all_uses_with(back.results[0])
+        for old, new in zip(op.results, call.results, strict=True):
+            back = ir.Operation.create(
+                "torch_c.from_builtin_tensor", results=[old.type], operands=[new]
+            )
+            old.replace_all_uses_with(back.results[0])
     op.erase()
 
 

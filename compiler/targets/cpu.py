@@ -9,9 +9,14 @@ from edgec.compiler.iree import IreeError, iree_compile
 from edgec.compiler.targets.target import Target
 from edgec.compiler.ukernels import best_level
 from edgec.errors import InputError
-from edgec.passes import TORCH_PIPELINE
+from edgec.passes import TORCH_PIPELINE, with_options
 
 __all__ = ["target"]
+
+# Comparisons vectorise as reductions; gathered weights would cost a copy.
+_PIPELINE = with_options(
+    with_options(TORCH_PIPELINE, "lower-topk", "form=cpu"), "lower-grouped-matmul", "form=cpu"
+)
 
 _GENERIC = "lower-quantized-linear"
 
@@ -56,8 +61,8 @@ def target(variant: str) -> Target:
     requirements = {"architecture": architecture, "cpu": cpu, "cpu_features": ",".join(features)}
     level = best_level(architecture, frozenset(features))
     if level is None:
-        return Target("cpu", cpu, "local-task", tuple(flags), requirements)
-    pipeline = TORCH_PIPELINE.replace(_GENERIC, f"{_GENERIC}{{kernel={level}}}")
+        return Target("cpu", cpu, "local-task", tuple(flags), requirements, _PIPELINE)
+    pipeline = with_options(_PIPELINE, _GENERIC, f"kernel={level}")
     return Target("cpu", cpu, "local-task", tuple(flags), requirements, pipeline, kernels=level)
 
 

@@ -5,17 +5,32 @@
 
 from edgec.models.ops.attention import attention
 from edgec.models.ops.cache_update import cache_update
+from edgec.models.ops.grouped_matmul import grouped_matmul
+from edgec.models.ops.histogram import histogram
 from edgec.models.ops.linear import linear
 from edgec.models.ops.quantized_embedding import quantized_embedding
 from edgec.models.ops.quantized_linear import quantized_linear
+from edgec.models.ops.topk import topk
 
 __all__ = [
     "OPS",
     "attention",
     "cache_update",
+    "grouped_matmul",
+    "histogram",
     "linear",
     "quantized_embedding",
     "quantized_linear",
+    "topk",
 ]
 
-OPS = ("attention", "cache_update", "linear", "quantized_embedding", "quantized_linear")
+OPS = (
+    "attention",
+    "cache_update",
+    "grouped_matmul",
+    "histogram",
+    "linear",
+    "quantized_embedding",
+    "quantized_linear",
+    "topk",
+)

@@ -127,7 +127,11 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the model is. Counts are of parameters, not bytes."""
+    """What the model is. Counts are of parameters, not bytes.
+
+    `active_parameters` are those that take part in one token's result. `experts` are in each
+    layer that has any, and `experts_per_token` of them a token is routed to; 0 without experts.
+    """
 
     id: str
     revision: str
@@ -139,14 +143,21 @@ class ModelInfo:
     layers: int
     parameters: int
     active_parameters: int
+    experts: int = 0
+    experts_per_token: int = 0
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a device needs: weights once, state for each sequence."""
+    """Bytes that a device needs: weights once, state for each sequence.
+
+    `weights_per_token` of the weights are read in a decode step: of experts those that the token
+    is routed to, of an embedding table that is only looked up one row.
+    """
 
     weights: int
     state_per_sequence: int
+    weights_per_token: int = 0
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def test_config_with_bytes_that_are_no_text(folder: Path) -> None:
             r"quantised already \(gptq\)",
         ),
         ({"quantization": {"group_size": 64, "bits": 4}}, "quantised already"),
-        ({"num_experts": 8, "model_type": "qwen3_moe"}, "mixture-of-experts models are not"),
+        ({"model_type": "lfm2_moe"}, "short-convolution layers are not"),
         (
             {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own"}},
             "needs code that comes with it .*--trust-remote-code",

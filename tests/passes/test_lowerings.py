@@ -29,7 +29,13 @@ _MLIR = {
 }
 
 
-def _compile(name: str, arguments: list[Any], dynamic: dict[int, int], folder: Path) -> Path:
+def _compile(
+    name: str,
+    arguments: list[Any],
+    dynamic: dict[int, int],
+    folder: Path,
+    portable: bool = True,
+) -> Path:
     """A module whose `main` calls one operator; `dynamic` maps argument to its dynamic dim."""
     lines, types, operands, inputs = [], [], [], []
     for i, value in enumerate(arguments):
@@ -39,6 +45,9 @@ def _compile(name: str, arguments: list[Any], dynamic: dict[int, int], folder: P
         elif isinstance(value, float):
             lines.append(f"%a{i} = torch.constant.float {value:e}")
             types.append("!torch.float")
+        elif isinstance(value, bool):
+            lines.append(f"%a{i} = torch.constant.bool {str(value).lower()}")
+            types.append("!torch.bool")
         elif isinstance(value, int):
             lines.append(f"%a{i} = torch.constant.int {value}")
             types.append("!torch.int")
@@ -46,25 +55,33 @@ def _compile(name: str, arguments: list[Any], dynamic: dict[int, int], folder: P
             types.append(_type(value, dynamic.get(i)))
             inputs.append(f"%a{i}: {types[-1]}")
         operands.append(f"%a{i}")
-    result = getattr(ops, name)(*arguments)
+    results = _tuple(getattr(ops, name)(*arguments))
     first = next((i for i, d in dynamic.items()), None)
     size = None if first is None else arguments[first].shape[dynamic[first]]
-    shape = list(result.shape)
-    out = _type(result, shape.index(size) if size in shape else None)
+    outs = []
+    for result in results:
+        shape = list(result.shape)
+        outs.append(_type(result, shape.index(size) if size in shape else None))
+    out, names = ", ".join(outs), ", ".join(f"%r#{i}" for i in range(len(outs)))
     body = "\n".join(lines)
     text = f"""
-func.func @main({", ".join(inputs)}) -> {out} {{
+func.func @main({", ".join(inputs)}) -> ({out}) {{
 {body}
-%r = torch.operator "torch.edgec.{name}"({", ".join(operands)}) : ({", ".join(types)}) -> {out}
-return %r : {out}
+%r:{len(outs)} = torch.operator "torch.edgec.{name}"({", ".join(operands)})
+    : ({", ".join(types)}) -> ({out})
+return {names} : {out}
 }}"""
     with ir.Context():
         module = ir.Module.parse(text)
-        run_pipeline(module, TORCH_PIPELINE)
+        run_pipeline(module, TORCH_PIPELINE if portable else parse_targets("cpu")[0].torch_pipeline)
         (folder / "in.mlir").write_text(str(module))
     flags = (*parse_targets("cpu")[0].flags, *shape_flags(CompileOptions()))
     iree_compile_file(folder / "in.mlir", folder / "out.vmfb", flags)
     return folder / "out.vmfb"
+
+
+def _tuple(value: Any) -> tuple[torch.Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _type(value: torch.Tensor, dynamic: int | None) -> str:
@@ -72,24 +89,24 @@ def _type(value: torch.Tensor, dynamic: int | None) -> str:
     return f"!torch.vtensor<[{','.join(dims)}],{_MLIR[value.dtype]}>"
 
 
-def _run(program: Path, arguments: list[Any]) -> np.ndarray[Any, Any]:
+def _run(program: Path, arguments: list[Any], results: int = 1) -> list[np.ndarray[Any, Any]]:
     instance = rt.VmInstance()
     device = rt.get_device("local-task")
     module = rt.VmModule.mmap(instance, str(program))
     context = rt.VmContext(instance, [rt.create_hal_module(instance, device), module])
-    inputs, outputs = rt.VmVariantList(8), rt.VmVariantList(1)
+    inputs, outputs = rt.VmVariantList(8), rt.VmVariantList(results)
     keep = []
     for value in arguments:
         if not isinstance(value, torch.Tensor):
             continue
-        if value.dtype == torch.int64:
+        if value.dtype == torch.int64 and not value.dim():
             inputs.push_int(int(value))
             continue
         keep.append(_upload(device, value))
         inputs.push_ref(keep[-1])
     context.invoke(module.lookup_function("main"), inputs, outputs)
-    view = outputs.get_as_object(0, rt.HalBufferView)
-    return rt.DeviceArray(device, view, implicit_host_transfer=True).to_host().astype(np.float32)
+    views = [outputs.get_as_object(i, rt.HalBufferView) for i in range(results)]
+    return [rt.DeviceArray(device, v, implicit_host_transfer=True).to_host() for v in views]
 
 
 def _upload(device: Any, value: torch.Tensor) -> Any:
@@ -99,6 +116,7 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
         torch.float16: types.FLOAT_16,
         torch.bfloat16: types.BFLOAT_16,
         torch.int32: types.SINT_32,
+        torch.int64: types.SINT_64,
         torch.int8: types.SINT_8,
     }[value.dtype]
     raw = value.contiguous()
@@ -109,10 +127,17 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
 
 def check(program: Path, name: str, arguments: list[Any], tolerance: float = 1e-5) -> None:
     """Runs a compiled operator; the error is in units of the largest expected value."""
-    expected = getattr(ops, name)(*arguments).to(torch.float32).numpy()
-    actual = _run(program, arguments)
-    assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+    expected = _tuple(getattr(ops, name)(*arguments))
+    for actual, wanted in zip(_run(program, arguments, len(expected)), expected, strict=True):
+        assert actual.shape == wanted.shape
+        if not wanted.is_floating_point():
+            assert np.array_equal(actual, wanted.numpy())
+            continue
+        reference = wanted.to(torch.float32).numpy()
+        same = actual.astype(np.float32) == reference  # infinities too
+        difference = np.where(same, 0, actual.astype(np.float32) - np.where(same, 0, reference))
+        scale = np.abs(reference[np.isfinite(reference)]).max()
+        assert np.abs(difference).max() <= tolerance * scale
 
 
 def test_operators_and_lowerings_are_the_same_set() -> None:
@@ -212,3 +237,86 @@ def test_quantized_embedding(tmp_path: Path, bits: int, tokens: int | None) -> N
     program = _compile("quantized_embedding", examples[0], {} if tokens else {0: 1}, tmp_path)
     for arguments in examples:
         check(program, "quantized_embedding", arguments)
+
+
+def compile_and_check(
+    name: str,
+    arguments: list[Any],
+    dynamic: dict[int, int],
+    folder: Path,
+    portable: bool = False,
+) -> None:
+    check(_compile(name, arguments, dynamic, folder, portable), name, arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "k"),
+    [((1, 32), 8), ((None, 8), 8), ((37, 6), 1), ((5,), 2), ((2, 3000), 7), ((1, 5003), 50)],
+)
+def test_topk(tmp_path: Path, shape: tuple[int | None, ...], k: int) -> None:
+    torch.manual_seed(0)
+    # Few different values, so that most elements have equals.
+    x = torch.randint(-40, 40, [33 if d is None else d for d in shape]).to(torch.float32)
+    x[..., 1] = float("-inf")
+    compile_and_check("topk", [x, k], {0: 0} if None in shape else {}, tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 33, 40])
+@pytest.mark.parametrize("bins", [1, 8, 130])
+def test_histogram(tmp_path: Path, length: int, bins: int) -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, bins + 2, (40, 3))
+    compile_and_check("histogram", [ids, torch.tensor(length), bins], {0: 0}, tmp_path)
+
+
+def _sorted_rows(counts: list[int]) -> torch.Tensor:
+    padded = [-(-count // 16) * 16 for count in counts]
+    return torch.tensor([0, *padded]).cumsum(0).to(torch.int32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("counts", [[3, 0, 40, 16], [0, 0, 70, 0]])
+def test_grouped_matmul_of_sorted_rows(
+    tmp_path: Path, dtype: torch.dtype, biased: bool, transposed: bool, counts: list[int]
+) -> None:
+    torch.manual_seed(0)
+    offsets = _sorted_rows(counts)
+    x = torch.randn(int(offsets[-1]), 40)
+    weight = torch.randn((4, 40, 72) if transposed else (4, 72, 40)).to(dtype)
+    bias = torch.randn(4, 72) if biased else None
+    arguments = [x, weight, bias, offsets, None, transposed]
+    compile_and_check("grouped_matmul", arguments, {0: 0}, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_grouped_matmul_of_few_rows(
+    tmp_path: Path, dtype: torch.dtype, biased: bool, transposed: bool
+) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn((4, 48, 128) if transposed else (4, 128, 48)).to(dtype)
+    bias = torch.randn(4, 128) if biased else None
+    experts = torch.tensor([2, 0, 3], dtype=torch.int32)
+    arguments = [torch.randn(3, 48), weight, bias, None, experts, transposed]
+    compile_and_check("grouped_matmul", arguments, {0: 0, 4: 0} if biased else {}, tmp_path)
+
+
+@pytest.mark.parametrize("sorted_rows", [False, True])
+def test_grouped_matmul_in_its_portable_form(tmp_path: Path, sorted_rows: bool) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(4, 72, 40).to(torch.float16), torch.randn(4, 72)
+    offsets = _sorted_rows([3, 0, 40, 16]) if sorted_rows else None
+    experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
+    x = torch.randn(3 if offsets is None else int(offsets[-1]), 40)
+    arguments = [x, weight, bias, offsets, experts, False]
+    compile_and_check(
+        "grouped_matmul", arguments, {0: 0} if sorted_rows else {}, tmp_path, portable=True
+    )
+
+
+def test_topk_in_its_portable_form(tmp_path: Path) -> None:
+    x = torch.randint(-9, 9, (33, 32), generator=torch.Generator().manual_seed(0))
+    compile_and_check("topk", [x.to(torch.float32), 8], {0: 0}, tmp_path, portable=True)

@@ -70,6 +70,8 @@ def describe(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if model.active_parameters != model.parameters:
         active = f", {count(model.active_parameters)} active"
     yield "parameters", f"{count(model.parameters)}{active}"
+    if model.experts:
+        yield "experts", f"{model.experts} a layer, {model.experts_per_token} for each token"
     yield "dtype", manifest.dtype + _quantization(manifest)
     yield "context", f"{model.context} tokens (the model's own: {model.max_context})"
     yield (
@@ -92,6 +94,8 @@ def describe(manifest: Manifest) -> Iterator[tuple[str, str]]:
         "memory",
         f"weights {size(memory.weights)} + {size(memory.state_per_sequence)} per sequence",
     )
+    if memory.weights_per_token:
+        yield "read for a token", f"{size(memory.weights_per_token)} of the weights"
     yield "made by", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield "digest", _short(manifest.digest, 16)
     width = max(map(len, manifest.files), default=0)

@@ -1,0 +1,72 @@
+"""How operators that the importer does not know, or knows only as something slow, are exported.
+
+They come out of the routers of mixture-of-experts models and out of complex rotary embeddings;
+modelling code stays as it is. A decomposition that does not apply returns NotImplemented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from edgec.models.ops.topk import topk
+
+__all__ = ["DECOMPOSITIONS"]
+
+aten = torch.ops.aten
+
+
+def _topk(
+    x: torch.Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Over any dimension, smallest or largest, as `edgec::topk`. The importer sorts everything.
+
+    An unsorted result may have any order, so that a sorted one will do.
+    """
+    moved = x.transpose(dim, -1) if x.dim() else x.reshape(1)
+    signed = moved.to(torch.float32) if largest else -moved.to(torch.float32)
+    values, indices = topk(signed, k)
+    values = (values if largest else -values).to(x.dtype)
+    if not x.dim():
+        return values.reshape(()), indices.reshape(())
+    return values.transpose(dim, -1), indices.transpose(dim, -1)
+
+
+def _concat(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    return torch.cat(tensors, dim)
+
+
+def _scatter_value(x: torch.Tensor, dim: int, index: torch.Tensor, value: float) -> Any:
+    """Each element looks for itself among the indices: a router's rows are short.
+
+    As a scatter it would run row by row on one thread.
+    """
+    dim = dim % x.dim()
+    if any(index.shape[d] != x.shape[d] for d in range(x.dim()) if d != dim):
+        return NotImplemented
+    places = torch.arange(x.shape[dim], device=x.device).reshape(-1, 1)
+    hit = (index.movedim(dim, -1)[..., None, :] == places).any(-1).movedim(-1, dim)
+    return torch.where(hit, torch.full((), value, dtype=x.dtype, device=x.device), x)
+
+
+def _multiply(x: torch.Tensor, other: Any) -> Any:
+    """A complex tensor by a real number."""
+    if not x.is_complex() or not isinstance(other, int | float):
+        return NotImplemented
+    return torch.view_as_complex(torch.view_as_real(x) * other)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """What only checks, at run time, what export has checked."""
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.topk.default: _topk,
+    aten.concat.default: _concat,
+    aten.scatter.value: _scatter_value,
+    aten.mul.Tensor: _multiply,
+    aten.mul.Scalar: _multiply,
+    aten._assert_tensor_metadata.default: _nothing,
+}

@@ -1,0 +1,206 @@
+"""Plug point 2: experts, registered with transformers under the name `edgec`.
+
+The routing function (softmax, sigmoid, groups, ...) stays the model's own code; it ends in the
+experts that each token chose and their weights. From there on everything is in three operators,
+and stays on the device: `edgec::topk` (which the model's own `torch.topk` becomes at export),
+`edgec::histogram` and `edgec::grouped_matmul`.
+
+A prompt's rows are sorted by expert, by counting: the histogram says where each expert's rows
+start, a running count says which of them a row is. Starts are rounded up, so that every tile of
+the product has rows of one expert. Rows of padding go nowhere. A single token needs none of this:
+its few rows name their experts themselves, and only those experts' weights are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from edgec.errors import ModelError
+from edgec.models.ops.grouped_matmul import ROW_BLOCK, grouped_matmul
+from edgec.models.ops.histogram import histogram
+from edgec.models.presets import EXPERT_COUNT_KEYS
+from edgec.models.state import active_state
+
+__all__ = ["IMPLEMENTATION", "check_config", "expert_modules", "install", "narrow_experts"]
+
+IMPLEMENTATION = "edgec"
+
+_CHOSEN_KEYS = ("num_experts_per_tok", "moe_k", "moe_topk")
+_MATRICES = ("gate_up_proj", "up_proj", "down_proj")
+
+
+def install() -> None:
+    """Makes `experts_implementation="edgec"` known to transformers. Idempotent."""
+    ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _experts)
+
+
+def check_config(config: Any) -> None:
+    """Refuses a configuration that routes each token to more experts than a layer has.
+
+    Raises:
+        ModelError: so it is; names the operator that would choose them.
+    """
+    counts = [getattr(config, key, None) for key in EXPERT_COUNT_KEYS]
+    chosen = [getattr(config, key, None) for key in _CHOSEN_KEYS]
+    count = min((c for c in counts if isinstance(c, int) and c > 1), default=None)
+    k = max((c for c in chosen if isinstance(c, int)), default=None)
+    if count is not None and k is not None and k > count:
+        raise ModelError(
+            f"model type '{config.model_type}': edgec::topk cannot choose {k} of {count} experts",
+            "correct config.json",
+        )
+
+
+def expert_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model that reach this plug point, by name.
+
+    transformers' `use_experts_implementation` marks them with what their weights look like.
+    """
+    return {n: m for n, m in model.named_modules() if hasattr(m, "has_gate") and _matrices(m)}
+
+
+def narrow_experts(model: nn.Module, dtype: torch.dtype) -> None:
+    """Stores the experts' matrices of a model on the meta device as `dtype`, in place."""
+    for module in expert_modules(model).values():
+        for name, matrix in _matrices(module).items():
+            empty = torch.empty(matrix.shape, dtype=dtype, device=matrix.device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+
+
+def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:
+    own = dict(module.named_parameters(recurse=False))
+    return {name: own[name] for name in _MATRICES if name in own}
+
+
+@dataclass(frozen=True)
+class _Routing:
+    """Where the rows of a block of tokens go.
+
+    Attributes:
+        offsets: i32 `[experts + 1]`, the start of each expert's rows, for `grouped_matmul`.
+        sources: i64 `[rows]`, the token of each sorted row; where there is none, the first.
+        slots: i64 `[tokens, k]`, the sorted row of each choice; of padding, the first.
+        live: bool `[tokens, 1]`, false for padding.
+    """
+
+    offsets: torch.Tensor
+    sources: torch.Tensor
+    slots: torch.Tensor
+    live: torch.Tensor
+
+
+def _experts(
+    module: Any,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> torch.Tensor:
+    """The function that HF experts modules call.
+
+    Args:
+        module: The experts module; its weights are read, its gate and activation called.
+        hidden_states: f32 `[tokens, width]`.
+        top_k_index: i64 `[tokens, k]`.
+        top_k_weights: f32 `[tokens, k]`.
+
+    Returns:
+        f32 `[tokens, width]`, zero for padding.
+    """
+    _check(module, hidden_states, top_k_index, top_k_weights)
+    state = active_state()
+    if state.buffers is None:
+        state.discovery.experts_per_token[module] = top_k_index.shape[1]
+    length = state.length
+    count, width = top_k_index.shape[1], hidden_states.shape[1]
+    weights = top_k_weights.to(hidden_states.dtype)
+    if length is None:
+        rows = hidden_states.expand(count, width)
+        chosen = top_k_index.reshape(count).to(torch.int32)
+        result = _feed_forward(module, rows, None, chosen)
+        return (result * weights.reshape(count, 1)).sum(dim=0, keepdim=True)
+    routing = _route(top_k_index, length, int(module.num_experts))
+    rows = hidden_states[routing.sources]
+    result = _feed_forward(module, rows, routing.offsets, None)
+    weights = torch.where(routing.live, weights, torch.zeros((), dtype=weights.dtype))
+    return (result[routing.slots] * weights[:, :, None]).sum(dim=1)
+
+
+def _feed_forward(
+    module: Any,
+    rows: torch.Tensor,
+    offsets: torch.Tensor | None,
+    experts: torch.Tensor | None,
+) -> torch.Tensor:
+    """Up, the module's own gate and activation, down: f32 `[rows, width]` to the same."""
+
+    def project(name: str, x: torch.Tensor) -> torch.Tensor:
+        bias = getattr(module, f"{name}_bias") if module.has_bias else None
+        matrices = getattr(module, name)
+        product: torch.Tensor = grouped_matmul(
+            x, matrices, bias, offsets, experts, bool(module.is_transposed)
+        )
+        return product
+
+    if module.has_gate:
+        hidden = module._apply_gate(project("gate_up_proj", rows))
+    else:
+        hidden = module.act_fn(project("up_proj", rows))
+    result = project("down_proj", hidden)
+    if module.has_post_expert_norm:
+        normed: torch.Tensor = module.post_expert_norm(result)
+        return normed
+    return result
+
+
+def _route(ids: torch.Tensor, length: torch.Tensor, experts: int) -> _Routing:
+    """Sorts the choices of a block of tokens by expert, counting instead of comparing.
+
+    Args:
+        ids: i64 `[tokens, k]`; no token chooses an expert twice.
+        length: i64 scalar, how many of the tokens are true.
+        experts: How many there are.
+    """
+    tokens, k = ids.shape
+    # What rounding every group up can need at most.
+    rows = (tokens * k + ROW_BLOCK - 1) // ROW_BLOCK * ROW_BLOCK + experts * ROW_BLOCK
+    counts = histogram(ids, length, experts)
+    padded = (counts + (ROW_BLOCK - 1)) // ROW_BLOCK * ROW_BLOCK
+    ends = padded.cumsum(0, dtype=torch.int32)
+    offsets = torch.cat([torch.zeros_like(ends[:1]), ends])
+    chosen = (ids[:, :, None] == torch.arange(experts, device=ids.device)).sum(1)
+    before = chosen.cumsum(0) - chosen
+    positions = torch.arange(tokens, device=ids.device)[:, None]
+    live = positions < length
+    slots = before.gather(1, ids) + offsets[ids]
+    # One row more than there are: where padding is sent, not to be read.
+    targets = torch.where(live, slots, torch.full_like(slots, rows)).reshape(-1)
+    sources = torch.zeros(rows + 1, dtype=torch.int64, device=ids.device)
+    sources = sources.index_put((targets,), positions.expand(tokens, k).reshape(-1))[:rows]
+    return _Routing(offsets, sources, torch.where(live, slots, torch.zeros_like(slots)), live)
+
+
+def _check(
+    module: Any,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> None:
+    """Refuses what would be computed wrongly, naming the family and the operator."""
+    where = f"{type(module).__name__}, edgec::grouped_matmul"
+    tokens, experts = hidden_states.shape[0], int(module.num_experts)
+    if top_k_index.dim() != 2 or top_k_weights.shape != top_k_index.shape:
+        raise ModelError(
+            f"{where}: its routing gives indices {list(top_k_index.shape)} and weights "
+            f"{list(top_k_weights.shape)} for {tokens} tokens",
+            "this form of routing is not supported yet",
+        )
+    if top_k_index.shape[1] > experts:
+        raise ModelError(f"{where}: {top_k_index.shape[1]} experts per token of {experts}")
+    for name, matrix in _matrices(module).items():
+        if matrix.dim() != 3 or matrix.shape[0] != experts:
+            raise ModelError(f"{where}: {name} is {list(matrix.shape)} for {experts} experts")

@@ -1,0 +1,49 @@
+"""Where rows go: every true choice to its own row of its expert's group, padding nowhere."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgec.models.experts import _route
+from edgec.models.ops.grouped_matmul import ROW_BLOCK
+
+
+def choices(tokens: int, experts: int, k: int, seed: int, skew: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(tokens, experts, generator=generator)
+    scores[:, :k] += skew
+    return scores.topk(k, dim=-1).indices
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_rows_are_sorted_by_expert(data: st.DataObject) -> None:
+    tokens = data.draw(st.integers(1, 70))
+    experts = data.draw(st.integers(1, 20))
+    k = data.draw(st.integers(1, experts))
+    length = data.draw(st.integers(1, tokens))
+    ids = choices(
+        tokens, experts, k, data.draw(st.integers(0, 99)), data.draw(st.sampled_from([0, 9]))
+    )
+    routing = _route(ids, torch.tensor(length), experts)
+    counts = torch.bincount(ids[:length].reshape(-1), minlength=experts)
+    sizes = routing.offsets[1:] - routing.offsets[:-1]
+    assert torch.equal(sizes, -(-counts // ROW_BLOCK) * ROW_BLOCK)
+    assert int(routing.offsets[-1]) <= routing.sources.shape[0]
+    true = routing.slots[:length]
+    assert true.unique().numel() == true.numel()
+    assert torch.equal(routing.sources[true], torch.arange(length)[:, None].expand_as(true))
+    owner = torch.searchsorted(routing.offsets[1:].contiguous(), true.contiguous(), right=True)
+    assert torch.equal(owner, ids[:length])
+    assert routing.live.sum() == length and not routing.slots[length:].any()
+
+
+def test_padding_costs_no_rows() -> None:
+    """33 tokens padded to 64 have the products of 33 tokens."""
+    ids = choices(64, 8, 2, 0, 0)
+    padded = _route(ids, torch.tensor(33), 8)
+    exact = _route(ids[:33], torch.tensor(33), 8)
+    assert torch.equal(padded.offsets, exact.offsets)
+    assert torch.equal(padded.slots[:33], exact.slots)
