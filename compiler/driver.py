@@ -19,8 +19,8 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.parameters import ArchiveEntry, write_archive
 from edgec.compiler.progress import Progress, Silent
 from edgec.compiler.quantization import StoredWeights, describe_quantization
-from edgec.compiler.stages import EXPORTED, STAGES, file_of
-from edgec.compiler.targets import Target, parse_targets
+from edgec.compiler.stages import EXPORTED, STAGES, file_of, prompt_sizes, torch_pipeline
+from edgec.compiler.targets import Target, parse_targets, requirements
 from edgec.errors import InputError
 from edgec.manifest import (
     SCHEMA_VERSION,
@@ -94,7 +94,7 @@ def compile(
 
     Args:
         model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
-        target: `cpu`, `cpu:<cpu>` or `cpu:<triple>`.
+        target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
         dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers, seed,
             extra_compile_args: See `CompileOptions`.
@@ -359,9 +359,10 @@ def _manifest(build: _Build, result: Path) -> Manifest:
                 target=f"{t.name}:{t.architecture}",
                 driver=t.driver,
                 file=file_of("vmfb", t),
-                pipeline=f"{t.torch_pipeline} | {t.input_pipeline}",
-                requirements=t.requirements,
+                pipeline=f"{torch_pipeline(t, options)} | {t.input_pipeline}",
+                requirements=requirements(t, result / file_of("vmfb", t)),
                 compile_flags=t.flags,
+                prompt_sizes=prompt_sizes(t, options),
             )
             for t in build.targets
         },

@@ -19,7 +19,7 @@ from edgec.errors import CompileError, InputError
 from edgec.passes import parse_module, run_pipeline
 from edgec.passes.quantized_kernel import KERNELS, object_name
 
-__all__ = ["EXPORTED", "STAGES", "file_of"]
+__all__ = ["EXPORTED", "STAGES", "file_of", "prompt_sizes", "torch_pipeline"]
 
 EXPORTED = "torch"
 """The stage that comes before the table: what export made, the same for every target."""
@@ -29,7 +29,7 @@ _FLAGS = ("--iree-opt-level=O2", "--iree-opt-data-tiling=false")
 
 
 def _lowered(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
-    _passes(source, output, target.torch_pipeline)
+    _passes(source, output, torch_pipeline(target, options), target.device)
 
 
 def _input(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
@@ -74,7 +74,32 @@ def shape_flags(options: CompileOptions) -> tuple[str, ...]:
     return _FLAGS
 
 
-def _passes(source: Path, output: Path, pipeline: str) -> None:
+def torch_pipeline(target: Target, options: CompileOptions) -> str:
+    """The target's passes on the exported module, with the prompt sizes that the options make."""
+    sizes = prompt_sizes(target, options)
+    if not sizes:
+        return target.torch_pipeline
+    # Before every other pass but the first, so that they see the static shapes.
+    first, _, rest = target.torch_pipeline.partition(",")
+    return f"{first},static-prefill{{sizes={'/'.join(map(str, sizes))}}},{rest}"
+
+
+def prompt_sizes(target: Target, options: CompileOptions) -> tuple[int, ...]:
+    """The lengths of the prefill programs of a target that needs fixed ones: doubling each time.
+
+    Empty for one `prefill` of any length.
+    """
+    assert options.chunk_size is not None
+    multiple, chunk = options.prompt_multiple, options.chunk_size
+    if not target.static_prompts or options.dynamic_shapes != "input" or chunk == multiple:
+        return ()
+    sizes = [multiple]
+    while sizes[-1] * 2 <= chunk:
+        sizes.append(sizes[-1] * 2)
+    return tuple(sizes)
+
+
+def _passes(source: Path, output: Path, pipeline: str, device: str = "") -> None:
     with ir.Context():
         try:
             module = parse_module(source.read_text("utf-8"))
@@ -85,6 +110,8 @@ def _passes(source: Path, output: Path, pipeline: str) -> None:
             run_pipeline(module, pipeline)
         except ValueError as error:
             raise CompileError(f"{source.name}: {error}") from error
+        if device:
+            module.operation.attributes["hal.device.targets"] = ir.Attribute.parse(f"[{device}]")
         output.write_text(str(module), "utf-8")
 
 

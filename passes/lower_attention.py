@@ -5,6 +5,9 @@ depth of the sequence, not the capacity of its cache, and the length keeps the d
 code generation wants. Grouped query heads read each key and value once; nothing is repeated. The
 sum of the softmax divides the product, not the weights, which is `value_width` divisions for each
 query instead of one for each row.
+
+With `compute=cache` both contractions of a block of tokens multiply in the cache's type, into f32
+sums: over a 16-bit cache that is what tensor cores do. The softmax and its sum stay f32.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from edgec.passes.rewriting import (
     call_template,
     constant_float,
     constant_int,
+    convert_elements,
     custom_ops,
     insert_function,
     is_none,
@@ -43,30 +47,44 @@ class _Case:
     scale: float
     window: int
     softcap: float
+    factor: str
 
 
 @dataclass(frozen=True)
 class LowerAttention:
-    """Instantiates one function for each form of the operator in the module."""
+    """Instantiates one function for each form of the operator in the module.
+
+    `compute` is the type of the contractions' factors: `activations` or `cache`.
+    """
+
+    compute: str = "activations"
+
+    def __post_init__(self) -> None:
+        if self.compute not in ("activations", "cache"):
+            raise ValueError(f"compute={self.compute}: must be activations or cache")
 
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "attention"):
             query, key, value, start, sinks, scale, window, softcap = op.operands
+            types = [parse_torch_tensor(v.type) for v in (query, key, value, op.results[0])]
+            narrow = self.compute == "cache" and types[0].shape[2] != 1
             case = _Case(
-                query=parse_torch_tensor(query.type),
-                key=parse_torch_tensor(key.type),
-                value=parse_torch_tensor(value.type),
-                result=parse_torch_tensor(op.results[0].type),
+                query=types[0],
+                key=types[1],
+                value=types[2],
+                result=types[3],
                 sinks=not is_none(sinks),
                 scale=constant_float(scale),
                 window=constant_int(window),
                 softcap=constant_float(softcap),
+                factor=types[1].dtype if narrow else "f32",
             )
             symbol = symbol_name(
                 "attention",
                 *(case.query, case.key, case.value),
                 f"scale{case.scale!r}_window{case.window}_softcap{case.softcap!r}",
                 "sinks" if case.sinks else "",
+                "" if case.factor == "f32" else case.factor,
             )
             insert_function(module, symbol, _template(symbol, case))
             operands = [query, key, value, start, *([sinks] if case.sinks else [])]
@@ -93,6 +111,17 @@ def _template(symbol: str, case: _Case) -> str:
     merged = f"tensor<{n}x{query_heads}x{value_width}xf32>"
     widen = "" if kv == "f32" else f"    %w = arith.extf %b : {kv} to f32\n"
     wide = "%b" if kv == "f32" else "%w"
+    factor = case.factor
+    left, narrow, rounded = "%a", "", "%queries"
+    factors = queries.replace("f32>", f"{factor}>")
+    probabilities = scores
+    if factor != "f32":
+        probabilities = f"tensor<{heads}x{group}x?x{n}x{BLOCK}x{factor}>"
+    if factor != "f32":
+        widen += f"    %aw = arith.extf %a : {factor} to f32\n"
+        left, rounded = "%aw", "%rounded"
+        shape = (heads, group, length, width)
+        narrow = convert_elements(rounded, "%queries", TorchTensor(shape, "f32"), factor, only)
     visible = _visible(case.window, case.softcap)
     sinks_argument = f", %sinks: tensor<{query_heads}xf32>" if case.sinks else ""
     return f"""
@@ -126,14 +155,15 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
       output_shape [{heads}, {group}, {tokens}, {width}] : {flat} into {queries}
   %scores_empty = tensor.empty({comma}%depth) : {scores}
   %scores_zero = linalg.fill ins(%zero : f32) outs(%scores_empty : {scores}) -> {scores}
+{narrow}
   %dot = linalg.generic {{
       indexing_maps = [affine_map<(h, g, l, m, d) -> (h, g, l, d)>,
                        affine_map<(h, g, l, m, d) -> (m, h, d)>,
                        affine_map<(h, g, l, m, d) -> (h, g, l, m)>],
       iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction"]
-    }} ins(%queries, %keys : {queries}, {keys}) outs(%scores_zero : {scores}) {{
-  ^bb0(%a: f32, %b: {kv}, %sum: f32):
-{widen}    %p = arith.mulf %a, {wide} : f32
+    }} ins({rounded}, %keys : {factors}, {keys}) outs(%scores_zero : {scores}) {{
+  ^bb0(%a: {factor}, %b: {kv}, %sum: f32):
+{widen}    %p = arith.mulf {left}, {wide} : f32
     %s = arith.addf %sum, %p : f32
     linalg.yield %s : f32
   }} -> {scores}
@@ -148,16 +178,7 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
     %larger = arith.maximumf %visible, %b : f32
     linalg.yield %larger : f32
   }} -> {rows}
-  %weights = linalg.generic {{
-      indexing_maps = [#scores, #rows, #scores],
-      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
-    }} ins(%dot, %maximum : {scores}, {rows}) outs(%scores_empty : {scores}) {{
-  ^bb0(%a: f32, %b: f32, %unused: f32):
-{visible}
-    %difference = arith.subf %visible, %b : f32
-    %e = math.exp %difference : f32
-    linalg.yield %e : f32
-  }} -> {scores}
+{_weights(case, scores, rows, probabilities, tokens)}
   %total_start = linalg.fill ins(%zero : f32) outs(%rows_empty : {rows}) -> {rows}
   %total = linalg.generic {{
       indexing_maps = [#scores, #rows, #rows],
@@ -172,17 +193,7 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
   }} -> {rows}
   %sums_empty = tensor.empty({only}) : {sums}
   %sums_zero = linalg.fill ins(%zero : f32) outs(%sums_empty : {sums}) -> {sums}
-  %weighted = linalg.generic {{
-      indexing_maps = [affine_map<(h, g, l, d, m) -> (h, g, l, m)>,
-                       affine_map<(h, g, l, d, m) -> (m, h, d)>,
-                       affine_map<(h, g, l, d, m) -> (h, g, l, d)>],
-      iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction"]
-    }} ins(%weights, %values : {scores}, {values}) outs(%sums_zero : {sums}) {{
-  ^bb0(%a: f32, %b: {kv}, %sum: f32):
-{widen}    %p = arith.mulf %a, {wide} : f32
-    %s = arith.addf %sum, %p : f32
-    linalg.yield %s : f32
-  }} -> {sums}
+{_weighted(case.factor != "f32", probabilities, values, sums, widen, left, wide, factor, kv)}
   %out_empty = tensor.empty({only}) : {out}
 {_divide(case.sinks, sums, rows, out, f"tensor<{heads}x{group}xf32>")}
   %merged = tensor.collapse_shape %out [[0], [1, 2], [3]] : {out} into {merged}
@@ -193,18 +204,101 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
 }}"""
 
 
-def _visible(window: int, softcap: float) -> str:
+def _weights(case: _Case, scores: str, rows: str, result: str, tokens: int | str | None) -> str:
+    """The softmax's exponentials, in the order of the scores, or by blocks of the cache's rows.
+
+    Tensor cores need to know the size of what they sum over: in blocks it is `BLOCK`, and the
+    blocks are a dimension of their own. They stand before the tokens, or IREE would fuse the two
+    into the one of unknown size again.
+    """
+    visible = _visible(case.window, case.softcap, case.factor != "f32")
+    body = f"""{visible}
+    %difference = arith.subf %visible, %b : f32
+    %e = math.exp %difference : f32"""
+    if case.factor == "f32":
+        return f"""  %weights = linalg.generic {{
+      indexing_maps = [#scores, #rows, #scores],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel"]
+    }} ins(%dot, %maximum : {scores}, {rows}) outs(%scores_empty : {scores}) {{
+  ^bb0(%a: f32, %b: f32, %unused: f32):
+{body}
+    linalg.yield %e : f32
+  }} -> {scores}"""
+    heads, group, length = scores[len("tensor<") :].split("x")[:3]
+    blocks = f"tensor<{heads}x{group}x{length}x?x{BLOCK}xf32>"
+    sizes = "%blocks, %tokens" if length == "?" else "%blocks"
+    return f"""  %block_scores = tensor.expand_shape %dot [[0], [1], [2], [3, 4]]
+      output_shape [{heads}, {group}, {tokens}, %blocks, {BLOCK}] : {scores} into {blocks}
+  %weights_empty = tensor.empty({sizes}) : {result}
+  %weights = linalg.generic {{
+      indexing_maps = [affine_map<(h, g, b, l, m) -> (h, g, l, b, m)>,
+                       affine_map<(h, g, b, l, m) -> (h, g, l)>,
+                       affine_map<(h, g, b, l, m) -> (h, g, b, l, m)>],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel", "parallel"]
+    }} ins(%block_scores, %maximum : {blocks}, {rows}) outs(%weights_empty : {result}) {{
+  ^bb0(%a: f32, %b: f32, %unused: {case.factor}):
+{body}
+    %rounded_e = arith.truncf %e : f32 to {case.factor}
+    linalg.yield %rounded_e : {case.factor}
+  }} -> {result}"""
+
+
+def _weighted(
+    blocked: bool,
+    weights: str,
+    values: str,
+    sums: str,
+    widen: str,
+    left: str,
+    wide: str,
+    factor: str,
+    kv: str,
+) -> str:
+    """The values times their weights, summed over the rows of the cache."""
+    maps, loop, kinds = ["h, g, l, m", "m, h, d"], "h, g, l, d, m", 1
+    given, types, split = "%weights, %values", f"{weights}, {values}", ""
+    if blocked:
+        maps, loop, kinds = ["h, g, b, l, m", "b, m, h, d"], "h, g, l, d, b, m", 2
+        block_values = values.replace("<?x", f"<?x{BLOCK}x")
+        heads, width = values[len("tensor<") :].split("x")[1:3]
+        split = f"""  %block_values = tensor.expand_shape %values [[0, 1], [2], [3]]
+      output_shape [%blocks, {BLOCK}, {heads}, {width}] : {values} into {block_values}
+"""
+        given, types = "%weights, %block_values", f"{weights}, {block_values}"
+    affine = [f"affine_map<({loop}) -> ({m})>" for m in (*maps, "h, g, l, d")]
+    return f"""{split}  %weighted = linalg.generic {{
+      indexing_maps = [{", ".join(affine)}],
+      iterator_types = [{", ".join(['"parallel"'] * 4 + ['"reduction"'] * kinds)}]
+    }} ins({given} : {types}) outs(%sums_zero : {sums}) {{
+  ^bb0(%a: {factor}, %b: {kv}, %sum: f32):
+{widen}    %p = arith.mulf {left}, {wide} : f32
+    %s = arith.addf %sum, %p : f32
+    linalg.yield %s : f32
+  }} -> {sums}"""
+
+
+def _visible(window: int, softcap: float, blocked: bool = False) -> str:
     """Within a body over (h, g, l, m): the score of `%a`, or minus infinity where it is hidden.
+
+    Blocked, the body is over (h, g, b, l, m), where m counts within block b.
 
     Each use computes it anew from the product: as an operation of its own it would be fused with
     the reduction after it, which then keeps a whole row of scores on the stack.
     """
     score = "%score" if softcap else "%scaled"
     seen = "%seen" if window else "%causal"
-    return f"""    %scaled = arith.mulf %a, %scale : f32
-{_softcap(softcap)}    %l = linalg.index 2 : index
+    place = """    %l = linalg.index 2 : index
     %m = linalg.index 3 : index
-    %position = arith.addi %l, %first : index
+"""
+    if blocked:
+        place = """    %l = linalg.index 3 : index
+    %b_index = linalg.index 2 : index
+    %b_first = arith.muli %b_index, %block : index
+    %m_inner = linalg.index 4 : index
+    %m = arith.addi %b_first, %m_inner : index
+"""
+    return f"""    %scaled = arith.mulf %a, %scale : f32
+{_softcap(softcap)}{place}    %position = arith.addi %l, %first : index
     %row = arith.addi %m, %low : index
     %causal = arith.cmpi ule, %row, %position : index
 {_within_window(window)}    %visible = arith.select {seen}, {score}, %minus_infinity : f32"""

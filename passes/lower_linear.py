@@ -2,6 +2,11 @@
 
 The widening stays inside the contraction's body: IREE reads the weights in their stored type and
 never writes a widened copy.
+
+Tensor cores multiply 16-bit numbers by 16-bit numbers into f32 sums. With `compute=weights` the
+activations of a block of tokens are rounded to the 16-bit type of the weights, which is what lets
+code generation use them. A single token's contraction reads every weight once and is bound by that:
+it keeps f32.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from iree.compiler import ir
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
+    convert_elements,
     custom_ops,
     insert_function,
     is_none,
@@ -27,7 +33,16 @@ __all__ = ["LowerLinear"]
 
 @dataclass(frozen=True)
 class LowerLinear:
-    """Instantiates one function for each form of the operator in the module."""
+    """Instantiates one function for each form of the operator in the module.
+
+    `compute` is the type of the factors: `activations` or `weights`.
+    """
+
+    compute: str = "activations"
+
+    def __post_init__(self) -> None:
+        if self.compute not in ("activations", "weights"):
+            raise ValueError(f"compute={self.compute}: must be activations or weights")
 
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "linear"):
@@ -37,17 +52,30 @@ class LowerLinear:
                 raise ValueError(f"linear: the widths of {x.builtin} and {weight.builtin} differ")
             operands = [v for v in op.operands if not is_none(v)]
             biased = len(operands) == 3
-            symbol = symbol_name("linear", x, weight, "bias" if biased else "")
-            insert_function(module, symbol, _template(symbol, x, weight, result, biased))
+            factor = weight.dtype if self.compute == "weights" and _rows(x) != 1 else x.dtype
+            symbol = symbol_name(
+                "linear", x, weight, "" if factor == x.dtype else factor, "bias" if biased else ""
+            )
+            insert_function(module, symbol, _template(symbol, x, weight, result, biased, factor))
             call_template(op, symbol, operands, result)
 
 
+def _rows(x: TorchTensor) -> int | None:
+    """The number of rows that `x` has as a matrix; None when it is dynamic."""
+    leading = x.shape[:-1]
+    return None if None in leading else prod(d for d in leading if d is not None)
+
+
 def _template(
-    symbol: str, x: TorchTensor, weight: TorchTensor, result: TorchTensor, biased: bool
+    symbol: str,
+    x: TorchTensor,
+    weight: TorchTensor,
+    result: TorchTensor,
+    biased: bool,
+    factor: str,
 ) -> str:
     n, k = weight.shape
-    leading = x.shape[:-1]
-    m = None if None in leading else prod(d for d in leading if d is not None)
+    leading, m = x.shape[:-1], _rows(x)
     rows, out = tensor_type((m, k), x.dtype), tensor_type((m, n), x.dtype)
     axes = f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"
     dims = "\n".join(
@@ -59,6 +87,11 @@ def _template(
     shape = ", ".join(f"%d{i}" if d is None else str(d) for i, d in enumerate(result.shape))
     wide = weight.dtype == x.dtype
     widen = "" if wide else f"    %ww = arith.extf %w0 : {weight.dtype} to {x.dtype}\n"
+    narrow = ""
+    if factor != x.dtype:
+        narrow = convert_elements("%narrow", "%rows", TorchTensor((m, k), x.dtype), factor, size)
+        widen += f"    %xw = arith.extf %x0 : {factor} to {x.dtype}\n"
+    factors = tensor_type((m, k), factor)
     bias_argument = f", %bias: tensor<{n}x{x.dtype}>" if biased else ""
     initial = (
         f"""  %init = linalg.broadcast ins(%bias : tensor<{n}x{x.dtype}>)
@@ -76,14 +109,16 @@ util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin}{bias_ar
   %m = tensor.dim %rows, %c0 : {rows}
   %empty = tensor.empty({size}) : {out}
 {initial}
+{narrow}
   %product = linalg.generic {{
       indexing_maps = [affine_map<(m, n, k) -> (m, k)>,
                        affine_map<(m, n, k) -> (n, k)>,
                        affine_map<(m, n, k) -> (m, n)>],
       iterator_types = ["parallel", "parallel", "reduction"]
-    }} ins(%rows, %weight : {rows}, {weight.builtin}) outs(%init : {out}) {{
-  ^bb0(%x0: {x.dtype}, %w0: {weight.dtype}, %sum: {x.dtype}):
-{widen}    %p = arith.mulf %x0, {"%w0" if wide else "%ww"} : {x.dtype}
+    }} ins({"%narrow" if narrow else "%rows"}, %weight : {factors}, {weight.builtin})
+      outs(%init : {out}) {{
+  ^bb0(%x0: {factor}, %w0: {weight.dtype}, %sum: {x.dtype}):
+{widen}    %p = arith.mulf {"%xw" if narrow else "%x0"}, {"%w0" if wide else "%ww"} : {x.dtype}
     %s = arith.addf %sum, %p : {x.dtype}
     linalg.yield %s : {x.dtype}
   }} -> {out}

@@ -19,6 +19,7 @@ class ModulePass(Protocol):
 
 PASSES = {
     "symbolic-bounds": "edgec.passes.symbolic_bounds:SymbolicBounds",
+    "static-prefill": "edgec.passes.static_prefill:StaticPrefill",
     "scalar-arguments": "edgec.passes.scalar_arguments:ScalarArguments",
     "lower-layer-norm": "edgec.passes.lower_layer_norm:LowerLayerNorm",
     "lower-linear": "edgec.passes.lower_linear:LowerLinear",
@@ -30,6 +31,8 @@ PASSES = {
     "lower-histogram": "edgec.passes.lower_histogram:LowerHistogram",
     "lower-grouped-matmul": "edgec.passes.lower_grouped_matmul:LowerGroupedMatmul",
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
+    "bound-reductions": "edgec.passes.bound_reductions:BoundReductions",
+    "lower-argmax": "edgec.passes.lower_argmax:LowerArgmax",
     "state-in-place": "edgec.passes.state_in_place:StateInPlace",
 }
 

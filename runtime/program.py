@@ -18,9 +18,11 @@ from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import Program
 from edgec.runtime import transfer
 from edgec.runtime.cpu import check_cpu
+from edgec.runtime.cuda import check_cuda
 from edgec.runtime.device import open_device
 from edgec.runtime.engine import Output
 from edgec.runtime.state import StateBuffers
+from edgec.runtime.vulkan import check_vulkan
 
 __all__ = ["LoadedProgram", "select_program"]
 
@@ -71,8 +73,7 @@ class LoadedProgram:
         self.manifest = artifact.manifest
         self.program = select_program(artifact, device)
         _check_contract(artifact)
-        if self.program.driver.startswith("local"):
-            check_cpu(self.program.requirements)
+        _check_device(artifact, self.program)
         # Of damaged weights a number is wrong; of damaged code the process dies.
         _check_digest(artifact, self.program.file)
         self._device = open_device(self.program.driver, threads)
@@ -99,7 +100,7 @@ class LoadedProgram:
         except _IREE_ERRORS as error:
             raise _unloadable(folder, self.program.file, error) from error
         self._functions = {}
-        for name in ("prefill", "decode"):
+        for name in (*self._prefills().values(), "decode"):
             function = module.lookup_function(name)
             if function is None:
                 raise ArtifactError(f"artifact {folder}: {self.program.file} has no {name}")
@@ -112,9 +113,22 @@ class LoadedProgram:
     def prefill(
         self, tokens: npt.NDArray[np.int32], start: int, length: int, state: StateBuffers
     ) -> DeviceOutput:
-        """Runs a block of tokens i32[1, P], of which the first `length` are true."""
-        view = transfer.upload_tokens(self._device, tokens)
-        return self._call("prefill", view, start, length, state)
+        """Runs a block of tokens i32[1, P], of which the first `length` are true.
+
+        A program with prompt sizes takes it in several calls where P is not one of them.
+        """
+        prefills, size, done = self._prefills(), tokens.shape[1], 0
+        for part in split_block(size, self.program.prompt_sizes):
+            block = transfer.upload_tokens(self._device, tokens[:, done : done + part])
+            true = min(part, length - done)
+            output = self._call(prefills.get(part, "prefill"), block, start + done, true, state)
+            done += part
+        return output
+
+    def _prefills(self) -> dict[int, str]:
+        """Prompt size to the name of its entry point; 0 stands for every size."""
+        sizes = self.program.prompt_sizes
+        return {size: f"prefill_{size}" for size in sizes} or {0: "prefill"}
 
     def decode(self, token: int | Output, start: int, state: StateBuffers) -> DeviceOutput:
         """Runs one token. That of an earlier output stays on the device, an int is copied."""
@@ -174,6 +188,37 @@ def select_program(artifact: Artifact, device: str | None) -> Program:
         f"device {wanted!r}: the artifact has programs for {have}",
         f"compile again with --target {wanted}",
     )
+
+
+def _check_device(artifact: Artifact, program: Program) -> None:
+    """Refuses a device that is absent or does not fit, before anything is allocated on it."""
+    memory = artifact.manifest.memory
+    needed = memory.weights + memory.state_per_sequence
+    if program.driver.startswith("local"):
+        check_cpu(program.requirements)
+    elif program.driver == "vulkan":
+        check_vulkan(program, needed)
+    elif program.driver == "cuda":
+        check_cuda(program, needed)
+
+
+def split_block(size: int, sizes: tuple[int, ...]) -> list[int]:
+    """The calls that a block of `size` tokens takes: its own size, or `sizes`, largest first.
+
+    The padding of a block is shorter than the smallest size, so every call has a true token.
+
+    Raises:
+        ArtifactError: the sizes cannot be put together to `size`.
+    """
+    if not sizes:
+        return [size]
+    parts: list[int] = []
+    for part in sorted(sizes, reverse=True):
+        parts += [part] * (size // part)
+        size %= part
+    if size:
+        raise ArtifactError(f"no prompt sizes of {sizes} leave none of {size} tokens")
+    return parts
 
 
 def _check_contract(artifact: Artifact) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from edgec.compiler.targets.target import Target
 from edgec.errors import InputError
 
-__all__ = ["TARGETS", "Target", "parse_targets"]
+__all__ = ["TARGETS", "Target", "parse_targets", "requirements"]
 
-TARGETS = {"cpu": "edgec.compiler.targets.cpu"}
-"""Kind to the module whose `target(variant)` describes it."""
+TARGETS = {
+    "cpu": "edgec.compiler.targets.cpu",
+    "vulkan": "edgec.compiler.targets.vulkan",
+    "cuda": "edgec.compiler.targets.cuda",
+}
+"""Kind to the module whose `target(variant)` describes it; it may add `requirements(program)`."""
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:
@@ -28,3 +33,10 @@ def parse_targets(text: str) -> tuple[Target, ...]:
             raise InputError(f"target '{text}': {kind} is named twice")
         targets[kind] = import_module(TARGETS[kind]).target(variant)
     return tuple(targets.values())
+
+
+def requirements(target: Target, program: Path) -> dict[str, str]:
+    """What a device must have to run a compiled program: the target's, and the program's own."""
+    module = import_module(TARGETS[target.name])
+    own = getattr(module, "requirements", None)
+    return {**target.requirements, **(own(program) if own else {})}

@@ -21,6 +21,8 @@ class Target:
         requirements: What a device must have to run the program; the runtime checks it.
         torch_pipeline: edgec's passes on the exported module.
         input_pipeline: edgec's passes after IREE's input conversion.
+        device: The text of `hal.device.targets`' one element, where flags cannot describe it.
+        static_prompts: Whether prompts are computed in blocks of fixed sizes, and not of any.
         kernels: Feature level of the kernels that `torch_pipeline` dispatches, or empty.
     """
 
@@ -31,4 +33,6 @@ class Target:
     requirements: dict[str, str] = field(default_factory=dict)
     torch_pipeline: str = TORCH_PIPELINE
     input_pipeline: str = INPUT_PIPELINE
+    device: str = ""
+    static_prompts: bool = False
     kernels: str = ""

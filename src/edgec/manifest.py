@@ -94,6 +94,8 @@ class Program:
     """The compiled module of one target.
 
     `requirements` are what the device must have (CPU features, subgroup size, ...), by name.
+    A program with `prompt_sizes` has an entry point `prefill_<P>` for each of these lengths, in
+    rising order, instead of one `prefill` for every length; otherwise they are called the same.
     """
 
     target: str
@@ -102,6 +104,7 @@ class Program:
     pipeline: str
     requirements: dict[str, str] = field(default_factory=dict)
     compile_flags: tuple[str, ...] = ()
+    prompt_sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

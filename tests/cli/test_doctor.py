@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgec.cli import doctor, probe, system
+from edgec.vulkan import VulkanDevice
 
 Edgec = Callable[..., Any]
 
@@ -75,3 +76,18 @@ def test_arm_cpuinfo(tmp_path: Path) -> None:
 def test_vulkan_drivers_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VK_DRIVER_FILES", "/a.json:/b.json")
     assert system.vulkan_drivers()[1] == ["/a.json", "/b.json"]
+
+
+def test_the_vulkan_architecture_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = VulkanDevice(
+        "llvmpipe (LLVM 15)", "00", 0x10005, (1, 3), (8, 8, 8), (), (), 32768, 1024,
+        (1024, 1024, 1024), (65535, 65535, 65535), 1 << 27, 2 << 30,
+    )  # fmt: skip
+    monkeypatch.setattr(doctor.vulkan, "probe", lambda: [device])
+    (check,) = doctor._vulkan_target()
+    assert check.found.startswith("--target vulkan:llvmpipe (subgroups of 8, 32 KB shared")
+
+
+def test_no_vulkan_device_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.vulkan, "probe", list)
+    assert doctor._vulkan_target() == []

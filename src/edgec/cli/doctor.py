@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 import edgec
+from edgec import vulkan
 from edgec.cli.extra import require_compile
 from edgec.cli.options import Json, Verbose
 from edgec.cli.probe import probe
@@ -74,7 +75,27 @@ def checks() -> list[Check]:
         names = ", ".join(d["name"] for d in answer["devices"])
         missing = "" if names else answer["error"] or "no devices"
         found.append(Check("runs", device, bool(names), names or missing, _remedy(device, missing)))
-    return [*found, _can_compile()]
+    return [*found, *_vulkan_target(), _can_compile()]
+
+
+def _vulkan_target() -> list[Check]:
+    """What to compile for the first Vulkan device, and what code generation sees of it."""
+    try:
+        (device, *_) = vulkan.probe()
+    except (vulkan.VulkanError, ValueError):
+        return []
+    seen = (
+        f"subgroups of {device.subgroup_sizes[0]}, {device.shared_memory >> 10} KB shared, "
+        f"{size(device.memory)}, {len(device.cooperative_matrices)} cooperative matrix forms"
+    )
+    try:
+        # The names are the compiler's; a device that only runs programs lacks it.
+        from edgec.compiler.targets.vulkan_device import architecture_of
+    except ImportError:
+        return [Check("targets", "vulkan", True, seen)]
+    name = architecture_of(device)
+    target = f"--target vulkan:{name}" if name else "--target vulkan, described by its driver"
+    return [Check("targets", "vulkan", True, f"{target} ({seen})")]
 
 
 def print_devices() -> None:

@@ -1,0 +1,32 @@
+"""Whether a device has the memory for a model, said before anything is allocated."""
+
+from __future__ import annotations
+
+from edgec.errors import DeviceError
+
+__all__ = ["check_memory"]
+
+
+def check_memory(device: str, needed: int, there: int) -> None:
+    """Refuses a model whose weights and state alone are more than the device can hold.
+
+    What one call needs besides is not counted.
+
+    Args:
+        device: Its name, for the message.
+        needed: Bytes.
+        there: Bytes; 0 when the device does not say.
+
+    Raises:
+        DeviceError: they do not fit.
+    """
+    if there and needed > there:
+        raise DeviceError(
+            f"{device}: the model needs {_mb(needed)} MB of device memory,"
+            f" {_mb(there)} MB are there",
+            "compile with --dtype f16 or a smaller --ctx-size, or use another device",
+        )
+
+
+def _mb(size: int) -> int:
+    return -(-size // 1_000_000)

@@ -1,0 +1,137 @@
+"""CUDA programs, only compiled here: the code that each contraction gets, and what is refused.
+
+The passes that the target adds are run on the CPU, where their numbers can be seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgec
+import edgec.compiler.driver as driver
+from edgec import cuda
+from edgec.compiler.iree import iree_compile_file
+from edgec.compiler.options import CompileOptions
+from edgec.compiler.stages import shape_flags
+from edgec.compiler.targets import Target, parse_targets
+from edgec.errors import DeviceError, InputError
+from edgec.manifest import Program
+from edgec.models.presets import PRESETS, unsupported
+from edgec.runtime import Session
+from edgec.runtime.cuda import check_cuda
+
+DENSE = [
+    name
+    for name, preset in PRESETS.items()
+    if not unsupported(preset.config)
+    and not any("expert" in key for key in preset.config)
+]  # fmt: skip
+_DISPATCH = re.compile(r"func\.func @(?P<name>\S+?)\(\)(?P<rest>.*?)(?=func\.func @|\Z)", re.DOTALL)
+
+
+def configurations(folder: Path, model: str, architecture: str, **options: Any) -> dict[str, str]:
+    """Every dispatch of a model to the text of its function, after code generation chose for it."""
+    edgec.compile(
+        model, target=f"cuda:{architecture}", dump_ir=folder, stop_after="input", dtype="f16",
+        output=folder / "none.edgec", **options,
+    )  # fmt: skip
+    (target,) = parse_targets(f"cuda:{architecture}")
+    configured = folder / "configured.mlir"
+    iree_compile_file(
+        folder / "cuda.input.mlir",
+        configured,
+        (
+            *target.flags,
+            *shape_flags(CompileOptions()),
+            "--compile-to=executable-configurations",
+        ),
+    )
+    return {m["name"]: m["rest"] for m in _DISPATCH.finditer(configured.read_text("utf-8"))}
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_89"])
+def test_prefill_contractions_use_tensor_cores(architecture: str, tmp_path: Path) -> None:
+    """All of them, linear layers and attention; the head sees one row and is bound by memory."""
+    found = configurations(tmp_path, "bundled:tiny-dense", architecture, layers=None)
+    prefill = {n: text for n, text in found.items() if n.startswith("prefill") and "matmul" in n}
+    # q, o, k, v, gate, up and down, of which equal shapes are one; and the two of attention.
+    assert len(prefill) >= 7, list(found)
+    for name, text in prefill.items():
+        assert "TileAndFuse" in text, name
+        assert "mma_kind = #iree_gpu.mma_layout<NV_MMA_SYNC_F32_16x8x16_F16>" in text, name
+
+
+@pytest.mark.parametrize("preset", DENSE)
+def test_dense_presets_compile(preset: str, tmp_path: Path) -> None:
+    """Two layers, without their weights being written."""
+    edgec.compile(
+        f"preset:{preset}", target="cuda", layers=2, ctx_size=512, dtype="f16",
+        dump_ir=tmp_path, stop_after="vmfb", output=tmp_path / "none.edgec",
+    )  # fmt: skip
+    assert (tmp_path / "cuda.vmfb").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_the_numbers_of_the_narrow_forms(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: Callable[..., Any]
+) -> None:
+    """The CUDA target's passes on a CPU program, against the usual ones."""
+    usual = edgec.compile("bundled:tiny-dense", dtype=dtype, output=tmp_path / "usual.edgec")
+    (gpu,) = parse_targets("cuda")
+
+    def narrow(text: str) -> tuple[Target, ...]:
+        (cpu,) = parse_targets(text)
+        pipelines = {"torch_pipeline": gpu.torch_pipeline, "input_pipeline": gpu.input_pipeline}
+        return (dataclasses.replace(cpu, **pipelines),)
+
+    monkeypatch.setattr(driver, "parse_targets", narrow)
+    changed = edgec.compile("bundled:tiny-dense", dtype=dtype, output=tmp_path / "narrow.edgec")
+    assert usual is not None
+    assert changed is not None
+    assert "compute=cache" in changed.manifest.programs["cpu"].pipeline
+    found = compare(Session(usual), Session(changed), (33, 64, 200), 20)
+    assert found.agreement >= 0.99
+    assert found.error <= {"f16": 5e-3, "bf16": 5e-2}[dtype]
+
+
+def test_an_unknown_architecture() -> None:
+    with pytest.raises(InputError, match="'cuda:sm_90': must be one of sm_80, sm_86, sm_89"):
+        parse_targets("cuda:sm_90")
+
+
+PROGRAM = Program("cuda:sm_86", "cuda", "c.vmfb", "", {"compute_capability": "8.6"})
+
+
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", absent)
+    with pytest.raises(DeviceError, match="no CUDA driver.*install NVIDIA's driver"):
+        check_cuda(PROGRAM, 0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "needed", "says"),
+    [
+        ((8, 0), 0, "needs compute capability 8.6: A100 has 8.0 .compile for sm_80"),
+        ((9, 0), 90_000_000_000, "needs 90000 MB of device memory, 80000 MB are there"),
+        ((9, 0), 1, ""),
+    ],
+)
+def test_a_gpu_that_does_not_fit(
+    capability: tuple[int, int], needed: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = cuda.CudaDevice("A100", capability, 80_000_000_000)
+    monkeypatch.setattr(cuda, "device", lambda: found)
+    if not says:
+        check_cuda(PROGRAM, needed)
+        return
+    with pytest.raises(DeviceError, match=says):
+        check_cuda(PROGRAM, needed)
