@@ -7,6 +7,10 @@ Tensor cores multiply 16-bit numbers by 16-bit numbers into f32 sums. With `comp
 activations of a block of tokens are rounded to the 16-bit type of the weights, which is what lets
 code generation use them. A single token's contraction reads every weight once and is bound by that:
 it keeps f32.
+
+On a CPU that contraction is as fast as weights can be read, if its inner loop runs along a row of
+them. IREE's own choice is a tile of several rows, which it transposes in registers; with narrow
+weights that takes longer than reading them. `form=cpu` states the tiles.
 """
 
 from __future__ import annotations
@@ -35,12 +39,16 @@ __all__ = ["LowerLinear"]
 class LowerLinear:
     """Instantiates one function for each form of the operator in the module.
 
-    `compute` is the type of the factors: `activations` or `weights`.
+    `compute` is the type of the factors: `activations` or `weights`. `form` is `any`, or `cpu` for
+    tiles that suit llvm-cpu where there is one row.
     """
 
     compute: str = "activations"
+    form: str = "any"
 
     def __post_init__(self) -> None:
+        if self.form not in ("any", "cpu"):
+            raise ValueError(f"form={self.form}: must be any or cpu")
         if self.compute not in ("activations", "weights"):
             raise ValueError(f"compute={self.compute}: must be activations or weights")
 
@@ -56,7 +64,11 @@ class LowerLinear:
             symbol = symbol_name(
                 "linear", x, weight, "" if factor == x.dtype else factor, "bias" if biased else ""
             )
-            insert_function(module, symbol, _template(symbol, x, weight, result, biased, factor))
+            if self.form == "cpu" and _rows(x) == 1:
+                text = _one_row(symbol, x, weight, result, biased)
+            else:
+                text = _template(symbol, x, weight, result, biased, factor)
+            insert_function(module, symbol, text)
             call_template(op, symbol, operands, result)
 
 
@@ -123,6 +135,53 @@ util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin}{bias_ar
     linalg.yield %s : {x.dtype}
   }} -> {out}
   %result = tensor.expand_shape %product {axes} output_shape [{shape}]
+      : {out} into {result.builtin}
+  util.return %result : {result.builtin}
+}}"""
+
+
+_STRIP = 64  # rows of weights that a workgroup takes
+_DEPTH = 64  # columns that an iteration of the inner loop takes
+
+
+def _one_row(
+    symbol: str, x: TorchTensor, weight: TorchTensor, result: TorchTensor, biased: bool
+) -> str:
+    n, k = weight.shape
+    assert k is not None
+    depth = next(d for d in range(min(k, _DEPTH), 0, -1) if k % d == 0)
+    vector, out = f"tensor<{k}x{x.dtype}>", f"tensor<{n}x{x.dtype}>"
+    every_in = f"[[{', '.join(map(str, range(len(x.shape))))}]]"
+    bias_argument = f", %bias: {out}" if biased else ""
+    wide = weight.dtype == x.dtype
+    widen = "" if wide else f"    %ww = arith.extf %w0 : {weight.dtype} to {x.dtype}\n"
+    initial = "%bias" if biased else "%zeros"
+    sizes = ", ".join(map(str, result.shape))
+    return f"""
+util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin}{bias_argument})
+    -> {result.builtin} {{
+  %zero = arith.constant 0.0 : {x.dtype}
+  %row = tensor.collapse_shape %x {every_in} : {x.builtin} into {vector}
+  %empty = tensor.empty() : {out}
+  %zeros = linalg.fill ins(%zero : {x.dtype}) outs(%empty : {out}) -> {out}
+  %product = linalg.generic {{
+      indexing_maps = [affine_map<(n, k) -> (k)>,
+                       affine_map<(n, k) -> (n, k)>,
+                       affine_map<(n, k) -> (n)>],
+      iterator_types = ["parallel", "reduction"]
+    }} ins(%row, %weight : {vector}, {weight.builtin}) outs({initial} : {out}) attrs = {{
+      compilation_info = #iree_codegen.compilation_info<
+        lowering_config = #iree_cpu.lowering_config<
+          distribution = [{_STRIP}, 0],
+          vector_common_parallel = [1, 0], vector_reduction = [0, {depth}]>,
+        translation_info = #iree_codegen.translation_info<
+          pipeline = #iree_cpu.pipeline<DoubleTilingExpert>>>}} {{
+  ^bb0(%x0: {x.dtype}, %w0: {weight.dtype}, %sum: {x.dtype}):
+{widen}    %p = arith.mulf %x0, {"%w0" if wide else "%ww"} : {x.dtype}
+    %s = arith.addf %sum, %p : {x.dtype}
+    linalg.yield %s : {x.dtype}
+  }} -> {out}
+  %result = tensor.expand_shape %product {every_in} output_shape [{sizes}]
       : {out} into {result.builtin}
   util.return %result : {result.builtin}
 }}"""

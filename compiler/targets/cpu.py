@@ -13,10 +13,10 @@ from edgec.passes import TORCH_PIPELINE, with_options
 
 __all__ = ["target"]
 
-# Comparisons vectorise as reductions; gathered weights would cost a copy.
-_PIPELINE = with_options(
-    with_options(TORCH_PIPELINE, "lower-topk", "form=cpu"), "lower-grouped-matmul", "form=cpu"
-)
+# Comparisons vectorise as reductions; gathered weights would cost a copy; one row wants its tiles.
+_PIPELINE = TORCH_PIPELINE
+for _name in ("lower-topk", "lower-grouped-matmul", "lower-linear"):
+    _PIPELINE = with_options(_PIPELINE, _name, "form=cpu")
 
 _GENERIC = "lower-quantized-linear"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from edgec.artifact import Artifact
 from edgec.errors import ArtifactError
-from edgec.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest
+from edgec.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, Memory, ModelInfo, Program
 
 WHERE = Path("manifest.json")
 
@@ -77,7 +78,14 @@ def test_every_wrong_type_is_named(data: dict[str, Any]) -> None:
 
 
 def test_missing_and_unknown_fields_are_named(data: dict[str, Any]) -> None:
-    optional = {"requirements", "compile_flags"}
+    missing = dataclasses.MISSING
+    optional = {
+        field.name
+        for type_ in (Memory, ModelInfo, Program)
+        for field in dataclasses.fields(type_)
+        if field.default is not missing or field.default_factory is not missing
+    }
+    assert "requirements" in optional and "parameters" not in optional
     named = ["entry_points", "programs", "files", "versions", "quantization", "requirements"]
     for place in places(data):
         inside_table = len(place) > 1 and place[-2] in named
