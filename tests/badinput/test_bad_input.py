@@ -293,7 +293,12 @@ def test_interrupted(place: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", "from edgec.cli import main; main()"]
     arguments = ["compile", "m", "-c", "64", "-o", "out", "--json"]
     process = subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What runs in the background of a script inherits a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(lambda: any(place.glob(".edgec-building-*/*.lowered.mlir")))
     process.send_signal(number)
