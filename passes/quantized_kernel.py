@@ -10,16 +10,27 @@ from dataclasses import dataclass
 
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["KERNELS", "QuantizedShape", "kernel_fits", "kernel_template", "object_name"]
+__all__ = [
+    "BLOCK",
+    "KERNELS",
+    "MAX_FUSED_K",
+    "QUANTIZED_ROWS",
+    "QuantizedShape",
+    "executable",
+    "kernel_fits",
+    "kernel_template",
+    "object_name",
+    "wrap_kernel",
+]
 
 KERNELS = "quantized_linear"
 """The kernels' source, of which there is one for each feature level."""
 
 _FORMATS = {"x86_64": "embedded-elf-x86_64"}
-_BLOCK = 32  # columns that share a scale of the activations
-_MAX_FUSED_K = 16384
+BLOCK = 32  # columns that share a scale of the activations
+MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
-_QUANTIZED_ROWS = 8
+QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
 
 
@@ -55,12 +66,13 @@ def object_name(kernel: str) -> str:
 
 def kernel_fits(shape: QuantizedShape) -> bool:
     """Whether the kernels take the layer: whole blocks of columns within each group."""
-    return shape.k % _BLOCK == 0 and shape.group % _BLOCK == 0
+    return shape.k % BLOCK == 0 and shape.group % BLOCK == 0
 
 
 def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
     """The executable that wraps the kernels, and text that computes %product from %rows."""
-    return _executable(kernel), _dispatch(shape)
+    text = executable("edgec_quantized_linear", kernel, [t for b in (8, 4) for t in _exports(b)])
+    return text, _dispatch(shape)
 
 
 def _dispatch(shape: QuantizedShape) -> str:
@@ -77,13 +89,13 @@ def _dispatch(shape: QuantizedShape) -> str:
   %group = arith.constant {shape.group} : index
   %panels = arith.constant {panels} : index
   %each = arith.constant {each} : index"""
-    if m == 1 and k <= _MAX_FUSED_K:
+    if m == 1 and k <= MAX_FUSED_K:
         return f"""{constants}
   %product = flow.dispatch @edgec_quantized_linear::@matvec_i{bits}[%panels, %each](
       %rows, %weight, %scales, %n, %k, %group, %each)
       : ({rows}, {weight}, {scales}, index, index, index, index) -> {out}"""
-    q, s = tensor_type((m, k), "i8"), tensor_type((m, k // _BLOCK), "f32")
-    c = tensor_type((m, k // _BLOCK), "i32")
+    q, s = tensor_type((m, k), "i8"), tensor_type((m, k // BLOCK), "f32")
+    c = tensor_type((m, k // BLOCK), "i32")
     return f"""{constants}
   %q:3 = flow.dispatch @edgec_quantized_linear::@quantize_i{bits}[%m](%rows, %m, %k)
       : ({rows}{dynamic}, index, index) -> ({q}{dynamic}, {s}{dynamic}, {c}{dynamic})
@@ -93,35 +105,60 @@ def _dispatch(shape: QuantizedShape) -> str:
          index, index, index, index, index) -> {out}{dynamic}"""
 
 
-def _executable(kernel: str) -> str:
+def executable(name: str, kernel: str, exports: list[tuple[str, str]]) -> str:
+    """A `stream.executable` around functions of a level's object.
+
+    Args:
+        name: Its symbol.
+        kernel: The feature level.
+        exports: The text of each `stream.executable.export`, and that of the functions it needs.
+    """
     architecture = next((a for a in _FORMATS if kernel.startswith(a)), None)
     if architecture is None:
         raise ValueError(f"no kernels for '{kernel}'")
-    exports = "".join(_exports(bits) for bits in (8, 4))
-    functions = "".join(_functions(bits) for bits in (8, 4))
     return f"""
-stream.executable private @edgec_quantized_linear attributes {{
+stream.executable private @{name} attributes {{
   hal.executable.objects = #hal.executable.objects<{{
     #hal.executable.target<"llvm-cpu", "{_FORMATS[architecture]}"> = [
       #hal.executable.object<{{path = "{object_name(kernel)}"}}>
     ]
   }}>
-}} {{{exports}
-  builtin.module {{{functions}
+}} {{{"".join(export for export, _ in exports)}
+  builtin.module {{{"".join(function for _, function in exports)}
   }}
 }}
 """
 
 
-def _exports(bits: int) -> str:
-    return f"""
+def _exports(bits: int) -> list[tuple[str, str]]:
+    """Each export, and the function that unwraps its bindings and calls the kernel."""
+    first = """
+      %x = stream.dispatch.workgroup.id[0] : index
+      %first = arith.muli %x, %each : index"""
+    return [
+        (
+            f"""
   stream.executable.export public @quantize_i{bits} workgroups(%m: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
-    %rows = arith.constant {_QUANTIZED_ROWS} : index
+    %rows = arith.constant {QUANTIZED_ROWS} : index
     %x = arith.ceildivui %m, %rows : index
     stream.return %x, %c1, %c1 : index, index, index
-  }}
+  }}""",
+            wrap_kernel(
+                f"quantize_i{bits}",
+                f"edgec_quantize_rows_i{bits}",
+                ["f32", "i8", "f32", "i32"],
+                indices=["m", "k"],
+                body=f"""
+      %x = stream.dispatch.workgroup.id[0] : index
+      %count = arith.constant {QUANTIZED_ROWS} : index
+      %first = arith.muli %x, %count : index""",
+                extra=["first", "count"],
+            ),
+        ),
+        (
+            f"""
   stream.executable.export public @matmul_i{bits} workgroups(
       %panels: index, %each: index, %m: index) -> (index, index, index) {{
     %c1 = arith.constant 1 : index
@@ -129,57 +166,42 @@ def _exports(bits: int) -> str:
     %x = arith.ceildivui %panels, %each : index
     %y = arith.ceildivui %m, %rows : index
     stream.return %x, %y, %c1 : index, index, index
-  }}
+  }}""",
+            wrap_kernel(
+                f"matmul_i{bits}",
+                f"edgec_quantized_matmul_i{bits}",
+                ["i8", "f32", "i32", "i8", "f16", "f32"],
+                indices=["m", "n", "k", "group", "each"],
+                body=f"""{first}
+      %y = stream.dispatch.workgroup.id[1] : index
+      %count = arith.constant {_ROWS} : index
+      %row = arith.muli %y, %count : index""",
+                extra=["first", "each", "row", "count"],
+                hidden=("each",),
+            ),
+        ),
+        (
+            f"""
   stream.executable.export public @matvec_i{bits} workgroups(%panels: index, %each: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %x = arith.ceildivui %panels, %each : index
     stream.return %x, %c1, %c1 : index, index, index
-  }}"""
+  }}""",
+            wrap_kernel(
+                f"matvec_i{bits}",
+                f"edgec_quantized_matvec_i{bits}",
+                ["f32", "i8", "f16", "f32"],
+                indices=["n", "k", "group", "each"],
+                body=first,
+                extra=["first", "each"],
+                hidden=("each",),
+            ),
+        ),
+    ]
 
 
-def _functions(bits: int) -> str:
-    """The exported functions: they unwrap the bindings and call the kernel's C function."""
-    first = """
-      %x = stream.dispatch.workgroup.id[0] : index
-      %first = arith.muli %x, %each : index"""
-    return (
-        _wrap(
-            f"quantize_i{bits}",
-            f"edgec_quantize_rows_i{bits}",
-            ["f32", "i8", "f32", "i32"],
-            indices=["m", "k"],
-            body=f"""
-      %x = stream.dispatch.workgroup.id[0] : index
-      %count = arith.constant {_QUANTIZED_ROWS} : index
-      %first = arith.muli %x, %count : index""",
-            extra=["first", "count"],
-        )
-        + _wrap(
-            f"matmul_i{bits}",
-            f"edgec_quantized_matmul_i{bits}",
-            ["i8", "f32", "i32", "i8", "f16", "f32"],
-            indices=["m", "n", "k", "group", "each"],
-            body=f"""{first}
-      %y = stream.dispatch.workgroup.id[1] : index
-      %count = arith.constant {_ROWS} : index
-      %row = arith.muli %y, %count : index""",
-            extra=["first", "each", "row", "count"],
-            hidden=("each",),
-        )
-        + _wrap(
-            f"matvec_i{bits}",
-            f"edgec_quantized_matvec_i{bits}",
-            ["f32", "i8", "f16", "f32"],
-            indices=["n", "k", "group", "each"],
-            body=first,
-            extra=["first", "each"],
-            hidden=("each",),
-        )
-    )
-
-
-def _wrap(
+def wrap_kernel(
     name: str,
     callee: str,
     elements: list[str],
