@@ -83,7 +83,7 @@ class FakeOutput:
 
 
 @dataclass
-class FakeEngine:
+class FakeProgram:
     """Logits are a hash of the whole history, as its state has it.
 
     A stale or padded row that is read, a wrong position or a token computed twice changes them.
