@@ -90,7 +90,8 @@ def build_object(source: str, level: str, output: Path) -> None:
             [
                 str(Path(spec.origin).parent / "zig"), "cc", "-target",
                 f"{LEVELS[level].architecture}-freestanding-none", f"-mcpu={LEVELS[level].cpu}",
-                *_FLAGS, *LEVELS[level].flags, "-c", str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
+                *_FLAGS, *LEVELS[level].flags, "-c", str(_FOLDER / f"{source}_{level}.c"),
+                "-o", str(output),
             ],
             env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
             capture_output=True,
