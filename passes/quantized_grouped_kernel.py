@@ -6,14 +6,14 @@ is read within the kernel.
 
 from __future__ import annotations
 
+from edgec.passes.kernel_call import executable, wrap_kernel
 from edgec.passes.quantized_kernel import (
     BLOCK,
+    KERNELS,
     MAX_FUSED_K,
     QUANTIZED_ROWS,
     QuantizedShape,
-    executable,
     kernel_fits,
-    wrap_kernel,
 )
 from edgec.passes.rewriting import tensor_type
 
@@ -40,8 +40,10 @@ def grouped_kernel_template(
             row's own expert.
         kernel: The feature level.
     """
-    text = executable(_NAME, kernel, [t for bits in (8, 4) for t in _exports(bits)])
-    return text, _constants(shape) + (_sorted(shape, experts) if in_order else _few(shape, experts))
+    exports = "".join(_exports(bits) for bits in (8, 4))
+    functions = "".join(_functions(bits) for bits in (8, 4))
+    dispatch = _sorted(shape, experts) if in_order else _few(shape, experts)
+    return executable(_NAME, KERNELS, kernel, exports, functions), _constants(shape) + dispatch
 
 
 def _constants(shape: QuantizedShape) -> str:
@@ -92,59 +94,15 @@ def _sorted(shape: QuantizedShape, experts: int) -> str:
          index, index, index, index) -> {out}{dynamic}"""
 
 
-def _exports(bits: int) -> list[tuple[str, str]]:
-    """Each export and the function that it wraps, see `executable`."""
-    panels = """
-      %x = stream.dispatch.workgroup.id[0] : index
-      %first = arith.muli %x, %each : index
-      %y = stream.dispatch.workgroup.id[1] : index"""
-    return [
-        (
-            f"""
+def _exports(bits: int) -> str:
+    return f"""
   stream.executable.export public @quantize_groups_i{bits} workgroups(%m: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %rows = arith.constant {QUANTIZED_ROWS} : index
     %x = arith.ceildivui %m, %rows : index
     stream.return %x, %c1, %c1 : index, index, index
-  }}""",
-            wrap_kernel(
-                f"quantize_groups_i{bits}",
-                f"edgec_quantize_groups_i{bits}",
-                ["f32", "i32", "i8", "f32", "i32"],
-                indices=["experts", "k"],
-                body=f"""
-      %x = stream.dispatch.workgroup.id[0] : index
-      %count = arith.constant {QUANTIZED_ROWS} : index
-      %first = arith.muli %x, %count : index""",
-                extra=["first", "count"],
-            ),
-        ),
-        (
-            _grid(f"grouped_matmul_i{bits}"),
-            wrap_kernel(
-                f"grouped_matmul_i{bits}",
-                f"edgec_grouped_matmul_i{bits}",
-                ["i8", "f32", "i32", "i8", "f16", "i32", "f32"],
-                indices=["n", "k", "group", "each"],
-                body=panels,
-                extra=["first", "each", "y"],
-                hidden=("each",),
-            ),
-        ),
-        (
-            _grid(f"grouped_matvec_i{bits}"),
-            wrap_kernel(
-                f"grouped_matvec_i{bits}",
-                f"edgec_grouped_matvec_i{bits}",
-                ["f32", "i8", "f16", "i32", "f32"],
-                indices=["n", "k", "group", "each"],
-                body=panels,
-                extra=["first", "each", "y"],
-                hidden=("each",),
-            ),
-        ),
-    ]
+  }}{_grid(f"grouped_matmul_i{bits}")}{_grid(f"grouped_matvec_i{bits}")}"""
 
 
 def _grid(name: str) -> str:
@@ -156,3 +114,42 @@ def _grid(name: str) -> str:
     %x = arith.ceildivui %panels, %each : index
     stream.return %x, %groups, %c1 : index, index, index
   }}"""
+
+
+def _functions(bits: int) -> str:
+    """The exported functions: they unwrap the bindings and call the kernel's C function."""
+    panels = """
+      %x = stream.dispatch.workgroup.id[0] : index
+      %first = arith.muli %x, %each : index
+      %y = stream.dispatch.workgroup.id[1] : index"""
+    return (
+        wrap_kernel(
+            f"quantize_groups_i{bits}",
+            f"edgec_quantize_groups_i{bits}",
+            ["f32", "i32", "i8", "f32", "i32"],
+            indices=["experts", "k"],
+            body=f"""
+      %x = stream.dispatch.workgroup.id[0] : index
+      %count = arith.constant {QUANTIZED_ROWS} : index
+      %first = arith.muli %x, %count : index""",
+            extra=["first", "count"],
+        )
+        + wrap_kernel(
+            f"grouped_matmul_i{bits}",
+            f"edgec_grouped_matmul_i{bits}",
+            ["i8", "f32", "i32", "i8", "f16", "i32", "f32"],
+            indices=["n", "k", "group", "each"],
+            body=panels,
+            extra=["first", "each", "y"],
+            hidden=("each",),
+        )
+        + wrap_kernel(
+            f"grouped_matvec_i{bits}",
+            f"edgec_grouped_matvec_i{bits}",
+            ["f32", "i8", "f16", "i32", "f32"],
+            indices=["n", "k", "group", "each"],
+            body=panels,
+            extra=["first", "each", "y"],
+            hidden=("each",),
+        )
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgec.passes.kernel_call import executable, wrap_kernel
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = [
@@ -16,17 +17,13 @@ __all__ = [
     "MAX_FUSED_K",
     "QUANTIZED_ROWS",
     "QuantizedShape",
-    "executable",
     "kernel_fits",
     "kernel_template",
-    "object_name",
-    "wrap_kernel",
 ]
 
 KERNELS = "quantized_linear"
 """The kernels' source, of which there is one for each feature level."""
 
-_FORMATS = {"x86_64": "embedded-elf-x86_64"}
 BLOCK = 32  # columns that share a scale of the activations
 MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
@@ -59,11 +56,6 @@ class QuantizedShape:
         return QuantizedShape(m, n, k, k // groups, 8 if weight.shape[1] == k // 4 else 4)
 
 
-def object_name(kernel: str) -> str:
-    """The file with the kernels of a feature level such as `x86_64_avx2`."""
-    return f"{KERNELS}_{kernel}.o"
-
-
 def kernel_fits(shape: QuantizedShape) -> bool:
     """Whether the kernels take the layer: whole blocks of columns within each group."""
     return shape.k % BLOCK == 0 and shape.group % BLOCK == 0
@@ -71,8 +63,10 @@ def kernel_fits(shape: QuantizedShape) -> bool:
 
 def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
     """The executable that wraps the kernels, and text that computes %product from %rows."""
-    text = executable("edgec_quantized_linear", kernel, [t for b in (8, 4) for t in _exports(b)])
-    return text, _dispatch(shape)
+    exports = "".join(_exports(bits) for bits in (8, 4))
+    functions = "".join(_functions(bits) for bits in (8, 4))
+    name = "edgec_quantized_linear"
+    return executable(name, KERNELS, kernel, exports, functions), _dispatch(shape)
 
 
 def _dispatch(shape: QuantizedShape) -> str:
@@ -105,60 +99,15 @@ def _dispatch(shape: QuantizedShape) -> str:
          index, index, index, index, index) -> {out}{dynamic}"""
 
 
-def executable(name: str, kernel: str, exports: list[tuple[str, str]]) -> str:
-    """A `stream.executable` around functions of a level's object.
-
-    Args:
-        name: Its symbol.
-        kernel: The feature level.
-        exports: The text of each `stream.executable.export`, and that of the functions it needs.
-    """
-    architecture = next((a for a in _FORMATS if kernel.startswith(a)), None)
-    if architecture is None:
-        raise ValueError(f"no kernels for '{kernel}'")
+def _exports(bits: int) -> str:
     return f"""
-stream.executable private @{name} attributes {{
-  hal.executable.objects = #hal.executable.objects<{{
-    #hal.executable.target<"llvm-cpu", "{_FORMATS[architecture]}"> = [
-      #hal.executable.object<{{path = "{object_name(kernel)}"}}>
-    ]
-  }}>
-}} {{{"".join(export for export, _ in exports)}
-  builtin.module {{{"".join(function for _, function in exports)}
-  }}
-}}
-"""
-
-
-def _exports(bits: int) -> list[tuple[str, str]]:
-    """Each export, and the function that unwraps its bindings and calls the kernel."""
-    first = """
-      %x = stream.dispatch.workgroup.id[0] : index
-      %first = arith.muli %x, %each : index"""
-    return [
-        (
-            f"""
   stream.executable.export public @quantize_i{bits} workgroups(%m: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %rows = arith.constant {QUANTIZED_ROWS} : index
     %x = arith.ceildivui %m, %rows : index
     stream.return %x, %c1, %c1 : index, index, index
-  }}""",
-            wrap_kernel(
-                f"quantize_i{bits}",
-                f"edgec_quantize_rows_i{bits}",
-                ["f32", "i8", "f32", "i32"],
-                indices=["m", "k"],
-                body=f"""
-      %x = stream.dispatch.workgroup.id[0] : index
-      %count = arith.constant {QUANTIZED_ROWS} : index
-      %first = arith.muli %x, %count : index""",
-                extra=["first", "count"],
-            ),
-        ),
-        (
-            f"""
+  }}
   stream.executable.export public @matmul_i{bits} workgroups(
       %panels: index, %each: index, %m: index) -> (index, index, index) {{
     %c1 = arith.constant 1 : index
@@ -166,73 +115,51 @@ def _exports(bits: int) -> list[tuple[str, str]]:
     %x = arith.ceildivui %panels, %each : index
     %y = arith.ceildivui %m, %rows : index
     stream.return %x, %y, %c1 : index, index, index
-  }}""",
-            wrap_kernel(
-                f"matmul_i{bits}",
-                f"edgec_quantized_matmul_i{bits}",
-                ["i8", "f32", "i32", "i8", "f16", "f32"],
-                indices=["m", "n", "k", "group", "each"],
-                body=f"""{first}
-      %y = stream.dispatch.workgroup.id[1] : index
-      %count = arith.constant {_ROWS} : index
-      %row = arith.muli %y, %count : index""",
-                extra=["first", "each", "row", "count"],
-                hidden=("each",),
-            ),
-        ),
-        (
-            f"""
+  }}
   stream.executable.export public @matvec_i{bits} workgroups(%panels: index, %each: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %x = arith.ceildivui %panels, %each : index
     stream.return %x, %c1, %c1 : index, index, index
-  }}""",
-            wrap_kernel(
-                f"matvec_i{bits}",
-                f"edgec_quantized_matvec_i{bits}",
-                ["f32", "i8", "f16", "f32"],
-                indices=["n", "k", "group", "each"],
-                body=first,
-                extra=["first", "each"],
-                hidden=("each",),
-            ),
-        ),
-    ]
+  }}"""
 
 
-def wrap_kernel(
-    name: str,
-    callee: str,
-    elements: list[str],
-    indices: list[str],
-    body: str,
-    extra: list[str],
-    hidden: tuple[str, ...] = (),
-) -> str:
-    """One exported function over bindings of `elements`, then `indices`.
-
-    `extra` names the index values that `body` computes and the callee takes last; `hidden` are
-    those of `indices` that only `body` uses.
-    """
-    declared, bindings, views, passed = [], [], [], []
-    for i, element in enumerate(elements):
-        declared.append(f"memref<{element}>, index")
-        bindings.append(f"%binding{i}: !stream.binding")
-        # The size of a view is not looked at: the callee gets its base and offset.
-        views.append(f"""
-      %view{i} = stream.binding.subspan %binding{i}[%c0]
-          : !stream.binding -> memref<?x{element}>{{%k}}
-      %base{i}, %offset{i}, %size{i}, %stride{i} = iree_codegen.extract_strided_metadata %view{i}
-          : memref<?x{element}> -> memref<{element}>, index, index, index""")
-        passed.append(f"%base{i}, %offset{i}")
-    scalars = [name for name in indices if name not in hidden] + extra
-    types = ", ".join([*declared, *["index"] * len(scalars)])
-    return f"""
-    func.func private @{callee}({types}) attributes {{hal.import.static, llvm.bareptr = true}}
-    func.func @{name}({", ".join([*bindings, *(f"%{i}: index" for i in indices)])}) {{
-      %c0 = arith.constant 0 : index{body}{"".join(views)}
-      func.call @{callee}({", ".join([*passed, *(f"%{s}" for s in scalars)])})
-          : ({types}) -> ()
-      return
-    }}"""
+def _functions(bits: int) -> str:
+    """The exported functions: they unwrap the bindings and call the kernel's C function."""
+    first = """
+      %x = stream.dispatch.workgroup.id[0] : index
+      %first = arith.muli %x, %each : index"""
+    return (
+        wrap_kernel(
+            f"quantize_i{bits}",
+            f"edgec_quantize_rows_i{bits}",
+            ["f32", "i8", "f32", "i32"],
+            indices=["m", "k"],
+            body=f"""
+      %x = stream.dispatch.workgroup.id[0] : index
+      %count = arith.constant {QUANTIZED_ROWS} : index
+      %first = arith.muli %x, %count : index""",
+            extra=["first", "count"],
+        )
+        + wrap_kernel(
+            f"matmul_i{bits}",
+            f"edgec_quantized_matmul_i{bits}",
+            ["i8", "f32", "i32", "i8", "f16", "f32"],
+            indices=["m", "n", "k", "group", "each"],
+            body=f"""{first}
+      %y = stream.dispatch.workgroup.id[1] : index
+      %count = arith.constant {_ROWS} : index
+      %row = arith.muli %y, %count : index""",
+            extra=["first", "each", "row", "count"],
+            hidden=("each",),
+        )
+        + wrap_kernel(
+            f"matvec_i{bits}",
+            f"edgec_quantized_matvec_i{bits}",
+            ["f32", "i8", "f16", "f32"],
+            indices=["n", "k", "group", "each"],
+            body=first,
+            extra=["first", "each"],
+            hidden=("each",),
+        )
+    )
