@@ -70,6 +70,7 @@ def compile(
     target: str = "cpu",
     output: str | Path | None = None,
     dtype: str = "f32",
+    kv_dtype: str | None = None,
     ctx_size: int | None = None,
     prompt_multiple: int = 32,
     chunk_size: int | None = None,
@@ -97,8 +98,8 @@ def compile(
         model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
-        dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers, seed,
-            extra_compile_args: See `CompileOptions`.
+        dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers,
+            seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
         revision, offline, trust_remote_code, token: For the hub.
         cache_dir: Of builds without an output; default `default_cache_dir()`.
@@ -122,6 +123,7 @@ def compile(
         raise InputError(f"group-size {group_size}: nothing is quantised", "add --quantize int4")
     options = CompileOptions(
         dtype=dtype,
+        kv_dtype=kv_dtype,
         ctx_size=ctx_size,
         prompt_multiple=prompt_multiple,
         chunk_size=chunk_size,
@@ -359,7 +361,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
                 target=f"{t.name}:{t.architecture}",
                 driver=t.driver,
                 file=file_of("vmfb", t),
-                pipeline=f"{torch_pipeline(t, options)} | {t.input_pipeline}",
+                pipelines={"lowered": torch_pipeline(t, options), "input": t.input_pipeline},
                 requirements=requirements(t, result / file_of("vmfb", t)),
                 compile_flags=t.flags,
                 prompt_sizes=prompt_sizes(t, options),

@@ -38,9 +38,10 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     """The interface of a model under resolved options; needs no export."""
     assert options.ctx_size is not None and options.chunk_size is not None
     multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
+    assert options.kv_dtype is not None
     rows = _attention_rows(options)
     state = [
-        StateBuffer(name, kept.kind, (rows, *kept.shape), options.dtype)
+        StateBuffer(name, kept.kind, (rows, *kept.shape), options.kv_dtype)
         if kept.kind == "attention"
         else StateBuffer(name, kept.kind, kept.shape, "f32")
         for name, kept in model.discovery.state.items()

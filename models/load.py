@@ -55,7 +55,7 @@ class LoadedModel:
         count = 0
         for name, parameter in self.parameters.items():
             if name in self.quantized:
-                count += self.quantized[name].rows * self.quantized[name].columns
+                count += self.quantized[name].count
             elif id(parameter) not in scales:
                 count += parameter.numel()
         return count
@@ -90,7 +90,7 @@ def load(
         raise _unsupported(config, error) from error
     expected = tensors_of(module)
     quantized = narrow_weights(module, DTYPES[dtype], form)
-    experts.narrow_experts(module, DTYPES[dtype])
+    quantized |= experts.narrow_experts(module, DTYPES[dtype], form)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
