@@ -65,11 +65,12 @@ def _attention_rows(options: CompileOptions) -> int:
 class _Program(nn.Module):
     """A HF model called as the contract says; `state` is a flat list of buffers."""
 
-    def __init__(self, model: LoadedModel, capacity: int) -> None:
+    def __init__(self, model: LoadedModel, capacity: int, multiple: int) -> None:
         super().__init__()
         self.model = model.module
         self.discovery = model.discovery
         self.capacity = capacity
+        self.multiple = multiple
 
     def run(
         self,
@@ -82,7 +83,9 @@ class _Program(nn.Module):
         buffers = dict(zip(self.discovery.state, state, strict=True))
         # The head runs for one row: that of the last true token.
         last = 0 if length is None else (length - 1).reshape(1)
-        sequence = SequenceState(start, self.capacity, self.discovery, buffers, length)
+        sequence = SequenceState(
+            start, self.capacity, self.discovery, buffers, length, self.multiple
+        )
         logits = call(self.model, tokens, positions, sequence, last)[0]
         logits = logits.to(torch.float32)
         return logits, logits.argmax(dim=-1, keepdim=True).to(torch.int32)
@@ -127,11 +130,11 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     none = [None] * len(state)
     programs = {
         "prefill": _export(
-            _Prefill(model, capacity),
+            _Prefill(model, capacity, spec.prompt.multiple_of),
             (_tokens(prompt), start, length, state),
             (dynamic, None, None, none),
         ),
-        "decode": _export(_Decode(model, capacity), (_tokens(1), start, state), None),
+        "decode": _export(_Decode(model, capacity, 1), (_tokens(1), start, state), None),
     }
     for program in programs.values():
         _restore_buffers(program, model.buffers)

@@ -30,6 +30,8 @@ _TORCH_PASSES = (
     "lower-quantized-embedding",
     "lower-cache-update",
     "lower-causal-conv",
+    "lower-chunk-scan",
+    "lower-linear-scan",
     "lower-attention",
     "lower-topk",
     "lower-histogram",
