@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -69,6 +70,7 @@ def compile(
     target: str = "cpu",
     output: str | Path | None = None,
     dtype: str = "f32",
+    kv_dtype: str | None = None,
     ctx_size: int | None = None,
     prompt_multiple: int = 32,
     chunk_size: int | None = None,
@@ -96,8 +98,8 @@ def compile(
         model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
-        dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers, seed,
-            extra_compile_args: See `CompileOptions`.
+        dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers,
+            seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
         revision, offline, trust_remote_code, token: For the hub.
         cache_dir: Of builds without an output; default `default_cache_dir()`.
@@ -121,6 +123,7 @@ def compile(
         raise InputError(f"group-size {group_size}: nothing is quantised", "add --quantize int4")
     options = CompileOptions(
         dtype=dtype,
+        kv_dtype=kv_dtype,
         ctx_size=ctx_size,
         prompt_multiple=prompt_multiple,
         chunk_size=chunk_size,
@@ -262,7 +265,7 @@ def _compile_programs(
     if start is not None and start[0] == EXPORTED:
         shutil.copyfile(start[1], exported)
     elif start is None:
-        layers = f"{len(build.interface.state) // 2} layers"
+        layers = f"{_layers(build.source)} layers"
         with build.progress.stage("export", layers), ir.Context() as context:
             module = export(build.model, build.options, context)
             exported.write_text(str(module), "utf-8")
@@ -328,8 +331,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     width = {"f32": 4, "f16": 2, "bf16": 2}
     state = 0
     for buffer in build.interface.state:
-        rows, heads, columns = buffer.shape
-        state += rows * heads * columns * width[buffer.dtype]
+        state += math.prod(buffer.shape) * width[buffer.dtype]
     return Manifest(
         schema_version=SCHEMA_VERSION,
         digest=build.digest,
@@ -342,7 +344,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             vocab_size=model.discovery.vocab_size,
             context=options.ctx_size,
             max_context=build.max_context,
-            layers=len(model.discovery.layers),
+            layers=_layers(source),
             parameters=count,
             active_parameters=int(count - idle),
             experts=used.experts,
@@ -359,7 +361,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
                 target=f"{t.name}:{t.architecture}",
                 driver=t.driver,
                 file=file_of("vmfb", t),
-                pipeline=f"{torch_pipeline(t, options)} | {t.input_pipeline}",
+                pipelines={"lowered": torch_pipeline(t, options), "input": t.input_pipeline},
                 requirements=requirements(t, result / file_of("vmfb", t)),
                 compile_flags=t.flags,
                 prompt_sizes=prompt_sizes(t, options),
@@ -370,3 +372,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         memory=Memory(weights, state, weights_per_token=int(read)),
         files=writing.file_records(result),
     )
+
+
+def _layers(source: ModelSource) -> int:
+    return int(source.config.get_text_config().num_hidden_layers)

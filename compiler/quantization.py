@@ -9,7 +9,7 @@ from edgec.compiler.targets import Target
 from edgec.models.check import CheckedWeights
 from edgec.models.linear import SCALES
 from edgec.models.load import LoadedModel
-from edgec.models.quantize import WeightFormat, quantize
+from edgec.models.quantize import WeightFormat, quantize, quantize_experts
 
 __all__ = ["LAYOUT", "StoredWeights", "describe_quantization"]
 
@@ -46,10 +46,15 @@ class StoredWeights:
             torch.set_num_threads(threads)
 
     def _read(self, name: str) -> torch.Tensor:
-        weight = self._weights.read(name)
-        if self._form is None or name not in self._quantized:
-            return weight
-        packed, scales = quantize(name, weight, self._form)
+        matrix = self._quantized.get(name)
+        if self._form is None or matrix is None:
+            return self._weights.read(name)
+        if matrix.experts:
+            slices = self._weights.read_experts(name, matrix.experts)
+            each = (s.T if matrix.transposed else s for s in slices)
+            packed, scales = quantize_experts(name, each, matrix.experts, self._form)
+        else:
+            packed, scales = quantize(name, self._weights.read(name), self._form)
         self._waiting[name + SCALES] = scales
         return packed
 
@@ -68,7 +73,10 @@ def describe_quantization(
     kept = [
         name
         for name, parameter in model.parameters.items()
-        if parameter.ndim > 1 and name not in model.quantized and id(parameter) not in scales
+        if parameter.ndim > 1
+        and not name.endswith("_bias")
+        and name not in model.quantized
+        and id(parameter) not in scales
     ]
     return {
         "weights": options.quantize,

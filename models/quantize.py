@@ -11,13 +11,14 @@ read), with `P = ceil(N / 16)`; rows past N are zero:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
 from edgec.errors import InputError, ModelError
 
-__all__ = ["PANEL", "WeightFormat", "dequantize", "quantize", "unpack"]
+__all__ = ["PANEL", "WeightFormat", "dequantize", "quantize", "quantize_experts", "unpack"]
 
 PANEL = 16
 """Rows (output channels) that are stored interleaved."""
@@ -99,6 +100,31 @@ def quantize(
         count = block.shape[0] // PANEL
         packed[first : first + count] = _pack(integers.reshape(-1, columns), form.bits)
         scales[first : first + count] = scale.reshape(count, PANEL, -1).transpose(1, 2)
+    return packed, scales
+
+
+def quantize_experts(
+    name: str, matrices: Iterable[torch.Tensor], experts: int, form: WeightFormat
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantises and packs the matrix of each expert, one after the other.
+
+    Args:
+        name: For messages.
+        matrices: `[N, K]` of each expert; asked for one at a time.
+        experts: How many there are.
+        form: The format.
+
+    Returns:
+        What `quantize` returns, with a first dimension of `experts`. See there for errors.
+    """
+    results: tuple[torch.Tensor, ...] = ()
+    for expert, matrix in enumerate(matrices):
+        parts = quantize(f"{name}[{expert}]", matrix, form)
+        if not results:
+            results = tuple(part.new_empty(experts, *part.shape) for part in parts)
+        for result, part in zip(results, parts, strict=True):
+            result[expert] = part
+    packed, scales = results
     return packed, scales
 
 

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgec.passes.kernel_call import executable, wrap_kernel
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["KERNELS", "QuantizedShape", "kernel_fits", "kernel_template", "object_name"]
+__all__ = [
+    "BLOCK",
+    "KERNELS",
+    "MAX_FUSED_K",
+    "QUANTIZED_ROWS",
+    "QuantizedShape",
+    "kernel_fits",
+    "kernel_template",
+]
 
 KERNELS = "quantized_linear"
 """The kernels' source, of which there is one for each feature level."""
 
-_FORMATS = {"x86_64": "embedded-elf-x86_64"}
-_BLOCK = 32  # columns that share a scale of the activations
-_MAX_FUSED_K = 16384
+BLOCK = 32  # columns that share a scale of the activations
+MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
-_QUANTIZED_ROWS = 8
+QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
 
 
@@ -48,19 +56,17 @@ class QuantizedShape:
         return QuantizedShape(m, n, k, k // groups, 8 if weight.shape[1] == k // 4 else 4)
 
 
-def object_name(kernel: str) -> str:
-    """The file with the kernels of a feature level such as `x86_64_avx2`."""
-    return f"{KERNELS}_{kernel}.o"
-
-
 def kernel_fits(shape: QuantizedShape) -> bool:
     """Whether the kernels take the layer: whole blocks of columns within each group."""
-    return shape.k % _BLOCK == 0 and shape.group % _BLOCK == 0
+    return shape.k % BLOCK == 0 and shape.group % BLOCK == 0
 
 
 def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
     """The executable that wraps the kernels, and text that computes %product from %rows."""
-    return _executable(kernel), _dispatch(shape)
+    exports = "".join(_exports(bits) for bits in (8, 4))
+    functions = "".join(_functions(bits) for bits in (8, 4))
+    name = "edgec_quantized_linear"
+    return executable(name, KERNELS, kernel, exports, functions), _dispatch(shape)
 
 
 def _dispatch(shape: QuantizedShape) -> str:
@@ -77,13 +83,13 @@ def _dispatch(shape: QuantizedShape) -> str:
   %group = arith.constant {shape.group} : index
   %panels = arith.constant {panels} : index
   %each = arith.constant {each} : index"""
-    if m == 1 and k <= _MAX_FUSED_K:
+    if m == 1 and k <= MAX_FUSED_K:
         return f"""{constants}
   %product = flow.dispatch @edgec_quantized_linear::@matvec_i{bits}[%panels, %each](
       %rows, %weight, %scales, %n, %k, %group, %each)
       : ({rows}, {weight}, {scales}, index, index, index, index) -> {out}"""
-    q, s = tensor_type((m, k), "i8"), tensor_type((m, k // _BLOCK), "f32")
-    c = tensor_type((m, k // _BLOCK), "i32")
+    q, s = tensor_type((m, k), "i8"), tensor_type((m, k // BLOCK), "f32")
+    c = tensor_type((m, k // BLOCK), "i32")
     return f"""{constants}
   %q:3 = flow.dispatch @edgec_quantized_linear::@quantize_i{bits}[%m](%rows, %m, %k)
       : ({rows}{dynamic}, index, index) -> ({q}{dynamic}, {s}{dynamic}, {c}{dynamic})
@@ -93,32 +99,12 @@ def _dispatch(shape: QuantizedShape) -> str:
          index, index, index, index, index) -> {out}{dynamic}"""
 
 
-def _executable(kernel: str) -> str:
-    architecture = next((a for a in _FORMATS if kernel.startswith(a)), None)
-    if architecture is None:
-        raise ValueError(f"no kernels for '{kernel}'")
-    exports = "".join(_exports(bits) for bits in (8, 4))
-    functions = "".join(_functions(bits) for bits in (8, 4))
-    return f"""
-stream.executable private @edgec_quantized_linear attributes {{
-  hal.executable.objects = #hal.executable.objects<{{
-    #hal.executable.target<"llvm-cpu", "{_FORMATS[architecture]}"> = [
-      #hal.executable.object<{{path = "{object_name(kernel)}"}}>
-    ]
-  }}>
-}} {{{exports}
-  builtin.module {{{functions}
-  }}
-}}
-"""
-
-
 def _exports(bits: int) -> str:
     return f"""
   stream.executable.export public @quantize_i{bits} workgroups(%m: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
-    %rows = arith.constant {_QUANTIZED_ROWS} : index
+    %rows = arith.constant {QUANTIZED_ROWS} : index
     %x = arith.ceildivui %m, %rows : index
     stream.return %x, %c1, %c1 : index, index, index
   }}
@@ -144,18 +130,18 @@ def _functions(bits: int) -> str:
       %x = stream.dispatch.workgroup.id[0] : index
       %first = arith.muli %x, %each : index"""
     return (
-        _wrap(
+        wrap_kernel(
             f"quantize_i{bits}",
             f"edgec_quantize_rows_i{bits}",
             ["f32", "i8", "f32", "i32"],
             indices=["m", "k"],
             body=f"""
       %x = stream.dispatch.workgroup.id[0] : index
-      %count = arith.constant {_QUANTIZED_ROWS} : index
+      %count = arith.constant {QUANTIZED_ROWS} : index
       %first = arith.muli %x, %count : index""",
             extra=["first", "count"],
         )
-        + _wrap(
+        + wrap_kernel(
             f"matmul_i{bits}",
             f"edgec_quantized_matmul_i{bits}",
             ["i8", "f32", "i32", "i8", "f16", "f32"],
@@ -167,7 +153,7 @@ def _functions(bits: int) -> str:
             extra=["first", "each", "row", "count"],
             hidden=("each",),
         )
-        + _wrap(
+        + wrap_kernel(
             f"matvec_i{bits}",
             f"edgec_quantized_matvec_i{bits}",
             ["f32", "i8", "f16", "f32"],
@@ -177,40 +163,3 @@ def _functions(bits: int) -> str:
             hidden=("each",),
         )
     )
-
-
-def _wrap(
-    name: str,
-    callee: str,
-    elements: list[str],
-    indices: list[str],
-    body: str,
-    extra: list[str],
-    hidden: tuple[str, ...] = (),
-) -> str:
-    """One exported function over bindings of `elements`, then `indices`.
-
-    `extra` names the index values that `body` computes and the callee takes last; `hidden` are
-    those of `indices` that only `body` uses.
-    """
-    declared, bindings, views, passed = [], [], [], []
-    for i, element in enumerate(elements):
-        declared.append(f"memref<{element}>, index")
-        bindings.append(f"%binding{i}: !stream.binding")
-        # The size of a view is not looked at: the callee gets its base and offset.
-        views.append(f"""
-      %view{i} = stream.binding.subspan %binding{i}[%c0]
-          : !stream.binding -> memref<?x{element}>{{%k}}
-      %base{i}, %offset{i}, %size{i}, %stride{i} = iree_codegen.extract_strided_metadata %view{i}
-          : memref<?x{element}> -> memref<{element}>, index, index, index""")
-        passed.append(f"%base{i}, %offset{i}")
-    scalars = [name for name in indices if name not in hidden] + extra
-    types = ", ".join([*declared, *["index"] * len(scalars)])
-    return f"""
-    func.func private @{callee}({types}) attributes {{hal.import.static, llvm.bareptr = true}}
-    func.func @{name}({", ".join([*bindings, *(f"%{i}: index" for i in indices)])}) {{
-      %c0 = arith.constant 0 : index{body}{"".join(views)}
-      func.call @{callee}({", ".join([*passed, *(f"%{s}" for s in scalars)])})
-          : ({types}) -> ()
-      return
-    }}"""

@@ -159,3 +159,5 @@ MATMUL(8)
 MATMUL(4)
 MATVEC(8)
 MATVEC(4)
+
+#include "quantized_grouped.h"
