@@ -19,6 +19,7 @@ __all__ = [
     "QuantizedShape",
     "kernel_fits",
     "kernel_template",
+    "workgroup_panels",
 ]
 
 KERNELS = "quantized_linear"
@@ -29,6 +30,8 @@ MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
 QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
+_ROW_WORKGROUPS = 16  # of a product with one row, each of which quantises that row for itself
+_MOST_BYTES = 262144  # of weights, of such a workgroup
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class QuantizedShape:
     @property
     def panels(self) -> int:
         return -(-self.n // 16)
+
+    @property
+    def kind(self) -> str:
+        """The ending of the kernels' names."""
+        return f"i{self.bits}"
 
     @staticmethod
     def of(
@@ -69,6 +77,12 @@ def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
     return executable(name, KERNELS, kernel, exports, functions), _dispatch(shape)
 
 
+def workgroup_panels(panels: int, shape: QuantizedShape) -> int:
+    """How many of a row's product's panels a workgroup takes."""
+    most = _MOST_BYTES * 8 // (16 * shape.k * shape.bits)
+    return max(1, min(-(-panels // _ROW_WORKGROUPS), most))
+
+
 def _dispatch(shape: QuantizedShape) -> str:
     m, n, k = shape.m, shape.n, shape.k
     bits, panels = shape.bits, shape.panels
@@ -84,7 +98,7 @@ def _dispatch(shape: QuantizedShape) -> str:
   %panels = arith.constant {panels} : index
   %each = arith.constant {each} : index"""
     if m == 1 and k <= MAX_FUSED_K:
-        return f"""{constants}
+        return f"""{constants.replace(f"%each = arith.constant {each}", f"%each = arith.constant {workgroup_panels(panels, shape)}")}
   %product = flow.dispatch @edgec_quantized_linear::@matvec_i{bits}[%panels, %each](
       %rows, %weight, %scales, %n, %k, %group, %each)
       : ({rows}, {weight}, {scales}, index, index, index, index) -> {out}"""

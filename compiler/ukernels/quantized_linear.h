@@ -161,3 +161,55 @@ MATVEC(8)
 MATVEC(4)
 
 #include "quantized_grouped.h"
+
+// One row by the panels of several layers, of which `first` .. `first` + `count` are this
+// workgroup's.
+INLINE void matvecs(const int bits, const int parts, const float *x,
+                    const uint8_t *const *w, const uint16_t *const *ws, float *const *out,
+                    const size_t *n, size_t k, size_t group, size_t first, size_t count) {
+  int8_t q[MAX_FUSED_K];
+  float s[MAX_FUSED_K / BLOCK];
+  int32_t c[MAX_FUSED_K / BLOCK];
+  quantize_row(x, q, s, c, k, ZERO_OF(bits));
+  size_t before = 0;
+  for (int i = 0; i < parts; ++i) {
+    const size_t panels = (n[i] + PANEL - 1) / PANEL;
+    const size_t from = first > before ? first - before : 0;
+    const size_t to = first + count > before ? first + count - before : 0;
+    if (from < panels && to > from)
+      matmul(bits, q, s, c, w[i], ws[i], out[i], 0, 1, n[i], k, group, from, to - from);
+    before += panels;
+  }
+}
+
+#define MATVEC2(name, bits, zeros)                                                                \
+  void edgec_quantized_matvec2_##name(                                                            \
+      const float *x, size_t xo, const uint8_t *w0, size_t wo0, const uint16_t *s0, size_t so0,   \
+      const uint8_t *w1, size_t wo1, const uint16_t *s1, size_t so1, float *o0, size_t oo0,       \
+      float *o1, size_t oo1, size_t n0, size_t n1, size_t k, size_t group, size_t first,          \
+      size_t count) {                                                                             \
+    const uint8_t *const w[] = {w0 + wo0, w1 + wo1};                                              \
+    const uint16_t *const s[] = {s0 + so0, s1 + so1};                                             \
+    float *const out[] = {o0 + oo0, o1 + oo1};                                                    \
+    const size_t n[] = {n0, n1};                                                                  \
+    matvecs(bits, 2, x + xo, w, s, out, n, k, group, first, count);                        \
+  }
+
+#define MATVEC3(name, bits, zeros)                                                                \
+  void edgec_quantized_matvec3_##name(                                                            \
+      const float *x, size_t xo, const uint8_t *w0, size_t wo0, const uint16_t *s0, size_t so0,   \
+      const uint8_t *w1, size_t wo1, const uint16_t *s1, size_t so1, const uint8_t *w2,           \
+      size_t wo2, const uint16_t *s2, size_t so2, float *o0, size_t oo0, float *o1, size_t oo1,   \
+      float *o2, size_t oo2, size_t n0, size_t n1, size_t n2, size_t k, size_t group,             \
+      size_t first, size_t count) {                                                               \
+    const uint8_t *const w[] = {w0 + wo0, w1 + wo1, w2 + wo2};                                    \
+    const uint16_t *const s[] = {s0 + so0, s1 + so1, s2 + so2};                                   \
+    float *const out[] = {o0 + oo0, o1 + oo1, o2 + oo2};                                          \
+    const size_t n[] = {n0, n1, n2};                                                              \
+    matvecs(bits, 3, x + xo, w, s, out, n, k, group, first, count);                        \
+  }
+
+MATVEC2(i8, 8, 0)
+MATVEC2(i4, 4, 0)
+MATVEC3(i8, 8, 0)
+MATVEC3(i4, 4, 0)
