@@ -16,22 +16,26 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgec.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
 
+    from edgec.models.quantize import WeightFormat
+
 __all__ = [
     "INDEX_FILE",
     "SINGLE_FILE",
     "Progress",
+    "QuantizedSource",
     "RandomWeights",
     "SafetensorsWeights",
     "TensorInfo",
     "WeightSource",
     "first_few",
+    "stored_formats",
     "torch_dtype",
 ]
 
@@ -105,6 +109,22 @@ class WeightSource(Protocol):
 
     def digest(self) -> str:
         """SHA-256 (hex) that changes when the weights do."""
+
+
+@runtime_checkable
+class QuantizedSource(WeightSource, Protocol):
+    """A source that has some matrices as integers; `read` gives these dequantised, f32."""
+
+    def formats(self) -> dict[str, WeightFormat]:
+        """The matrices, by name, whose integers become those of a format as they are."""
+
+    def read_quantized(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Packed integers and scales of one of `formats`, see `edgec.models.quantize`."""
+
+
+def stored_formats(source: WeightSource) -> dict[str, WeightFormat]:
+    """The matrices that a source has as integers; most sources have none."""
+    return source.formats() if isinstance(source, QuantizedSource) else {}
 
 
 def first_few(items: list[str], limit: int = 8) -> str:
