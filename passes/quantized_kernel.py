@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgec.passes.kernel_call import executable, wrap_kernel
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["KERNELS", "QuantizedShape", "kernel_fits", "kernel_template", "object_name"]
+__all__ = ["KERNELS", "QuantizedShape", "kernel_fits", "kernel_template"]
 
 KERNELS = "quantized_linear"
 """The kernels' source, of which there is one for each feature level."""
 
 _KINDS = ("i8", "i4", "i4z")
-_FORMATS = {"x86_64": "embedded-elf-x86_64"}
 _BLOCK = 32  # columns that share a scale of the activations
 _MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
@@ -56,11 +56,6 @@ class QuantizedShape:
         return QuantizedShape(m, n, k, k // groups, bits, len(scales.shape) == 4)
 
 
-def object_name(kernel: str) -> str:
-    """The file with the kernels of a feature level such as `x86_64_avx2`."""
-    return f"{KERNELS}_{kernel}.o"
-
-
 def kernel_fits(shape: QuantizedShape) -> bool:
     """Whether the kernels take the layer: whole blocks of columns within each group."""
     zero_points = shape.bits == 4 or not shape.zero_points
@@ -69,7 +64,10 @@ def kernel_fits(shape: QuantizedShape) -> bool:
 
 def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
     """The executable that wraps the kernels, and text that computes %product from %rows."""
-    return _executable(kernel), _dispatch(shape)
+    exports = "".join([*map(_quantize_export, (8, 4)), *map(_exports, _KINDS)])
+    functions = "".join([*map(_quantize_function, (8, 4)), *map(_functions, _KINDS)])
+    name = "edgec_quantized_linear"
+    return executable(name, KERNELS, kernel, exports, functions), _dispatch(shape)
 
 
 def _dispatch(shape: QuantizedShape) -> str:
@@ -103,26 +101,6 @@ def _dispatch(shape: QuantizedShape) -> str:
          index, index, index, index, index) -> {out}{dynamic}"""
 
 
-def _executable(kernel: str) -> str:
-    architecture = next((a for a in _FORMATS if kernel.startswith(a)), None)
-    if architecture is None:
-        raise ValueError(f"no kernels for '{kernel}'")
-    exports = "".join([*map(_quantize_export, (8, 4)), *map(_exports, _KINDS)])
-    functions = "".join([*map(_quantize_function, (8, 4)), *map(_functions, _KINDS)])
-    return f"""
-stream.executable private @edgec_quantized_linear attributes {{
-  hal.executable.objects = #hal.executable.objects<{{
-    #hal.executable.target<"llvm-cpu", "{_FORMATS[architecture]}"> = [
-      #hal.executable.object<{{path = "{object_name(kernel)}"}}>
-    ]
-  }}>
-}} {{{exports}
-  builtin.module {{{functions}
-  }}
-}}
-"""
-
-
 def _quantize_export(bits: int) -> str:
     return f"""
   stream.executable.export public @quantize_i{bits} workgroups(%m: index)
@@ -153,7 +131,7 @@ def _exports(kind: str) -> str:
 
 
 def _quantize_function(bits: int) -> str:
-    return _wrap(
+    return wrap_kernel(
         f"quantize_i{bits}",
         f"edgec_quantize_rows_i{bits}",
         ["f32", "i8", "f32", "i32"],
@@ -171,7 +149,7 @@ def _functions(kind: str) -> str:
     first = """
       %x = stream.dispatch.workgroup.id[0] : index
       %first = arith.muli %x, %each : index"""
-    return _wrap(
+    return wrap_kernel(
         f"matmul_{kind}",
         f"edgec_quantized_matmul_{kind}",
         ["i8", "f32", "i32", "i8", "f16", "f32"],
@@ -182,7 +160,7 @@ def _functions(kind: str) -> str:
       %row = arith.muli %y, %count : index""",
         extra=["first", "each", "row", "count"],
         hidden=("each",),
-    ) + _wrap(
+    ) + wrap_kernel(
         f"matvec_{kind}",
         f"edgec_quantized_matvec_{kind}",
         ["f32", "i8", "f16", "f32"],
@@ -191,40 +169,3 @@ def _functions(kind: str) -> str:
         extra=["first", "each"],
         hidden=("each",),
     )
-
-
-def _wrap(
-    name: str,
-    callee: str,
-    elements: list[str],
-    indices: list[str],
-    body: str,
-    extra: list[str],
-    hidden: tuple[str, ...] = (),
-) -> str:
-    """One exported function over bindings of `elements`, then `indices`.
-
-    `extra` names the index values that `body` computes and the callee takes last; `hidden` are
-    those of `indices` that only `body` uses.
-    """
-    declared, bindings, views, passed = [], [], [], []
-    for i, element in enumerate(elements):
-        declared.append(f"memref<{element}>, index")
-        bindings.append(f"%binding{i}: !stream.binding")
-        # The size of a view is not looked at: the callee gets its base and offset.
-        views.append(f"""
-      %view{i} = stream.binding.subspan %binding{i}[%c0]
-          : !stream.binding -> memref<?x{element}>{{%k}}
-      %base{i}, %offset{i}, %size{i}, %stride{i} = iree_codegen.extract_strided_metadata %view{i}
-          : memref<?x{element}> -> memref<{element}>, index, index, index""")
-        passed.append(f"%base{i}, %offset{i}")
-    scalars = [name for name in indices if name not in hidden] + extra
-    types = ", ".join([*declared, *["index"] * len(scalars)])
-    return f"""
-    func.func private @{callee}({types}) attributes {{hal.import.static, llvm.bareptr = true}}
-    func.func @{name}({", ".join([*bindings, *(f"%{i}: index" for i in indices)])}) {{
-      %c0 = arith.constant 0 : index{body}{"".join(views)}
-      func.call @{callee}({", ".join([*passed, *(f"%{s}" for s in scalars)])})
-          : ({types}) -> ()
-      return
-    }}"""

@@ -1,4 +1,4 @@
-"""What the kernels of quantized_linear.h compute, in plain numpy: the tests' yardstick."""
+"""What the kernels compute, in plain numpy: the tests' yardstick."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["quantize_rows", "quantized_linear"]
+__all__ = ["attention", "quantize_rows", "quantized_linear"]
 
 _BLOCK = 32
 
@@ -59,4 +59,46 @@ def quantized_linear(
         zeros = np.repeat(zero_points.astype(np.float64), repeats, axis=1)
         sums = sums - a.sum(axis=-1)[:, None, :] * zeros
     result: npt.NDArray[np.float64] = np.einsum("mnb,mb,nb->mn", sums, s.astype(np.float64), each)
+    return result
+
+
+def attention(
+    query: npt.NDArray[np.float32],
+    keys: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    start: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    sinks: npt.NDArray[np.float32] | None,
+) -> npt.NDArray[np.float64]:
+    """Causal attention with grouped heads, see `edgec::attention`.
+
+    Args:
+        query: `[heads, tokens, width]`.
+        keys: `[capacity, kv_heads, width]`, and `values` likewise.
+        start: Position of the first token.
+        scale: Factor of the scores.
+        window: In tokens, or 0.
+        softcap: Or 0.
+        sinks: `[heads]` or None.
+
+    Returns:
+        f64 `[tokens, heads, value_width]`.
+    """
+    heads, tokens, _ = query.shape
+    group = heads // keys.shape[1]
+    result = np.zeros((tokens, heads, values.shape[2]))
+    for head in range(heads):
+        for token in range(tokens):
+            last = start + token
+            rows = slice(max(0, last + 1 - window) if window else 0, last + 1)
+            k, v = (a[rows, head // group].astype(np.float64) for a in (keys, values))
+            scores = k @ query[head, token].astype(np.float64) * scale
+            if softcap:
+                scores = softcap * np.tanh(scores / softcap)
+            sink = [] if sinks is None else [float(sinks[head])]
+            weights = np.exp(scores - max([scores.max(), *sink]))
+            rest = sum(np.exp(s - max(scores.max(), s)) for s in sink)
+            result[token, head] = weights @ v / (weights.sum() + rest)
     return result

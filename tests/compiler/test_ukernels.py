@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from edgec.compiler.ukernels import LEVELS, build_object
-from edgec.compiler.ukernels.reference import quantize_rows, quantized_linear
+from edgec.compiler.ukernels.reference import attention, quantize_rows, quantized_linear
 from edgec.models.quantize import WeightFormat, quantize, unpack
+from edgec.passes.attention_kernel import tiling
 from edgec.runtime.cpu import missing_features, parse_cpuinfo
 
 ziglang = pytest.importorskip("ziglang")
@@ -26,11 +27,13 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if missing := missing_features(",".join(level.features), level.architecture, flags):
         pytest.skip(f"this CPU lacks {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("kernels")
-    build_object("quantized_linear", request.param, folder / "k.o")
+    objects = [folder / f"{source}.o" for source in ("quantized_linear", "attention")]
+    for path in objects:
+        build_object(path.stem, request.param, path)
     zig = Path(ziglang.__file__).parent / "zig"
     environment = {"ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
     subprocess.run(
-        [zig, "ld.lld", "-shared", "--no-undefined", "-o", folder / "k.so", folder / "k.o"],
+        [zig, "ld.lld", "-shared", "--no-undefined", "-o", folder / "k.so", *objects],
         check=True,
         env=environment,
     )
@@ -43,6 +46,8 @@ def call(function: Any, *arguments: Any) -> None:
     for value in arguments:
         if isinstance(value, np.ndarray):
             passed += [ctypes.c_void_p(value.ctypes.data), ctypes.c_size_t(16)]
+        elif isinstance(value, float):
+            passed.append(ctypes.c_float(value))
         else:
             passed.append(ctypes.c_size_t(value))
     function.restype = None
@@ -118,3 +123,50 @@ def test_extremes(kernels: Any) -> None:
         arguments = (padded(x), padded(packed.numpy()), padded(scales.numpy()), out)
         call(kernels.edgec_quantized_matvec_i8, *arguments, 16, 64, 32, 0, 1)
         assert np.allclose(out[16:], sign * 64 * 5.0, rtol=1e-3)
+
+
+# tokens, start, heads, kv_heads, width, value_width, window, softcap, sinks
+ATTENTION = [
+    (1, 0, 4, 2, 64, 64, 0, 0.0, False), (1, 77, 16, 8, 128, 128, 0, 0.0, False),
+    (1, 300, 12, 1, 80, 48, 0, 0.0, True), (1, 200, 4, 4, 32, 32, 48, 20.0, False),
+    (3, 30, 6, 2, 64, 64, 0, 0.0, True), (32, 0, 4, 2, 128, 128, 0, 0.0, False),
+    (33, 95, 14, 2, 64, 64, 0, 0.0, False), (64, 128, 4, 4, 96, 96, 40, 0.0, True),
+    (96, 5, 8, 1, 256, 256, 0, 50.0, False), (40, 60, 3, 3, 192, 128, 17, 0.0, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("case", ATTENTION, ids=lambda c: "-".join(map(str, c)))
+def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
+    tokens, start, heads, kv_heads, width, value_width, window, softcap, has_sinks = case
+    generator = torch.Generator().manual_seed(hash(case) % 1000)
+    capacity = (start + tokens + 31) // 32 * 32 + 32
+    torch_type = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+
+    def cache(columns: int) -> tuple[Any, Any]:
+        """The cache's bits for the kernel, garbage in the rows past the last, and its values."""
+        rows = torch.randn(capacity, kv_heads, columns, generator=generator).to(torch_type)
+        rows[start + tokens :] = float("nan")
+        bits = rows if dtype == "f32" else rows.view(torch.int16)
+        return padded(bits.numpy()), rows.float().numpy()
+
+    query = torch.randn(heads, tokens, width, generator=generator).numpy() * 2
+    sinks = torch.randn(heads, generator=generator).numpy()
+    (key, keys), (value, values) = cache(width), cache(value_width)
+    scale = width**-0.5
+    expected = attention(
+        query, keys, values, start, scale, window, softcap, sinks if has_sinks else None
+    )
+    for width_of_call in (1, None):
+        per, span = tiling(heads, kv_heads, width, width_of_call)
+        out = np.full(32 + tokens * heads * value_width, np.nan, np.float32)
+        for part in range(heads // per):
+            for block in range(-(-tokens // span)):
+                call(
+                    getattr(kernels, f"edgec_attention_{dtype}"), padded(query), key, value,
+                    padded(sinks), out, start, tokens, heads, kv_heads, width, value_width, window,
+                    int(has_sinks), per, span, scale, softcap, part, block,
+                )  # fmt: skip
+        assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
+        error = np.abs(out[16:-16].reshape(expected.shape) - expected).max()
+        assert error <= 3e-6 * np.abs(values[: start + tokens]).max()

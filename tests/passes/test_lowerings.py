@@ -15,6 +15,7 @@ from edgec.compiler.iree import iree_compile_file
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
+from edgec.compiler.ukernels import build_objects
 from edgec.models import ops
 from edgec.models.quantize import WeightFormat, quantize
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
@@ -71,11 +72,15 @@ func.func @main({", ".join(inputs)}) -> ({out}) {{
     : ({", ".join(types)}) -> ({out})
 return {names} : {out}
 }}"""
+    target = parse_targets("cpu")[0]
     with ir.Context():
         module = ir.Module.parse(text)
-        run_pipeline(module, TORCH_PIPELINE if portable else parse_targets("cpu")[0].torch_pipeline)
+        run_pipeline(module, TORCH_PIPELINE if portable else target.torch_pipeline)
         (folder / "in.mlir").write_text(str(module))
-    flags = (*parse_targets("cpu")[0].flags, *shape_flags(CompileOptions()))
+    flags = (*target.flags, *shape_flags(CompileOptions()))
+    if target.kernels and not portable:
+        build_objects(str(module), target.kernels, folder)
+        flags = (*flags, f"--iree-hal-executable-object-search-path={folder}")
     iree_compile_file(folder / "in.mlir", folder / "out.vmfb", flags)
     return folder / "out.vmfb"
 
@@ -203,6 +208,23 @@ def test_attention(
     lengths, starts = ([32, 37] if dynamic else [1]), [0, 31, 41, 64]
     examples = [example(tokens, start) for tokens in lengths for start in starts]
     program = _compile("attention", examples[0], {0: 2} if dynamic else {}, tmp_path)
+    for arguments in examples:
+        check(program, "attention", arguments)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_attention_of_the_cpu(tmp_path: Path, dynamic: bool, dtype: torch.dtype) -> None:
+    """The kernel's dispatch, where this CPU has one; its forms are in test_ukernels.py."""
+    torch.manual_seed(0)
+    key, value = torch.randn(160, 2, 32).to(dtype), torch.randn(160, 2, 48).to(dtype)
+    examples = [
+        [torch.randn(1, 6, m, 32), key, value, torch.tensor(s), torch.randn(6), 0.25, 40, 20.0]
+        for m, s in ([(32, 0), (64, 41)] if dynamic else [(1, 0), (1, 99)])
+    ]
+    program = _compile(
+        "attention", examples[0], {0: 2} if dynamic else {}, tmp_path, portable=False
+    )
     for arguments in examples:
         check(program, "attention", arguments)
 
