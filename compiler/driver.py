@@ -70,6 +70,7 @@ def compile(
     target: str = "cpu",
     output: str | Path | None = None,
     dtype: str = "f32",
+    kv_dtype: str | None = None,
     ctx_size: int | None = None,
     prompt_multiple: int = 32,
     chunk_size: int | None = None,
@@ -98,8 +99,8 @@ def compile(
         model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
-        dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers, seed,
-            extra_compile_args: See `CompileOptions`.
+        dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers,
+            seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
         asymmetric: A zero point beside each scale; only with `quantize="int4"`.
         revision, offline, trust_remote_code, token: For the hub.
@@ -124,6 +125,7 @@ def compile(
         raise InputError(f"group-size {group_size}: nothing is quantised", "add --quantize int4")
     options = CompileOptions(
         dtype=dtype,
+        kv_dtype=kv_dtype,
         ctx_size=ctx_size,
         prompt_multiple=prompt_multiple,
         chunk_size=chunk_size,

@@ -38,12 +38,13 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     assert options.ctx_size is not None and options.chunk_size is not None
     multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
     rows = -(-(options.ctx_size + options.prompt_multiple) // BLOCK) * BLOCK
+    assert options.kv_dtype is not None
     state = []
     for index, layer in sorted(model.discovery.layers.items()):
         for part, width in (("key", layer.key_width), ("value", layer.value_width)):
             shape = (rows, layer.kv_heads, width)
             name = f"layers.{index}.{part}"
-            state.append(StateBuffer(name, "attention", shape, options.dtype))
+            state.append(StateBuffer(name, "attention", shape, options.kv_dtype))
     start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
     outputs = (TensorSpec("logits", (1, vocab_size), "f32"), TensorSpec("token", (1, 1), "i32"))
     entry_points = {

@@ -15,6 +15,7 @@ DEFAULT_CONTEXT = 4096
 """Tokens; a model with a shorter limit gets its own."""
 
 DTYPES = ("f32", "f16", "bf16")
+KV_DTYPES = ("f32", "f16", "bf16")
 DYNAMIC_SHAPES = ("input", "op", "none")
 QUANTIZE = ("none", "int8", "int4")
 GROUP_SIZES = ("32", "64", "128", "channel")
@@ -25,7 +26,9 @@ class CompileOptions:
     """Everything, besides the model and the targets, that changes what is compiled.
 
     Attributes:
-        dtype: Type in which weights and the KV cache are stored: f32, f16 or bf16.
+        dtype: Type in which weights that are not quantised are stored: f32, f16 or bf16.
+        kv_dtype: Type of the KV cache: f32, f16 or bf16; None for `dtype`, or f16 if weights are
+            quantised, whose rounding is then far above f16's.
         ctx_size: Longest sequence in tokens, or None for the model's own up to 4096.
         prompt_multiple: Prompts are padded to a multiple of this.
         chunk_size: Longest prompt of one call, in tokens; longer ones take several calls.
@@ -40,6 +43,7 @@ class CompileOptions:
     """
 
     dtype: str = "f32"
+    kv_dtype: str | None = None
     ctx_size: int | None = None
     prompt_multiple: int = 32
     chunk_size: int | None = None
@@ -53,6 +57,8 @@ class CompileOptions:
 
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
+        if self.kv_dtype is not None:
+            _one_of("kv-dtype", self.kv_dtype, KV_DTYPES)
         _one_of("dynamic-shapes", self.dynamic_shapes, DYNAMIC_SHAPES)
         _one_of("quantize", self.quantize, QUANTIZE)
         _one_of("group-size", self.group_size, GROUP_SIZES)
@@ -83,7 +89,7 @@ class CompileOptions:
         return WeightFormat({"int8": 8, "int4": 4}[self.quantize], group, self.asymmetric)
 
     def for_model(self, max_context: int, model: str) -> CompileOptions:
-        """The options with context and chunk filled in.
+        """The options with context, chunk and the type of the cache filled in.
 
         Raises:
             InputError: the context is beyond what the model was made for.
@@ -106,7 +112,10 @@ class CompileOptions:
             chunk = max(multiple, min(context, 256) // multiple * multiple)
         elif chunk > context:
             raise InputError(f"chunk-size {chunk}: larger than the context, {context}")
-        return dataclasses.replace(self, ctx_size=context, chunk_size=chunk)
+        kv_dtype = self.kv_dtype
+        if kv_dtype is None:
+            kv_dtype = self.dtype if self.quantize == "none" or self.dtype != "f32" else "f16"
+        return dataclasses.replace(self, ctx_size=context, chunk_size=chunk, kv_dtype=kv_dtype)
 
     def to_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}

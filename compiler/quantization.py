@@ -8,7 +8,7 @@ from edgec.compiler.targets import Target
 from edgec.models.check import CheckedWeights
 from edgec.models.linear import SCALES
 from edgec.models.load import LoadedModel
-from edgec.models.quantize import quantize
+from edgec.models.quantize import quantize, quantize_experts
 
 __all__ = ["LAYOUT", "StoredWeights", "describe_quantization", "weight_formats"]
 
@@ -45,9 +45,14 @@ class StoredWeights:
         matrix = self._quantized.get(name)
         if matrix is None:
             return self._weights.read(name)
-        packed, scales = self._weights.read_quantized(name) or quantize(
-            name, self._weights.read(name), matrix.form
-        )
+        if matrix.experts:
+            slices = self._weights.read_experts(name, matrix.experts)
+            each = (s.T if matrix.transposed else s for s in slices)
+            packed, scales = quantize_experts(name, each, matrix.experts, matrix.form)
+        else:
+            packed, scales = self._weights.read_quantized(name) or quantize(
+                name, self._weights.read(name), matrix.form
+            )
         self._waiting[name + SCALES] = scales
         return packed
 
@@ -70,7 +75,10 @@ def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> di
     kept = [
         name
         for name, parameter in model.parameters.items()
-        if parameter.ndim > 1 and name not in model.quantized and id(parameter) not in scales
+        if parameter.ndim > 1
+        and not name.endswith("_bias")
+        and name not in model.quantized
+        and id(parameter) not in scales
     ]
     return {
         "weights": ", ".join(weight_formats(model)),

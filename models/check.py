@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,18 @@ class CheckedWeights:
         if not isinstance(self.source, QuantizedSource) or stored not in self.source.formats():
             return None
         return self.source.read_quantized(stored)
+
+    def read_experts(self, name: str, experts: int) -> Iterator[torch.Tensor]:
+        """The slices of a parameter `[experts, ...]`, one after the other.
+
+        Where a checkpoint stores each expert apart, no more than one is in memory.
+        """
+        fusion = self.fused.get(name)
+        if fusion is not None and all(len(names) == experts for names in fusion.parts.values()):
+            for expert in range(experts):
+                yield fusion.one(expert).convert(self.source.read)[name][0]
+        else:
+            yield from self.read(name)
 
     def digest(self) -> str:
         """See `WeightSource`."""

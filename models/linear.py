@@ -52,13 +52,24 @@ class NarrowEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """A matrix `[rows, columns]` that became packed integers and scales, parameters both."""
+    """A matrix `[rows, columns]` that became packed integers and scales, parameters both.
+
+    With `experts`, one such matrix for each of them, `[experts, rows, columns]`, or
+    `[experts, columns, rows]` in checkpoints where `transposed`; packed they are one by one.
+    """
 
     rows: int
     columns: int
     form: WeightFormat
     packed: nn.Parameter = field(repr=False)
     scales: nn.Parameter = field(repr=False)
+    experts: int | None = None
+    transposed: bool = False
+
+    @property
+    def count(self) -> int:
+        """The number of weights."""
+        return (self.experts or 1) * self.rows * self.columns
 
 
 class QuantizedLinear(nn.Module):
@@ -133,8 +144,8 @@ def narrow_weights(
             scales = torch.empty(
                 form.scales_shape(name, rows, columns), dtype=torch.float16, device=weight.device
             )
-            parameters = (nn.Parameter(t, requires_grad=False) for t in (packed, scales))
-            quantized[id(weight)] = (name, QuantizedMatrix(rows, columns, form, *parameters))
+            first, second = (nn.Parameter(t, requires_grad=False) for t in (packed, scales))
+            quantized[id(weight)] = (name, QuantizedMatrix(rows, columns, form, first, second))
         return quantized[id(weight)][1]
 
     # A table that a subclass of nn.Embedding holds keeps its type, and so does a tied lm_head.

@@ -54,7 +54,7 @@ class LoadedModel:
         count = 0
         for name, parameter in self.parameters.items():
             if name in self.quantized:
-                count += self.quantized[name].rows * self.quantized[name].columns
+                count += self.quantized[name].count
             elif id(parameter) not in scales:
                 count += parameter.numel()
         return count
@@ -97,7 +97,7 @@ def load(
             if one in kept:
                 kept.setdefault(other, kept[one])
     quantized = narrow_weights(module, DTYPES[dtype], form, kept)
-    experts.narrow_experts(module, DTYPES[dtype])
+    quantized |= experts.narrow_experts(module, DTYPES[dtype], form)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")

@@ -14,6 +14,7 @@ weight is (q - z) s. Zero points need not be whole numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ __all__ = [
     "pack",
     "pack_scales",
     "quantize",
+    "quantize_experts",
     "unpack",
 ]
 
@@ -114,6 +116,31 @@ def quantize(
         count = block.shape[0] // PANEL
         packed[first : first + count] = pack(integers.reshape(-1, columns), form.bits)
         scales[..., first : first + count, :, :] = pack_scales(scale)
+    return packed, scales
+
+
+def quantize_experts(
+    name: str, matrices: Iterable[torch.Tensor], experts: int, form: WeightFormat
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantises and packs the matrix of each expert, one after the other.
+
+    Args:
+        name: For messages.
+        matrices: `[N, K]` of each expert; asked for one at a time.
+        experts: How many there are.
+        form: The format.
+
+    Returns:
+        What `quantize` returns, with a first dimension of `experts`. See there for errors.
+    """
+    results: tuple[torch.Tensor, ...] = ()
+    for expert, matrix in enumerate(matrices):
+        parts = quantize(f"{name}[{expert}]", matrix, form)
+        if not results:
+            results = tuple(part.new_empty(experts, *part.shape) for part in parts)
+        for result, part in zip(results, parts, strict=True):
+            result[expert] = part
+    packed, scales = results
     return packed, scales
 
 

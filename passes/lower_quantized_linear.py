@@ -25,7 +25,7 @@ from edgec.passes.rewriting import (
     tensor_type,
 )
 
-__all__ = ["LowerQuantizedLinear"]
+__all__ = ["LowerQuantizedLinear", "integer_of"]
 
 
 @dataclass(frozen=True)
@@ -118,19 +118,7 @@ def _contraction(shape: QuantizedShape) -> str:
     wide = tensor_type((m, shape.panels, 16), "f32")
     flat, out = tensor_type((m, shape.panels * 16), "f32"), tensor_type((m, n), "f32")
     size = "%m" if m is None else str(m)
-    if shape.bits == 8:
-        integer = "    %integer = arith.extsi %w : i8 to i32"
-    else:
-        integer = """    %half = linalg.index 5 : index
-    %half_i32 = arith.index_cast %half : index to i32
-    %four = arith.constant 4 : i32
-    %shift = arith.muli %half_i32, %four : i32
-    %byte = arith.extui %w : i8 to i32
-    %shifted = arith.shrui %byte, %shift : i32
-    %mask = arith.constant 15 : i32
-    %nibble = arith.andi %shifted, %mask : i32
-    %eight = arith.constant 8 : i32
-    %integer = arith.subi %nibble, %eight : i32"""
+    integer = integer_of(shape.bits, half=5)
     return f"""
   %zero = arith.constant 0.0 : f32
   %split = tensor.expand_shape %rows [[0], [1, 2, 3, 4]]
@@ -197,3 +185,24 @@ class _ZeroPoints:
     %above = arith.subf %float, %z_f32 : f32""",
             value="%above",
         )
+
+
+def integer_of(bits: int, half: int) -> str:
+    """Text of a `linalg.generic`'s body that makes %integer, i32, of the packed byte %w.
+
+    Args:
+        bits: 8 or 4.
+        half: The dimension that says which nibble; not looked at for 8 bits.
+    """
+    if bits == 8:
+        return "    %integer = arith.extsi %w : i8 to i32"
+    return f"""    %half = linalg.index {half} : index
+    %half_i32 = arith.index_cast %half : index to i32
+    %four = arith.constant 4 : i32
+    %shift = arith.muli %half_i32, %four : i32
+    %byte = arith.extui %w : i8 to i32
+    %shifted = arith.shrui %byte, %shift : i32
+    %mask = arith.constant 15 : i32
+    %nibble = arith.andi %shifted, %mask : i32
+    %eight = arith.constant 8 : i32
+    %integer = arith.subi %nibble, %eight : i32"""

@@ -33,6 +33,7 @@ _TORCH_PASSES = (
     "lower-topk",
     "lower-histogram",
     "lower-grouped-matmul",
+    "lower-quantized-grouped-matmul",
     # Last: an operator without a lowering is named here, not in an IREE crash.
     "verify-lowered",
 )

@@ -11,16 +11,24 @@ from dataclasses import dataclass
 from edgec.passes.kernel_call import executable, wrap_kernel
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["KERNELS", "QuantizedShape", "kernel_fits", "kernel_template"]
+__all__ = [
+    "BLOCK",
+    "KERNELS",
+    "MAX_FUSED_K",
+    "QUANTIZED_ROWS",
+    "QuantizedShape",
+    "kernel_fits",
+    "kernel_template",
+]
 
 KERNELS = "quantized_linear"
 """The kernels' source, of which there is one for each feature level."""
 
 _KINDS = ("i8", "i4", "i4z")
-_BLOCK = 32  # columns that share a scale of the activations
-_MAX_FUSED_K = 16384
+BLOCK = 32  # columns that share a scale of the activations
+MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
-_QUANTIZED_ROWS = 8
+QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
 
 
@@ -59,7 +67,7 @@ class QuantizedShape:
 def kernel_fits(shape: QuantizedShape) -> bool:
     """Whether the kernels take the layer: whole blocks of columns within each group."""
     zero_points = shape.bits == 4 or not shape.zero_points
-    return shape.k % _BLOCK == 0 and shape.group % _BLOCK == 0 and zero_points
+    return shape.k % BLOCK == 0 and shape.group % BLOCK == 0 and zero_points
 
 
 def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
@@ -85,13 +93,13 @@ def _dispatch(shape: QuantizedShape) -> str:
   %group = arith.constant {shape.group} : index
   %panels = arith.constant {panels} : index
   %each = arith.constant {each} : index"""
-    if m == 1 and k <= _MAX_FUSED_K:
+    if m == 1 and k <= MAX_FUSED_K:
         return f"""{constants}
   %product = flow.dispatch @edgec_quantized_linear::@matvec_{shape.kind}[%panels, %each](
       %rows, %weight, %scales, %n, %k, %group, %each)
       : ({rows}, {weight}, {scales}, index, index, index, index) -> {out}"""
-    q, s = tensor_type((m, k), "i8"), tensor_type((m, k // _BLOCK), "f32")
-    c = tensor_type((m, k // _BLOCK), "i32")
+    q, s = tensor_type((m, k), "i8"), tensor_type((m, k // BLOCK), "f32")
+    c = tensor_type((m, k // BLOCK), "i32")
     return f"""{constants}
   %q:3 = flow.dispatch @edgec_quantized_linear::@quantize_i{bits}[%m](%rows, %m, %k)
       : ({rows}{dynamic}, index, index) -> ({q}{dynamic}, {s}{dynamic}, {c}{dynamic})
@@ -106,7 +114,7 @@ def _quantize_export(bits: int) -> str:
   stream.executable.export public @quantize_i{bits} workgroups(%m: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
-    %rows = arith.constant {_QUANTIZED_ROWS} : index
+    %rows = arith.constant {QUANTIZED_ROWS} : index
     %x = arith.ceildivui %m, %rows : index
     stream.return %x, %c1, %c1 : index, index, index
   }}"""
@@ -138,7 +146,7 @@ def _quantize_function(bits: int) -> str:
         indices=["m", "k"],
         body=f"""
       %x = stream.dispatch.workgroup.id[0] : index
-      %count = arith.constant {_QUANTIZED_ROWS} : index
+      %count = arith.constant {QUANTIZED_ROWS} : index
       %first = arith.muli %x, %count : index""",
         extra=["first", "count"],
     )

@@ -30,6 +30,9 @@ PASSES = {
     "lower-topk": "edgec.passes.lower_topk:LowerTopk",
     "lower-histogram": "edgec.passes.lower_histogram:LowerHistogram",
     "lower-grouped-matmul": "edgec.passes.lower_grouped_matmul:LowerGroupedMatmul",
+    "lower-quantized-grouped-matmul": (
+        "edgec.passes.lower_quantized_grouped_matmul:LowerQuantizedGroupedMatmul"
+    ),
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
     "bound-reductions": "edgec.passes.bound_reductions:BoundReductions",
     "lower-argmax": "edgec.passes.lower_argmax:LowerArgmax",
@@ -43,6 +46,7 @@ LOWERINGS = {
     "histogram": "lower-histogram",
     "linear": "lower-linear",
     "quantized_embedding": "lower-quantized-embedding",
+    "quantized_grouped_matmul": "lower-quantized-grouped-matmul",
     "quantized_linear": "lower-quantized-linear",
     "topk": "lower-topk",
 }

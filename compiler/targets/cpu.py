@@ -18,7 +18,7 @@ _PIPELINE = TORCH_PIPELINE
 for _name in ("lower-topk", "lower-grouped-matmul", "lower-linear"):
     _PIPELINE = with_options(_PIPELINE, _name, "form=cpu")
 
-_KERNELS = ("lower-quantized-linear", "lower-attention")
+_KERNELS = ("lower-quantized-linear", "lower-quantized-grouped-matmul", "lower-attention")
 """Passes that dispatch kernels where the CPU has a level of them."""
 
 _AARCH64_CPUS = ("cortex-", "neoverse-", "apple-", "ampere1", "carmel", "thunderx", "a64fx")

@@ -172,3 +172,5 @@ MATMUL(i4z, 4, 1)
 MATVEC(i8, 8, 0)
 MATVEC(i4, 4, 0)
 MATVEC(i4z, 4, 1)
+
+#include "quantized_grouped.h"

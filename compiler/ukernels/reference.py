@@ -23,7 +23,7 @@ def quantize_rows(
     Returns:
         Integers i8 `[M, K]`, -127 to 127, ties to even; scales f32 `[M, K / 32]`.
     """
-    blocks = x.reshape(x.shape[0], -1, _BLOCK)
+    blocks = x.reshape(x.shape[0], x.shape[1] // _BLOCK, _BLOCK)
     most = np.abs(blocks).max(axis=-1)
     inverse = np.where(most > 1e-30, np.float32(127) / np.maximum(most, np.float32(1e-30)), 0)
     integers = np.rint(blocks * inverse[..., None].astype(np.float32)).astype(np.int8)

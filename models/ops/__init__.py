@@ -9,6 +9,7 @@ from edgec.models.ops.grouped_matmul import grouped_matmul
 from edgec.models.ops.histogram import histogram
 from edgec.models.ops.linear import linear
 from edgec.models.ops.quantized_embedding import quantized_embedding
+from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
 from edgec.models.ops.quantized_linear import quantized_linear
 from edgec.models.ops.topk import topk
 
@@ -20,6 +21,7 @@ __all__ = [
     "histogram",
     "linear",
     "quantized_embedding",
+    "quantized_grouped_matmul",
     "quantized_linear",
     "topk",
 ]
@@ -31,6 +33,7 @@ OPS = (
     "histogram",
     "linear",
     "quantized_embedding",
+    "quantized_grouped_matmul",
     "quantized_linear",
     "topk",
 )

@@ -13,7 +13,7 @@ import torch
 
 from edgec.compiler.ukernels import LEVELS, build_object
 from edgec.compiler.ukernels.reference import attention, quantize_rows, quantized_linear
-from edgec.models.quantize import WeightFormat, quantize, unpack
+from edgec.models.quantize import WeightFormat, quantize, quantize_experts, unpack
 from edgec.passes.attention_kernel import tiling
 from edgec.runtime.cpu import missing_features, parse_cpuinfo
 
@@ -123,6 +123,57 @@ def test_extremes(kernels: Any) -> None:
         arguments = (padded(x), padded(packed.numpy()), padded(scales.numpy()), out)
         call(kernels.edgec_quantized_matvec_i8, *arguments, 16, 64, 32, 0, 1)
         assert np.allclose(out[16:], sign * 64 * 5.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("n", "k", "counts"), [(37, 96, [3, 0, 300, 16]), (48, 64, [0, 70])])
+def test_experts(kernels: Any, bits: int, n: int, k: int, counts: list[int]) -> None:
+    """Each expert's rows by its own matrix; nothing is read or written past the last offset."""
+    generator = torch.Generator().manual_seed(n * k + bits)
+    experts, blocks = len(counts), k // 32
+    offsets = np.cumsum([0, *(-(-c // 16) * 16 for c in counts)]).astype(np.int32)
+    m = int(offsets[-1]) + 16
+    x = torch.randn(m, k, generator=generator).numpy()
+    weight = torch.randn(experts, n, k, generator=generator)
+    packed, scales = quantize_experts("w", weight, experts, WeightFormat(bits, 32))
+    expected = np.full((m, n), np.nan)
+    for e in range(experts):
+        by_row = scales[e].transpose(1, 2).reshape(-1, blocks)[:n].numpy()
+        own = slice(offsets[e], offsets[e + 1])
+        expected[own] = quantized_linear(x[own], unpack(packed[e], k)[:n].numpy(), by_row)
+    scale = np.nanmax(np.abs(expected))
+
+    q, s = np.full(16 + m * k, 99, np.int8), np.full(16 + m * blocks, np.nan, np.float32)
+    c = np.full(16 + m * blocks, 99, np.int32)
+    starts = padded(offsets)
+    for row in range(0, m, 8):
+        call(
+            getattr(kernels, f"edgec_quantize_groups_i{bits}"), padded(x), starts, q, s, c,
+            experts, k, row, 8,
+        )  # fmt: skip
+    assert np.array_equal(np.isnan(s[16:].reshape(m, blocks)[:, 0]), np.isnan(expected[:, 0]))
+    weights, factors = padded(packed.numpy()), padded(scales.numpy())
+    out = np.full(16 + m * n, np.nan, np.float32)
+    for expert in range(experts):
+        for first in range(0, packed.shape[1], 2):
+            call(
+                getattr(kernels, f"edgec_grouped_matmul_i{bits}"), q, s, c, weights, factors,
+                starts, out, n, k, 32, first, 2, expert,
+            )  # fmt: skip
+    actual = out[16:].reshape(m, n)
+    assert np.array_equal(np.isnan(actual), np.isnan(expected))
+    assert np.nanmax(np.abs(actual - expected)) <= 2e-6 * scale
+
+    rows = np.array([0, int(offsets[-1]) - 1, int(offsets[-2])])
+    own = np.searchsorted(offsets, rows, side="right").astype(np.int32) - 1
+    few = np.full(16 + len(rows) * n, np.nan, np.float32)
+    for row in range(len(rows)):
+        for first in range(0, packed.shape[1], 2):
+            call(
+                getattr(kernels, f"edgec_grouped_matvec_i{bits}"), padded(x[rows]), weights,
+                factors, padded(own), few, n, k, 32, first, 2, row,
+            )  # fmt: skip
+    assert np.abs(few[16:].reshape(len(rows), n) - expected[rows]).max() <= 2e-6 * scale
 
 
 # tokens, start, heads, kv_heads, width, value_width, window, softcap, sinks

@@ -17,7 +17,7 @@ from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels import build_objects
 from edgec.models import ops
-from edgec.models.quantize import WeightFormat, quantize
+from edgec.models.quantize import WeightFormat, quantize, quantize_experts
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
 
 _MLIR = {
@@ -347,3 +347,30 @@ def test_grouped_matmul_in_its_portable_form(tmp_path: Path, sorted_rows: bool) 
 def test_topk_in_its_portable_form(tmp_path: Path) -> None:
     x = torch.randint(-9, 9, (33, 32), generator=torch.Generator().manual_seed(0))
     compile_and_check("topk", [x.to(torch.float32), 8], {0: 0}, tmp_path, portable=True)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("sorted_rows", "biased", "columns"), [(True, False, 64), (False, True, 64), (True, True, 96)]
+)
+def test_quantized_grouped_matmul(
+    tmp_path: Path, bits: int, sorted_rows: bool, biased: bool, columns: int
+) -> None:
+    """The contraction that every target can compile; N is not a whole number of panels."""
+    program, arguments = quantized_experts(tmp_path, bits, sorted_rows, biased, columns, True)
+    check(program, "quantized_grouped_matmul", arguments)
+
+
+def quantized_experts(
+    folder: Path, bits: int, sorted_rows: bool, biased: bool, columns: int, portable: bool
+) -> tuple[Path, list[Any]]:
+    torch.manual_seed(0)
+    form = WeightFormat(bits, 32)
+    packed, scales = quantize_experts("w", torch.randn(4, 40, columns), 4, form)
+    bias = torch.randn(4, 40) if biased else None
+    offsets = _sorted_rows([3, 0, 40, 16]) if sorted_rows else None
+    experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
+    x = torch.randn(3 if offsets is None else int(offsets[-1]), columns)
+    arguments = [x, packed, scales, bias, offsets, experts, 40]
+    dynamic = {0: 0} if sorted_rows else {}
+    return _compile("quantized_grouped_matmul", arguments, dynamic, folder, portable), arguments

@@ -48,6 +48,15 @@ def compile_model(
     dtype: Annotated[
         str, typer.Option("--dtype", envvar="EDGEC_DTYPE", help="f32, f16 or bf16.")
     ] = "f32",
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-dtype",
+            envvar="EDGEC_KV_DTYPE",
+            metavar="TYPE",
+            help="Of the KV cache: f32, f16 or bf16; default --dtype, or f16 with --quantize.",
+        ),
+    ] = None,
     ctx_size: Annotated[
         int | None,
         typer.Option(
@@ -148,6 +157,7 @@ def compile_model(
         "target": target,
         "output": output,
         "dtype": dtype,
+        "kv_dtype": kv_dtype,
         "ctx_size": ctx_size,
         "prompt_multiple": prompt_multiple,
         "chunk_size": chunk_size,
