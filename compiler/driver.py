@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -269,7 +270,7 @@ def _compile_programs(
     if start is not None and start[0] == EXPORTED:
         shutil.copyfile(start[1], exported)
     elif start is None:
-        layers = f"{len(build.interface.state) // 2} layers"
+        layers = f"{_layers(build.source)} layers"
         with build.progress.stage("export", layers), ir.Context() as context:
             module = export(build.model, build.options, context)
             exported.write_text(str(module), "utf-8")
@@ -335,8 +336,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     width = {"f32": 4, "f16": 2, "bf16": 2}
     state = 0
     for buffer in build.interface.state:
-        rows, heads, columns = buffer.shape
-        state += rows * heads * columns * width[buffer.dtype]
+        state += math.prod(buffer.shape) * width[buffer.dtype]
     return Manifest(
         schema_version=SCHEMA_VERSION,
         digest=build.digest,
@@ -349,7 +349,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             vocab_size=model.discovery.vocab_size,
             context=options.ctx_size,
             max_context=build.max_context,
-            layers=len(model.discovery.layers),
+            layers=_layers(source),
             parameters=count,
             active_parameters=int(count - idle),
             experts=used.experts,
@@ -377,3 +377,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         memory=Memory(weights, state, weights_per_token=int(read)),
         files=writing.file_records(result),
     )
+
+
+def _layers(source: ModelSource) -> int:
+    return int(source.config.get_text_config().num_hidden_layers)
