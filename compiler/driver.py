@@ -19,7 +19,7 @@ from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parameters import ArchiveEntry, write_archive
 from edgec.compiler.progress import Progress, Silent
-from edgec.compiler.quantization import StoredWeights, describe_quantization
+from edgec.compiler.quantization import StoredWeights, describe_quantization, weight_formats
 from edgec.compiler.stages import EXPORTED, STAGES, file_of, prompt_sizes, torch_pipeline
 from edgec.compiler.targets import Target, parse_targets, requirements
 from edgec.errors import InputError
@@ -35,6 +35,7 @@ from edgec.models.active import usage
 from edgec.models.check import CheckedWeights, check_weights
 from edgec.models.load import LoadedModel, load
 from edgec.models.sources import ModelSource, resolve
+from edgec.models.weights import stored_formats
 
 __all__ = ["compile", "default_cache_dir"]
 
@@ -77,6 +78,7 @@ def compile(
     dynamic_shapes: str = "input",
     quantize: str = "none",
     group_size: int | str | None = None,
+    asymmetric: bool = False,
     revision: str | None = None,
     offline: bool = False,
     trust_remote_code: bool = False,
@@ -101,6 +103,7 @@ def compile(
         dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers,
             seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
+        asymmetric: A zero point beside each scale; only with `quantize="int4"`.
         revision, offline, trust_remote_code, token: For the hub.
         cache_dir: Of builds without an output; default `default_cache_dir()`.
         use_cache: Whether an equal build that is already there will do.
@@ -130,6 +133,7 @@ def compile(
         dynamic_shapes=dynamic_shapes,
         quantize=quantize,
         group_size=str(group_size or 32),
+        asymmetric=asymmetric,
         layers=layers,
         seed=seed,
         extra_compile_args=tuple(extra_compile_args),
@@ -177,6 +181,7 @@ def compile(
                     source.config,
                     dtype,
                     options.weight_format,
+                    stored=stored_formats(source.weights),
                     trust_remote_code=trust_remote_code,
                 )
                 weights = check_weights(loaded.expected, source.weights)
@@ -304,12 +309,12 @@ def _dump(build: _Build, *files: Path) -> None:
 def _write_weights(build: _Build, result: Path) -> None:
     entries = _entries(build.model)
     total = sum(entry.bytes for entry in entries.values())
-    kind = build.options.dtype if build.options.quantize == "none" else build.options.quantize
+    kind = " ".join(weight_formats(build.model)) or build.options.dtype
     with build.progress.stage("weights", f"{total / 1e6:.0f} MB {kind}"):
         write_archive(
             result / WEIGHTS,
             entries,
-            StoredWeights(build.model, build.weights, build.options.weight_format).read,
+            StoredWeights(build.model, build.weights).read,
             lambda done: build.progress.update(done, total, "B"),
         )
     for name, content in build.source.files.items():
@@ -352,7 +357,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         ),
         options=options.to_dict(),
         dtype=options.dtype,
-        quantization=describe_quantization(model, options, build.targets),
+        quantization=describe_quantization(model, build.targets),
         prompt=build.interface.prompt,
         entry_points=build.interface.entry_points,
         state=build.interface.state,

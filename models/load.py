@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +66,7 @@ def load(
     dtype: str,
     form: WeightFormat | None = None,
     *,
+    stored: Mapping[str, WeightFormat] | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Builds the model of a HF configuration without weights and finds out what state it keeps.
@@ -74,6 +75,8 @@ def load(
         config: A transformers configuration.
         dtype: f32, f16 or bf16, for matrices that are not quantised.
         form: How matrices are quantised; None: they are not.
+        stored: Matrices that the checkpoint has as integers already, by its names: they keep that
+            format.
         trust_remote_code: Whether modelling code that came with the model may run.
 
     Raises:
@@ -89,7 +92,12 @@ def load(
     except Exception as error:
         raise _unsupported(config, error) from error
     expected = tensors_of(module)
-    quantized = narrow_weights(module, DTYPES[dtype], form)
+    kept = {expected.rename(name): format for name, format in (stored or {}).items()}
+    for alias, name in expected.tied.items():
+        for one, other in ((alias, name), (name, alias)):
+            if one in kept:
+                kept.setdefault(other, kept[one])
+    quantized = narrow_weights(module, DTYPES[dtype], form, kept)
     quantized |= experts.narrow_experts(module, DTYPES[dtype], form)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():

@@ -15,9 +15,9 @@ from edgec.passes.kernel_call import executable, wrap_kernel
 from edgec.passes.quantized_kernel import KERNELS, MAX_FUSED_K, QuantizedShape, workgroup_panels
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["Layer", "hoist", "merged_template", "same_input"]
+__all__ = ["Layer", "Placed", "hoist", "merged_template", "same_input"]
 
-_KINDS = ("i8", "i4")
+_KINDS = ("i8", "i4", "i4z")
 _PARTS = (2, 3)  # layers that a kernel takes
 
 
@@ -32,9 +32,12 @@ class Layer:
     biased: bool
 
 
-def same_input(layers: list[tuple[ir.Operation, Layer]]) -> Iterator[list[tuple[ir.Operation, Layer]]]:
+Placed = tuple[ir.Operation, Layer]
+
+
+def same_input(layers: list[Placed]) -> Iterator[list[Placed]]:
     """Groups of two or three layers of one row that a kernel can take together."""
-    groups: dict[tuple[object, ...], list[tuple[ir.Operation, Layer]]] = {}
+    groups: dict[tuple[object, ...], list[Placed]] = {}
     for op, layer in layers:
         shape = layer.shape
         if shape.m == 1 and shape.k <= MAX_FUSED_K:
@@ -99,8 +102,9 @@ util.func private @"{symbol}"(%x: {x.builtin}, {", ".join(arguments)}) -> ({", "
   %group = arith.constant {first.group} : index
   %panels = arith.constant {panels} : index
   %each = arith.constant {workgroup_panels(panels, first)} : index
-  %product:{parts} = flow.dispatch @edgec_merged_linear::@matvec{parts}_{first.kind}[%panels, %each](
-      %row, {", ".join(given)}, {numbers}, %k, %group, %each)
+  %product:{parts} = flow.dispatch @edgec_merged_linear::@matvec{parts}_{first.kind}[
+      %panels, %each](%row, {", ".join(given)},
+      {numbers}, %k, %group, %each)
       : ({row}, {", ".join(types)}, {", ".join(["index"] * (parts + 3))}) -> ({", ".join(outs)})
 {newline.join(after)}
   util.return {", ".join(f"%result{i}" for i in range(parts))} : {", ".join(results)}
