@@ -36,6 +36,7 @@ class CompileOptions:
             dynamic dimension; `op`: that, and operations pad for themselves.
         quantize: Format of the weights of linear layers and embeddings: none, int8 or int4.
         group_size: Weights of a row that share a scale: 32, 64, 128 or channel (the row).
+        asymmetric: Whether each group has a zero point of its own; int4 only.
         layers: Only the first layers of the model, for measurements; None for all.
         seed: Of a preset's random weights.
         extra_compile_args: Passed on to iree-compile.
@@ -49,6 +50,7 @@ class CompileOptions:
     dynamic_shapes: str = "input"
     quantize: str = "none"
     group_size: str = "32"
+    asymmetric: bool = False
     layers: int | None = None
     seed: int = 0
     extra_compile_args: tuple[str, ...] = ()
@@ -60,6 +62,10 @@ class CompileOptions:
         _one_of("dynamic-shapes", self.dynamic_shapes, DYNAMIC_SHAPES)
         _one_of("quantize", self.quantize, QUANTIZE)
         _one_of("group-size", self.group_size, GROUP_SIZES)
+        if self.asymmetric and self.quantize != "int4":
+            raise InputError(
+                f"asymmetric: {self.quantize} has no zero points", "add --quantize int4, or drop it"
+            )
         multiple = self.prompt_multiple
         if not 1 <= multiple <= 1024:
             raise InputError(f"prompt-multiple {multiple}: must be from 1 to 1024")
@@ -80,7 +86,7 @@ class CompileOptions:
         if self.quantize == "none":
             return None
         group = None if self.group_size == "channel" else int(self.group_size)
-        return WeightFormat({"int8": 8, "int4": 4}[self.quantize], group)
+        return WeightFormat({"int8": 8, "int4": 4}[self.quantize], group, self.asymmetric)
 
     def for_model(self, max_context: int, model: str) -> CompileOptions:
         """The options with context, chunk and the type of the cache filled in.

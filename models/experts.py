@@ -13,6 +13,7 @@ its few rows name their experts themselves, and only those experts' weights are 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,7 @@ def narrow_experts(
     Args:
         model: With float parameters.
         dtype: What matrices are stored in, unless `form` is given.
-        form: The format of quantised matrices.
+        form: The format of quantised matrices; experts have no zero points.
 
     Returns:
         The quantised matrices by the name of the parameter that they replace.
@@ -93,7 +94,8 @@ def narrow_experts(
                 setattr(module, name, nn.Parameter(empty, requires_grad=False))
                 continue
             full = f"{prefix}.{name}"
-            stored = _quantized(full, matrix, form, bool(module.is_transposed))
+            own = dataclasses.replace(form, zero_points=False)
+            stored = _quantized(full, matrix, own, bool(module.is_transposed))
             setattr(module, name, stored.packed)
             module.register_parameter(f"{name}{SCALES}", stored.scales)
             setattr(module, f"{name}{_FEATURES}", stored.rows)
@@ -115,7 +117,9 @@ def _quantized(
             (form.scales_shape(name, rows, columns), torch.float16),
         )
     )
-    return QuantizedMatrix(rows, columns, packed, scales, experts=count, transposed=transposed)
+    return QuantizedMatrix(
+        rows, columns, form, packed, scales, experts=count, transposed=transposed
+    )
 
 
 def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:

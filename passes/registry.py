@@ -26,6 +26,7 @@ PASSES = {
     "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
     "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
+    "lower-causal-conv": "edgec.passes.lower_causal_conv:LowerCausalConv",
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
     "lower-topk": "edgec.passes.lower_topk:LowerTopk",
     "lower-histogram": "edgec.passes.lower_histogram:LowerHistogram",
@@ -42,6 +43,7 @@ PASSES = {
 LOWERINGS = {
     "attention": "lower-attention",
     "cache_update": "lower-cache-update",
+    "causal_conv": "lower-causal-conv",
     "grouped_matmul": "lower-grouped-matmul",
     "histogram": "lower-histogram",
     "linear": "lower-linear",

@@ -28,7 +28,7 @@
     w += wo + expert * rows * k * bits / 8;                                                       \
     ws += wso + expert * rows * (k / group);                                                      \
     for (size_t row = begin; row < end; row += GROUP_ROWS)                                        \
-      matmul(bits, q + qo, s + so, c + co, w, ws, out + oo, row,                                  \
+      matmul(bits, 0, q + qo, s + so, c + co, w, ws, out + oo, row,                                  \
              row + GROUP_ROWS < end ? row + GROUP_ROWS : end, n, k, group, first, count);         \
   }
 

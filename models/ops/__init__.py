@@ -5,6 +5,7 @@
 
 from edgec.models.ops.attention import attention
 from edgec.models.ops.cache_update import cache_update
+from edgec.models.ops.causal_conv import causal_conv
 from edgec.models.ops.grouped_matmul import grouped_matmul
 from edgec.models.ops.histogram import histogram
 from edgec.models.ops.linear import linear
@@ -17,6 +18,7 @@ __all__ = [
     "OPS",
     "attention",
     "cache_update",
+    "causal_conv",
     "grouped_matmul",
     "histogram",
     "linear",
@@ -29,6 +31,7 @@ __all__ = [
 OPS = (
     "attention",
     "cache_update",
+    "causal_conv",
     "grouped_matmul",
     "histogram",
     "linear",

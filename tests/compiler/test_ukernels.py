@@ -66,16 +66,18 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", ["i8", "i4", "i4z"])
 @pytest.mark.parametrize(("m", "n", "k", "group"), CASES)
-def test_matmul(kernels: Any, bits: int, m: int, n: int, k: int, group: int | None) -> None:
+def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | None) -> None:
+    bits, zeros = int(kind[1]), kind.endswith("z")
     generator = torch.Generator().manual_seed(m * n * k + bits)
     x = torch.randn(m, k, generator=generator).numpy() * 3
     x[0, :32] = 0  # a block without a scale
-    weight = torch.randn(n, k, generator=generator)
-    packed, scales = quantize("w", weight, WeightFormat(bits, group))
-    by_row = scales.transpose(1, 2).reshape(-1, scales.shape[1])[:n].numpy()
-    expected = quantized_linear(x, unpack(packed, k)[:n].numpy(), by_row)
+    weight = torch.randn(n, k, generator=generator) + (0.7 if zeros else 0)
+    packed, scales = quantize("w", weight, WeightFormat(bits, group, zeros))
+    parts = scales if zeros else scales[None]
+    by_row = [p.transpose(1, 2).reshape(-1, scales.shape[-2])[:n].numpy() for p in parts]
+    expected = quantized_linear(x, unpack(packed, k)[:n].numpy(), *by_row)
     blocks, panels = k // 32, packed.shape[0]
 
     q, s, c = np.zeros(16 + m * k, np.int8), np.zeros(16 + m * blocks, np.float32), None
@@ -91,7 +93,7 @@ def test_matmul(kernels: Any, bits: int, m: int, n: int, k: int, group: int | No
     for first in range(0, panels, 2):
         for row in range(0, m, 16):
             call(
-                getattr(kernels, f"edgec_quantized_matmul_i{bits}"), q, s, c, weights, factors, out,
+                getattr(kernels, f"edgec_quantized_matmul_{kind}"), q, s, c, weights, factors, out,
                 m, n, k, group or k, first, 2, row, 16,
             )  # fmt: skip
     assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
@@ -102,11 +104,42 @@ def test_matmul(kernels: Any, bits: int, m: int, n: int, k: int, group: int | No
         out = np.full(16 + n + 16, np.nan, np.float32)
         for first in range(0, panels, 2):
             call(
-                getattr(kernels, f"edgec_quantized_matvec_i{bits}"), padded(x), weights, factors,
+                getattr(kernels, f"edgec_quantized_matvec_{kind}"), padded(x), weights, factors,
                 out, n, k, group or k, first, 2,
             )  # fmt: skip
         assert np.abs(out[16:-16] - expected[0]).max() <= 2e-6 * scale
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+
+
+@pytest.mark.parametrize("kind", ["i8", "i4", "i4z"])
+@pytest.mark.parametrize("features", [(37, 64), (5, 48, 90)])
+def test_layers_of_one_row(kernels: Any, kind: str, features: tuple[int, ...]) -> None:
+    """Several layers' panels by workgroups that begin and end within any of them."""
+    generator = torch.Generator().manual_seed(sum(features))
+    k, form = 96, WeightFormat(int(kind[1]), 32, zero_points=kind.endswith("z"))
+    x = torch.randn(1, k, generator=generator)
+    weights: list[Any] = []
+    for n in features:
+        packed, scales = quantize("w", torch.randn(n, k, generator=generator), form)
+        weights.append((packed, scales))
+    outs = [np.full(16 + n + 16, np.nan, np.float32) for n in features]
+    tensors = [padded(t.numpy()) for pair in weights for t in pair]
+    panels = sum(packed.shape[0] for packed, _ in weights)
+    for first in range(0, panels, 4):
+        call(
+            getattr(kernels, f"edgec_quantized_matvec{len(features)}_{kind}"),
+            padded(x.numpy()), *tensors, *outs, *features, k, 32, first, 4,
+        )  # fmt: skip
+    for n, (packed, scales), out, weight in zip(
+        features, weights, outs, zip(tensors[::2], tensors[1::2], strict=True), strict=True
+    ):
+        alone = np.full(16 + n + 16, np.nan, np.float32)
+        call(
+            getattr(kernels, f"edgec_quantized_matvec_{kind}"),
+            padded(x.numpy()), *weight, alone, n, k, 32, 0, packed.shape[0],
+        )  # fmt: skip
+        assert np.array_equal(out, alone, equal_nan=True)
+        assert scales.shape[-3] == packed.shape[0]
 
 
 def test_extremes(kernels: Any) -> None:

@@ -229,16 +229,20 @@ def test_attention_of_the_cpu(tmp_path: Path, dynamic: bool, dtype: torch.dtype)
         check(program, "attention", arguments)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+FORMATS = [(8, False), (4, False), (4, True)]
+
+
+@pytest.mark.parametrize(("bits", "zeros"), FORMATS)
 @pytest.mark.parametrize(
     ("rows", "group", "biased"), [(None, 32, False), (1, 64, True), (40, None, True)]
 )
 def test_quantized_linear(
-    tmp_path: Path, bits: int, rows: int | None, group: int | None, biased: bool
+    tmp_path: Path, bits: int, zeros: bool, rows: int | None, group: int | None, biased: bool
 ) -> None:
     """The contraction that every target can compile; N is not a whole number of panels."""
     torch.manual_seed(0)
-    packed, scales = quantize("w", torch.randn(40, 64), WeightFormat(bits, group))
+    weight = torch.randn(40, 64) + 0.5 * zeros
+    packed, scales = quantize("w", weight, WeightFormat(bits, group, zeros))
     bias = torch.randn(40) if biased else None
     lengths = [rows] if rows else [2, 33]
     examples = [[torch.randn(1, m, 64), packed, scales, bias, 40] for m in lengths]
@@ -247,11 +251,12 @@ def test_quantized_linear(
         check(program, "quantized_linear", arguments)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("bits", "zeros"), FORMATS)
 @pytest.mark.parametrize("tokens", [None, 1])
-def test_quantized_embedding(tmp_path: Path, bits: int, tokens: int | None) -> None:
+def test_quantized_embedding(tmp_path: Path, bits: int, zeros: bool, tokens: int | None) -> None:
     torch.manual_seed(0)
-    packed, scales = quantize("w", torch.randn(37, 64), WeightFormat(bits, 32))
+    weight = torch.randn(37, 64) + 0.5 * zeros
+    packed, scales = quantize("w", weight, WeightFormat(bits, 32, zeros))
     lengths = [tokens] if tokens else [2, 33]
     examples = [
         [torch.randint(0, 37, (1, m), dtype=torch.int32), packed, scales, 64] for m in lengths

@@ -105,6 +105,14 @@ def compile_model(
             help="Weights that share a scale: 32 (default), 64, 128 or channel.",
         ),
     ] = None,
+    asymmetric: Annotated[
+        bool,
+        typer.Option(
+            "--asymmetric",
+            envvar="EDGEC_ASYMMETRIC",
+            help="int4: a zero point beside each scale, for better quality.",
+        ),
+    ] = False,
     revision: Revision = None,
     offline: Offline = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -156,6 +164,7 @@ def compile_model(
         "dynamic_shapes": dynamic_shapes,
         "quantize": quantize,
         "group_size": group_size,
+        "asymmetric": asymmetric,
         "revision": revision,
         "offline": offline,
         "trust_remote_code": trust_remote_code,
