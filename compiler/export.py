@@ -14,9 +14,10 @@ from torch import nn
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec
+from edgec.models.call import call
 from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
-from edgec.models.state import SequenceState, using
+from edgec.models.state import SequenceState
 from edgec.passes.lower_attention import BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
@@ -37,13 +38,14 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     """The interface of a model under resolved options; needs no export."""
     assert options.ctx_size is not None and options.chunk_size is not None
     multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
-    rows = -(-(options.ctx_size + options.prompt_multiple) // BLOCK) * BLOCK
-    state = []
-    for index, layer in sorted(model.discovery.layers.items()):
-        for part, width in (("key", layer.key_width), ("value", layer.value_width)):
-            shape = (rows, layer.kv_heads, width)
-            name = f"layers.{index}.{part}"
-            state.append(StateBuffer(name, "attention", shape, options.dtype))
+    assert options.kv_dtype is not None
+    rows = _attention_rows(options)
+    state = [
+        StateBuffer(name, kept.kind, (rows, *kept.shape), options.kv_dtype)
+        if kept.kind == "attention"
+        else StateBuffer(name, kept.kind, kept.shape, "f32")
+        for name, kept in model.discovery.state.items()
+    ]
     start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
     following = TensorSpec("next", (1, 1), "i32")
     logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
@@ -54,6 +56,12 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     }
     prompt = Prompt(multiple_of=multiple, min=multiple, max=options.chunk_size)
     return Interface(prompt, entry_points, tuple(state))
+
+
+def _attention_rows(options: CompileOptions) -> int:
+    """A row for each position, and for padding that goes past the context; in whole blocks."""
+    assert options.ctx_size is not None
+    return -(-(options.ctx_size + options.prompt_multiple) // BLOCK) * BLOCK
 
 
 class _Program(nn.Module):
@@ -74,19 +82,11 @@ class _Program(nn.Module):
         following: torch.Tensor,
         state: list[torch.Tensor],
     ) -> torch.Tensor:
-        pairs = zip(state[0::2], state[1::2], strict=True)
-        buffers = dict(zip(sorted(self.discovery.layers), pairs, strict=True))
+        buffers = dict(zip(self.discovery.state, state, strict=True))
         # The head runs for one row: that of the last true token.
         last = 0 if length is None else (length - 1).reshape(1)
         sequence = SequenceState(start, self.capacity, self.discovery, buffers, length)
-        with using(sequence):
-            logits = self.model(
-                input_ids=tokens,
-                position_ids=positions,
-                past_key_values=sequence,
-                use_cache=True,
-                logits_to_keep=last,
-            ).logits[0]
+        logits = call(self.model, tokens, positions, sequence, last)[0]
         result: torch.Tensor = logits.to(torch.float32)
         following.copy_(result.argmax(dim=-1, keepdim=True).to(torch.int32))
         return result
@@ -125,7 +125,7 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     """
     assert options.chunk_size is not None
     spec = interface(model, options, 1)
-    capacity = spec.state[0].shape[0]
+    capacity = _attention_rows(options)
     state = [
         torch.empty(b.shape, dtype=getattr(torch, _TORCH[b.dtype]), device="meta")
         for b in spec.state

@@ -25,7 +25,7 @@ from edgec.passes.rewriting import (
     tensor_type,
 )
 
-__all__ = ["LowerQuantizedLinear"]
+__all__ = ["LowerQuantizedLinear", "integer_of"]
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,89 @@ def _contraction(shape: QuantizedShape) -> str:
     packed = tensor_type((shape.panels, k // columns, 16, 4), "i8")
     grouped = tensor_type((shape.panels, groups, blocks, 16, 4), "i8")
     scales = tensor_type((shape.panels, groups, 16), "f16")
+    zeros = _ZeroPoints.of(shape, scales)
     wide = tensor_type((m, shape.panels, 16), "f32")
     flat, out = tensor_type((m, shape.panels * 16), "f32"), tensor_type((m, n), "f32")
     size = "%m" if m is None else str(m)
-    if shape.bits == 8:
-        integer = "    %integer = arith.extsi %w : i8 to i32"
-    else:
-        integer = """    %half = linalg.index 5 : index
+    integer = integer_of(shape.bits, half=5)
+    return f"""
+  %zero = arith.constant 0.0 : f32
+  %split = tensor.expand_shape %rows [[0], [1, 2, 3, 4]]
+      output_shape [{size}, {groups}, {blocks}, {halves}, 4] : {rows} into {split}
+  %grouped = tensor.expand_shape %weight [[0], [1, 2], [3], [4]]
+      output_shape [{shape.panels}, {groups}, {blocks}, 16, 4] : {packed} into {grouped}
+{zeros.slices}
+  %wide_empty = tensor.empty({"%m" if m is None else ""}) : {wide}
+  %wide_zero = linalg.fill ins(%zero : f32) outs(%wide_empty : {wide}) -> {wide}
+  %wide = linalg.generic {{
+      indexing_maps = [affine_map<(m, p, n, g, b, h, j) -> (m, g, b, h, j)>,
+                       affine_map<(m, p, n, g, b, h, j) -> (p, g, b, n, j)>,
+                       affine_map<(m, p, n, g, b, h, j) -> (p, g, n)>,{zeros.map}
+                       affine_map<(m, p, n, g, b, h, j) -> (m, p, n)>],
+      iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction",
+                        "reduction", "reduction"]
+    }} ins({zeros.operands} : {split}, {grouped}, {zeros.types})
+      outs(%wide_zero : {wide}) {{
+  ^bb0(%a: f32, %w: i8, %scale: f16{zeros.argument}, %sum: f32):
+{integer}
+    %float = arith.sitofp %integer : i32 to f32{zeros.subtract}
+    %scale_f32 = arith.extf %scale : f16 to f32
+    %dequantized = arith.mulf {zeros.value}, %scale_f32 : f32
+    %p = arith.mulf %a, %dequantized : f32
+    %s = arith.addf %sum, %p : f32
+    linalg.yield %s : f32
+  }} -> {wide}
+  %flat = tensor.collapse_shape %wide [[0], [1, 2]] : {wide} into {flat}
+  %product = tensor.extract_slice %flat[0, 0] [{size}, {n}] [1, 1] : {flat} to {out}"""
+
+
+@dataclass(frozen=True)
+class _ZeroPoints:
+    """What zero points add to the contraction's text; without them, nothing."""
+
+    operands: str
+    types: str
+    slices: str = ""
+    map: str = ""
+    argument: str = ""
+    subtract: str = ""
+    value: str = "%float"
+
+    @staticmethod
+    def of(shape: QuantizedShape, scales: str) -> _ZeroPoints:
+        if not shape.zero_points:
+            return _ZeroPoints("%split, %grouped, %scales", scales)
+        groups = shape.k // shape.group
+        both = tensor_type((2, shape.panels, groups, 16), "f16")
+        slices = "\n".join(
+            f"""\
+  %{name} = tensor.extract_slice %scales[{i}, 0, 0, 0] [1, {shape.panels}, {groups}, 16]
+      [1, 1, 1, 1] : {both} to {scales}"""
+            for i, name in enumerate(("factors", "zeros"))
+        )
+        return _ZeroPoints(
+            operands="%split, %grouped, %factors, %zeros",
+            types=f"{scales}, {scales}",
+            slices=slices,
+            map="\n                       affine_map<(m, p, n, g, b, h, j) -> (p, g, n)>,",
+            argument=", %z: f16",
+            subtract="""
+    %z_f32 = arith.extf %z : f16 to f32
+    %above = arith.subf %float, %z_f32 : f32""",
+            value="%above",
+        )
+
+
+def integer_of(bits: int, half: int) -> str:
+    """Text of a `linalg.generic`'s body that makes %integer, i32, of the packed byte %w.
+
+    Args:
+        bits: 8 or 4.
+        half: The dimension that says which nibble; not looked at for 8 bits.
+    """
+    if bits == 8:
+        return "    %integer = arith.extsi %w : i8 to i32"
+    return f"""    %half = linalg.index {half} : index
     %half_i32 = arith.index_cast %half : index to i32
     %four = arith.constant 4 : i32
     %shift = arith.muli %half_i32, %four : i32
@@ -130,30 +206,3 @@ def _contraction(shape: QuantizedShape) -> str:
     %nibble = arith.andi %shifted, %mask : i32
     %eight = arith.constant 8 : i32
     %integer = arith.subi %nibble, %eight : i32"""
-    return f"""
-  %zero = arith.constant 0.0 : f32
-  %split = tensor.expand_shape %rows [[0], [1, 2, 3, 4]]
-      output_shape [{size}, {groups}, {blocks}, {halves}, 4] : {rows} into {split}
-  %grouped = tensor.expand_shape %weight [[0], [1, 2], [3], [4]]
-      output_shape [{shape.panels}, {groups}, {blocks}, 16, 4] : {packed} into {grouped}
-  %wide_empty = tensor.empty({"%m" if m is None else ""}) : {wide}
-  %wide_zero = linalg.fill ins(%zero : f32) outs(%wide_empty : {wide}) -> {wide}
-  %wide = linalg.generic {{
-      indexing_maps = [affine_map<(m, p, n, g, b, h, j) -> (m, g, b, h, j)>,
-                       affine_map<(m, p, n, g, b, h, j) -> (p, g, b, n, j)>,
-                       affine_map<(m, p, n, g, b, h, j) -> (p, g, n)>,
-                       affine_map<(m, p, n, g, b, h, j) -> (m, p, n)>],
-      iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction",
-                        "reduction", "reduction"]
-    }} ins(%split, %grouped, %scales : {split}, {grouped}, {scales}) outs(%wide_zero : {wide}) {{
-  ^bb0(%a: f32, %w: i8, %scale: f16, %sum: f32):
-{integer}
-    %float = arith.sitofp %integer : i32 to f32
-    %scale_f32 = arith.extf %scale : f16 to f32
-    %dequantized = arith.mulf %float, %scale_f32 : f32
-    %p = arith.mulf %a, %dequantized : f32
-    %s = arith.addf %sum, %p : f32
-    linalg.yield %s : f32
-  }} -> {wide}
-  %flat = tensor.collapse_shape %wide [[0], [1, 2]] : {wide} into {flat}
-  %product = tensor.extract_slice %flat[0, 0] [{size}, {n}] [1, 1] : {flat} to {out}"""

@@ -30,10 +30,11 @@ class Step:
     error shows, and its sequence is poisoned.
     """
 
-    def __init__(self, sequence: Sequence, output: Output, counters: PhaseCounters) -> None:
-        self._sequence = sequence
+    def __init__(self, output: Output, log: PhaseLog) -> None:
         self._output = output
-        self._counters = counters
+        # Not the sequence: what holds device memory must not wait for a garbage collection.
+        self._log = log
+        self._counters = log.current
         self._token: int | None = None
 
     def token(self) -> int:
@@ -54,7 +55,7 @@ class Step:
         try:
             return read()
         except Exception:
-            self._sequence.poison()
+            self._log.poison()
             raise
         finally:
             self._counters.seconds += time.perf_counter() - start
@@ -247,12 +248,6 @@ class Sequence:
         if self.phase is SequencePhase.RETIRED:
             raise DeviceError("the sequence is retired", "make a new one")
 
-    def poison(self) -> None:
-        """Notes that a call failed: nothing can be computed until `reset`."""
-        if self.phase not in (SequencePhase.POISONED, SequencePhase.RETIRED):
-            self._log.enter(SequencePhase.POISONED)
-        self._unread = None
-
     def _known(self) -> list[int]:
         """The ids held, with the last one read if it was fed back unread."""
         if self._unread is not None:
@@ -304,7 +299,7 @@ class Sequence:
         counters.tokens += len(tokens)
         counters.padded_tokens += padded
         self._tokens += [int(token) for token in tokens]
-        self._last = Step(self, output, counters)
+        self._last = Step(output, self._log)
         return self._last
 
     def _interrupted(self) -> None:
@@ -316,7 +311,7 @@ class Sequence:
         if self.can_truncate:
             self._settle()
         else:
-            self.poison()
+            self._log.poison()
 
     def _settle(self) -> None:
         """Goes to the phase of a sequence at rest that holds what it holds."""
@@ -370,7 +365,7 @@ def _run(sequences: Seq[Sequence], call: Callable[[], Seq[Output]]) -> Seq[Outpu
         return call()
     except Exception:
         for sequence in sequences:
-            sequence.poison()
+            sequence._log.poison()
         raise
     except BaseException:
         for sequence in sequences:

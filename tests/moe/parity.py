@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import edgec
 from edgec.models.create import byte_tokenizer_files
+from edgec.models.load import load
+from edgec.models.quantize import WeightFormat, dequantize, quantize
 
 VOCABULARY = 320
 PROMPTS = (1, 31, 32, 33, 200)
@@ -60,6 +62,27 @@ def check_parity(
     model = make(folder / "model", model_type, changes)
     artifact = folder / "model.edgec"
     edgec.compile(str(folder / "model"), output=artifact, ctx_size=256, **options)
+    if "quantize" in options:
+        round_weights(folder / "model", model, {"int8": 8, "int4": 4}[options["quantize"]])
+    check_generation(artifact, model, model_type, tolerance)
+
+
+def round_weights(folder: Path, model: Any, bits: int) -> None:
+    """Puts the matrices that edgec quantises through the format and back, in place."""
+    form = WeightFormat(bits, 32)
+
+    def round_matrix(name: str, matrix: torch.Tensor) -> None:
+        matrix.copy_(dequantize(*quantize(name, matrix, form), *matrix.shape))
+
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, how in load(AutoConfig.from_pretrained(folder), "f32", form).quantized.items():
+            for matrix in parameters[name] if how.experts else [parameters[name]]:
+                round_matrix(name, matrix.T if how.transposed else matrix)
+
+
+def check_generation(artifact: Path, model: Any, model_type: str, tolerance: float) -> None:
+    """Compares an artifact's logits of prompts and decode steps with the model's own."""
     session = edgec.Session(artifact)
     generator = torch.Generator().manual_seed(1)
     for length in PROMPTS:
