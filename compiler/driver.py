@@ -97,7 +97,7 @@ def compile(
     """Compiles a model for one or more targets.
 
     Args:
-        model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
+        model: Hub id, local folder, GGUF file, `bundled:NAME` or `preset:NAME`.
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
         dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers,
