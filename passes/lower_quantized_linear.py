@@ -12,10 +12,12 @@ from math import prod
 
 from iree.compiler import ir
 
+from edgec.passes.merged_linear import Layer, Placed, hoist, merged_template, same_input
 from edgec.passes.quantized_kernel import QuantizedShape, kernel_fits, kernel_template
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
+    call_together,
     constant_int,
     custom_ops,
     insert_function,
@@ -35,38 +37,59 @@ class LowerQuantizedLinear:
     kernel: str = "generic"
 
     def run(self, module: ir.Module) -> None:
-        for op in custom_ops(module, "quantized_linear"):
-            x, weight, scales = (parse_torch_tensor(op.operands[i].type) for i in range(3))
-            result = parse_torch_tensor(op.results[0].type)
-            features = constant_int(op.operands[4])
-            biased = not is_none(op.operands[3])
-            operands = [v for v in list(op.operands)[:4] if not is_none(v)]
-            leading = x.shape[:-1]
-            m = None if None in leading else prod(d for d in leading if d is not None)
-            shape = QuantizedShape.of(m, features, x, weight, scales)
-            compute = _contraction(shape)
+        layers = [(op, _layer(op)) for op in custom_ops(module, "quantized_linear")]
+        if self.kernel != "generic":
+            layers = self._merge(module, layers)
+        for op, layer in layers:
+            compute = _contraction(layer.shape)
             extra, kind = "", "quantized_linear"
-            if self.kernel != "generic" and kernel_fits(shape):
-                extra, compute = kernel_template(shape, self.kernel)
+            if self.kernel != "generic" and kernel_fits(layer.shape):
+                extra, compute = kernel_template(layer.shape, self.kernel)
                 kind = f"quantized_linear.{self.kernel}"
-            symbol = symbol_name(kind, x, weight, scales, str(features), "bias" if biased else "")
-            text = extra + _function(symbol, x, weight, scales, result, shape, biased, compute)
+            x = parse_torch_tensor(op.operands[0].type)
+            symbol = symbol_name(kind, x, *_labels(layer))
+            text = extra + _function(symbol, x, layer, compute)
             insert_function(module, symbol, text)
-            call_template(op, symbol, operands, result)
+            operands = [v for v in list(op.operands)[:4] if not is_none(v)]
+            call_template(op, symbol, operands, layer.result)
+
+    def _merge(self, module: ir.Module, layers: list[Placed]) -> list[Placed]:
+        """Lowers the layers of one row that share it, and returns the others."""
+        fitting = [(op, layer) for op, layer in layers if kernel_fits(layer.shape)]
+        left = {id(op): (op, layer) for op, layer in layers}
+        for group in same_input(fitting):
+            first, members = group[0][0], [layer for _, layer in group]
+            given = [v for op, _ in group for v in list(op.operands)[1:4] if not is_none(v)]
+            if not all(hoist(v, first) for v in given):
+                continue
+            x = parse_torch_tensor(first.operands[0].type)
+            labels = [label for layer in members for label in _labels(layer)]
+            symbol = symbol_name(f"quantized_linear.{self.kernel}", x, *labels)
+            insert_function(module, symbol, merged_template(symbol, x, members, self.kernel))
+            call_together([op for op, _ in group], symbol, [first.operands[0], *given])
+            for op, _ in group:
+                del left[id(op)]
+        return list(left.values())
 
 
-def _function(
-    symbol: str,
-    x: TorchTensor,
-    weight: TorchTensor,
-    scales: TorchTensor,
-    result: TorchTensor,
-    shape: QuantizedShape,
-    biased: bool,
-    compute: str,
-) -> str:
+def _layer(op: ir.Operation) -> Layer:
+    x, weight, scales = (parse_torch_tensor(op.operands[i].type) for i in range(3))
+    leading = x.shape[:-1]
+    m = None if None in leading else prod(d for d in leading if d is not None)
+    shape = QuantizedShape.of(m, constant_int(op.operands[4]), x, weight, scales)
+    result = parse_torch_tensor(op.results[0].type)
+    return Layer(shape, weight, scales, result, not is_none(op.operands[3]))
+
+
+def _labels(layer: Layer) -> list[TorchTensor | str]:
+    bias = ["bias"] if layer.biased else []
+    return [layer.weight, layer.scales, str(layer.shape.n), *bias]
+
+
+def _function(symbol: str, x: TorchTensor, layer: Layer, compute: str) -> str:
     """A function around `compute`, which turns %rows [m, k] into %product [m, n]."""
-    n = shape.n
+    shape, weight, scales, result = layer.shape, layer.weight, layer.scales, layer.result
+    n, biased = shape.n, layer.biased
     leading = x.shape[:-1]
     rows, out = tensor_type((shape.m, shape.k), "f32"), tensor_type((shape.m, n), "f32")
     axes = f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"

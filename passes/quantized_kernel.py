@@ -19,6 +19,7 @@ __all__ = [
     "QuantizedShape",
     "kernel_fits",
     "kernel_template",
+    "workgroup_panels",
 ]
 
 KERNELS = "quantized_linear"
@@ -30,6 +31,8 @@ MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
 QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
+_ROW_WORKGROUPS = 16  # of a product with one row, each of which quantises that row for itself
+_MOST_BYTES = 262144  # of weights, of such a workgroup
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,19 @@ def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
     return executable(name, KERNELS, kernel, exports, functions), _dispatch(shape)
 
 
+def workgroup_panels(panels: int, shape: QuantizedShape) -> int:
+    """How many of a row's product's panels a workgroup takes."""
+    most = _MOST_BYTES * 8 // (16 * shape.k * shape.bits)
+    return max(1, min(-(-panels // _ROW_WORKGROUPS), most))
+
+
 def _dispatch(shape: QuantizedShape) -> str:
     m, n, k = shape.m, shape.n, shape.k
     bits, panels = shape.bits, shape.panels
+    fused = m == 1 and k <= MAX_FUSED_K
     each = max(1, _WORKGROUP_BYTES * 8 // (16 * k * bits))
+    if fused:
+        each = workgroup_panels(panels, shape)
     dynamic = "{%m}" if m is None else ""
     rows, out = tensor_type((m, k), "f32"), tensor_type((m, n), "f32")
     weight = tensor_type((panels, k * bits // 32, 16, 4), "i8")
@@ -93,7 +105,7 @@ def _dispatch(shape: QuantizedShape) -> str:
   %group = arith.constant {shape.group} : index
   %panels = arith.constant {panels} : index
   %each = arith.constant {each} : index"""
-    if m == 1 and k <= MAX_FUSED_K:
+    if fused:
         return f"""{constants}
   %product = flow.dispatch @edgec_quantized_linear::@matvec_{shape.kind}[%panels, %each](
       %rows, %weight, %scales, %n, %k, %group, %each)

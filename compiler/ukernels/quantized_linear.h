@@ -56,6 +56,10 @@ INLINE void tile(const int rows, const int bits, const int zeros, const int8_t *
       }
       until += per_group;
     }
+    // The next panel is asked for meanwhile: hardware looks ahead less, and not past a page.
+#pragma unroll
+    for (int i = 0; i < BLOCK * PANEL * bits / 8; i += 64)
+      __builtin_prefetch(w + k * PANEL * bits / 8 + i, 0, 2);
     vi acc[ROWS];
 #pragma unroll
     for (int r = 0; r < rows; ++r) acc[r] = splat_i(c[r * blocks + b]);
@@ -112,12 +116,15 @@ INLINE void matmul(const int bits, const int zeros, const int8_t *q, const float
     const size_t width = n - p * PANEL < PANEL ? n - p * PANEL : PANEL;
     size_t m = m0;
     float *o = out + p * PANEL;
-    for (; m + ROWS <= m1; m += ROWS)
-      tile(ROWS, bits, zeros, q + m * k, s + m * blocks, c + m * blocks, wp, sp, zp, o + m * n, n,
-           width, k, group);
-    for (; m < m1; ++m)
-      tile(1, bits, zeros, q + m * k, s + m * blocks, c + m * blocks, wp, sp, zp, o + m * n, n,
-           width, k, group);
+#define ROWS_OF_TILE(rows)                                                                       \
+  for (; m + (rows) <= m1; m += (rows))                                                          \
+    tile(rows, bits, zeros, q + m * k, s + m * blocks, c + m * blocks, wp, sp, zp, o + m * n, n, \
+         width, k, group);
+    ROWS_OF_TILE(ROWS)
+    if (ROWS > 4) ROWS_OF_TILE(ROWS > 4 ? 4 : 1)
+    ROWS_OF_TILE(2)
+    ROWS_OF_TILE(1)
+#undef ROWS_OF_TILE
   }
 }
 
@@ -174,3 +181,57 @@ MATVEC(i4, 4, 0)
 MATVEC(i4z, 4, 1)
 
 #include "quantized_grouped.h"
+
+// One row by the panels of several layers, of which `first` .. `first` + `count` are this
+// workgroup's.
+INLINE void matvecs(const int bits, const int zeros, const int parts, const float *x,
+                    const uint8_t *const *w, const uint16_t *const *ws, float *const *out,
+                    const size_t *n, size_t k, size_t group, size_t first, size_t count) {
+  int8_t q[MAX_FUSED_K];
+  float s[MAX_FUSED_K / BLOCK];
+  int32_t c[MAX_FUSED_K / BLOCK];
+  quantize_row(x, q, s, c, k, ZERO_OF(bits));
+  size_t before = 0;
+  for (int i = 0; i < parts; ++i) {
+    const size_t panels = (n[i] + PANEL - 1) / PANEL;
+    const size_t from = first > before ? first - before : 0;
+    const size_t to = first + count > before ? first + count - before : 0;
+    if (from < panels && to > from)
+      matmul(bits, zeros, q, s, c, w[i], ws[i], out[i], 0, 1, n[i], k, group, from, to - from);
+    before += panels;
+  }
+}
+
+#define MATVEC2(name, bits, zeros)                                                                \
+  void edgec_quantized_matvec2_##name(                                                            \
+      const float *x, size_t xo, const uint8_t *w0, size_t wo0, const uint16_t *s0, size_t so0,   \
+      const uint8_t *w1, size_t wo1, const uint16_t *s1, size_t so1, float *o0, size_t oo0,       \
+      float *o1, size_t oo1, size_t n0, size_t n1, size_t k, size_t group, size_t first,          \
+      size_t count) {                                                                             \
+    const uint8_t *const w[] = {w0 + wo0, w1 + wo1};                                              \
+    const uint16_t *const s[] = {s0 + so0, s1 + so1};                                             \
+    float *const out[] = {o0 + oo0, o1 + oo1};                                                    \
+    const size_t n[] = {n0, n1};                                                                  \
+    matvecs(bits, zeros, 2, x + xo, w, s, out, n, k, group, first, count);                        \
+  }
+
+#define MATVEC3(name, bits, zeros)                                                                \
+  void edgec_quantized_matvec3_##name(                                                            \
+      const float *x, size_t xo, const uint8_t *w0, size_t wo0, const uint16_t *s0, size_t so0,   \
+      const uint8_t *w1, size_t wo1, const uint16_t *s1, size_t so1, const uint8_t *w2,           \
+      size_t wo2, const uint16_t *s2, size_t so2, float *o0, size_t oo0, float *o1, size_t oo1,   \
+      float *o2, size_t oo2, size_t n0, size_t n1, size_t n2, size_t k, size_t group,             \
+      size_t first, size_t count) {                                                               \
+    const uint8_t *const w[] = {w0 + wo0, w1 + wo1, w2 + wo2};                                    \
+    const uint16_t *const s[] = {s0 + so0, s1 + so1, s2 + so2};                                   \
+    float *const out[] = {o0 + oo0, o1 + oo1, o2 + oo2};                                          \
+    const size_t n[] = {n0, n1, n2};                                                              \
+    matvecs(bits, zeros, 3, x + xo, w, s, out, n, k, group, first, count);                        \
+  }
+
+MATVEC2(i8, 8, 0)
+MATVEC2(i4, 4, 0)
+MATVEC2(i4z, 4, 1)
+MATVEC3(i8, 8, 0)
+MATVEC3(i4, 4, 0)
+MATVEC3(i4z, 4, 1)

@@ -111,6 +111,37 @@ def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | No
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
 
 
+@pytest.mark.parametrize("kind", ["i8", "i4", "i4z"])
+@pytest.mark.parametrize("features", [(37, 64), (5, 48, 90)])
+def test_layers_of_one_row(kernels: Any, kind: str, features: tuple[int, ...]) -> None:
+    """Several layers' panels by workgroups that begin and end within any of them."""
+    generator = torch.Generator().manual_seed(sum(features))
+    k, form = 96, WeightFormat(int(kind[1]), 32, zero_points=kind.endswith("z"))
+    x = torch.randn(1, k, generator=generator)
+    weights: list[Any] = []
+    for n in features:
+        packed, scales = quantize("w", torch.randn(n, k, generator=generator), form)
+        weights.append((packed, scales))
+    outs = [np.full(16 + n + 16, np.nan, np.float32) for n in features]
+    tensors = [padded(t.numpy()) for pair in weights for t in pair]
+    panels = sum(packed.shape[0] for packed, _ in weights)
+    for first in range(0, panels, 4):
+        call(
+            getattr(kernels, f"edgec_quantized_matvec{len(features)}_{kind}"),
+            padded(x.numpy()), *tensors, *outs, *features, k, 32, first, 4,
+        )  # fmt: skip
+    for n, (packed, scales), out, weight in zip(
+        features, weights, outs, zip(tensors[::2], tensors[1::2], strict=True), strict=True
+    ):
+        alone = np.full(16 + n + 16, np.nan, np.float32)
+        call(
+            getattr(kernels, f"edgec_quantized_matvec_{kind}"),
+            padded(x.numpy()), *weight, alone, n, k, 32, 0, packed.shape[0],
+        )  # fmt: skip
+        assert np.array_equal(out, alone, equal_nan=True)
+        assert scales.shape[-3] == packed.shape[0]
+
+
 def test_extremes(kernels: Any) -> None:
     """The largest integers of both signs, where a 16-bit sum would saturate."""
     for sign in (1.0, -1.0):
