@@ -359,7 +359,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
                 target=f"{t.name}:{t.architecture}",
                 driver=t.driver,
                 file=file_of("vmfb", t),
-                pipeline=f"{torch_pipeline(t, options)} | {t.input_pipeline}",
+                pipelines={"lowered": torch_pipeline(t, options), "input": t.input_pipeline},
                 requirements=requirements(t, result / file_of("vmfb", t)),
                 compile_flags=t.flags,
                 prompt_sizes=prompt_sizes(t, options),

@@ -7,7 +7,8 @@ names below load what they need on first use, so that importing this package is 
     print(session.generate("Once upon a time", max_new_tokens=32).text)
 
 Layers, from the device up: `program` (weights and entry points) and `state` (a sequence's
-buffers); `sequence` (positions and phases); `generation` (token ids); `session` (text).
+buffers); `sequence` (positions and phases); `generation` (tokens to text); `session` (one
+sequence) or `engine` (many).
 """
 
 from __future__ import annotations
@@ -17,35 +18,54 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgec.runtime.config import GenerationConfig
+    from edgec.runtime.engine import Engine, EngineStats
     from edgec.runtime.model import LoadedModel
     from edgec.runtime.phases import PhaseCounters, SequencePhase
-    from edgec.runtime.results import GenerationResult, StreamChunk, Timings, Usage
+    from edgec.runtime.request import Request
+    from edgec.runtime.results import (
+        GenerationResult,
+        StreamChunk,
+        Timings,
+        TokenLogprobs,
+        Usage,
+    )
+    from edgec.runtime.sampling import TokenFilter
     from edgec.runtime.sequence import Sequence
     from edgec.runtime.session import Session
 
 __all__ = [
+    "Engine",
+    "EngineStats",
     "GenerationConfig",
     "GenerationResult",
     "LoadedModel",
     "PhaseCounters",
+    "Request",
     "Sequence",
     "SequencePhase",
     "Session",
     "StreamChunk",
     "Timings",
+    "TokenFilter",
+    "TokenLogprobs",
     "Usage",
 ]
 
 _LAZY = {
+    "Engine": "edgec.runtime.engine",
+    "EngineStats": "edgec.runtime.engine",
     "GenerationConfig": "edgec.runtime.config",
     "GenerationResult": "edgec.runtime.results",
     "LoadedModel": "edgec.runtime.model",
     "PhaseCounters": "edgec.runtime.phases",
+    "Request": "edgec.runtime.request",
     "Sequence": "edgec.runtime.sequence",
     "SequencePhase": "edgec.runtime.phases",
     "Session": "edgec.runtime.session",
     "StreamChunk": "edgec.runtime.results",
     "Timings": "edgec.runtime.results",
+    "TokenFilter": "edgec.runtime.sampling",
+    "TokenLogprobs": "edgec.runtime.results",
     "Usage": "edgec.runtime.results",
 }
 

@@ -1,54 +1,307 @@
-"""What a sequence needs of a program. `LoadedProgram` is the one; tests bring others."""
+"""Many sequences on one model: requests from any thread, computed on one."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import dataclasses
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from edgec.artifact import Artifact
+from edgec.errors import EngineClosed, InputError, QueueFull
+from edgec.runtime.model import LoadedModel
+from edgec.runtime.pool import PoolCounters, SequencePool
+from edgec.runtime.prompt import Prompt, encode_prompt, prepare
+from edgec.runtime.request import Request
+from edgec.runtime.sampling import TokenFilter
+from edgec.runtime.scheduler import Counters, Job, Scheduler
 
-from edgec.manifest import Manifest
+__all__ = ["DEFAULT_MAX_QUEUE", "DEFAULT_SEQUENCES", "DEFAULT_TTL", "Engine", "EngineStats"]
 
-__all__ = ["Engine", "Output", "State"]
-
-
-class Output(Protocol):
-    """What an entry point returned, still on the device."""
-
-    def token(self) -> int:
-        """Reads back the greedy token (4 bytes)."""
-        ...
-
-    def logits(self) -> npt.NDArray[np.float32]:
-        """Reads back the logits of the last true token, f32[V]; the caller owns the array."""
-        ...
+DEFAULT_SEQUENCES = 8
+"""For how many sequences there is memory when nobody says."""
+DEFAULT_TTL = 600.0
+"""Seconds for which an inactive sequence is kept when nobody says."""
+DEFAULT_MAX_QUEUE = 64
+"""How many requests may wait when nobody says."""
 
 
-class State(Protocol):
-    """Device memory of one sequence, see `StateBuffers`."""
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine is doing and has done since it was made.
+
+    Args:
+        queued: Requests that wait for memory.
+        prefilling: Sequences whose prompt is being computed.
+        decoding: Sequences that generate.
+        inactive: Sequences that are kept for a follow-up.
+        state_bytes: Device memory of all sequences.
+        state_budget: What that may be at most, in bytes.
+        sequence_bytes: What one sequence takes.
+        requests: How many were submitted and taken.
+        rejected: How many were not, because the queue was full.
+        completed: Generations that came to their end.
+        cancelled: Generations that were cancelled.
+        failed: Generations that ended with an error.
+        timed_out: Generations that ran out of their `timeout`.
+        prompt_tokens: Tokens of prompts that were computed.
+        cached_tokens: Tokens of prompts that a state held already.
+        generated_tokens: Tokens that were handed to requests.
+        prefill_calls: Calls of the prefill program, each a chunk of one prompt.
+        decode_tokens: Tokens computed by decode steps.
+        decode_calls: Calls of the decode programs; fewer than tokens where they are batched.
+        sequences_created: Sequences that were given memory.
+        sequences_reused: How often an inactive sequence was used again.
+        sequences_evicted: Inactive sequences that were freed for others' memory.
+        sequences_expired: Inactive sequences that were freed after their time to live.
+        sequences_retired: Sequences whose memory was freed, for whatever reason.
+    """
+
+    queued: int
+    prefilling: int
+    decoding: int
+    inactive: int
+    state_bytes: int
+    state_budget: int
+    sequence_bytes: int
+    requests: int
+    rejected: int
+    completed: int
+    cancelled: int
+    failed: int
+    timed_out: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    prefill_calls: int
+    decode_tokens: int
+    decode_calls: int
+    sequences_created: int
+    sequences_reused: int
+    sequences_evicted: int
+    sequences_expired: int
+    sequences_retired: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain JSON types, with the same keys."""
+        return dataclasses.asdict(self)
+
+
+class Engine:
+    """Generates for many requests at once, with the state of all of them under a budget.
+
+    One thread of the engine's own runs the model: prompts in chunks, by turns with the decode
+    steps of all sequences that generate, so that no stream waits for more than one chunk of
+    another's prompt. Finished sequences stay, inactive, and a later prompt that begins as one of
+    them is computed from there on. All methods can be called from any thread.
+
+        with Engine("model.edgec") as engine:
+            requests = [engine.submit(prompt, max_new_tokens=32) for prompt in prompts]
+            print([request.result().text for request in requests])
+
+    Args:
+        artifact: An artifact's folder, an opened `Artifact`, or a `LoadedModel` to share.
+        device: `cpu`, `vulkan`, `cuda`, or a target in full; None: the cpu, or the artifact's
+            only program.
+        threads: CPU worker threads. IREE takes it once for the process.
+        memory: Bytes of device memory for the state of all sequences; None: enough for 8.
+            A sequence takes the manifest's `memory.state_per_sequence`.
+        ttl: Seconds for which an inactive sequence is kept; 0: not at all; None: until its
+            memory is needed.
+        max_queue: How many requests may wait to be admitted, at least 1.
+
+    Raises:
+        ArtifactError: the artifact is missing, damaged, or made for another IREE release.
+        InputError: no program for `device`, `threads` cannot be had, or `memory` does not hold
+            one sequence.
+        DeviceError: the device is absent, lacks what the program needs, or has no memory.
+    """
+
+    def __init__(
+        self,
+        artifact: str | Path | Artifact | LoadedModel,
+        device: str | None = None,
+        threads: int | None = None,
+        *,
+        memory: int | None = None,
+        ttl: float | None = DEFAULT_TTL,
+        max_queue: int = DEFAULT_MAX_QUEUE,
+    ) -> None:
+        if max_queue < 1:
+            raise InputError(f"max_queue={max_queue}: must be at least 1")
+        if ttl is not None and not ttl >= 0:
+            raise InputError(f"ttl={ttl}: must be seconds, 0 or more")
+        self.model = LoadedModel.of(artifact, device, threads)
+        if memory is None:
+            memory = DEFAULT_SEQUENCES * self.model.program.manifest.memory.state_per_sequence
+        self._pool = SequencePool(self.model.program, memory, ttl)
+        self._scheduler = Scheduler(self.model, self._pool)
+        self._max_queue = max_queue
+        self._numbers = itertools.count(1)
+        self._requests = self._rejected = 0
+        self._inbox: list[Job] = []
+        self._changed = threading.Condition()
+        self._closing = False
+        self._drain_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="edgec-engine", daemon=True)
+        self._thread.start()
 
     @property
-    def nbytes(self) -> int: ...
+    def artifact(self) -> Artifact:
+        """The compiled artifact, with its manifest."""
+        return self.model.artifact
 
-    def zero(self) -> None: ...
+    def submit(
+        self,
+        prompt: Prompt,
+        *,
+        session_id: str | None = None,
+        cache_prompt: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        token_filter: TokenFilter | None = None,
+        logprobs: int | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Request:
+        """Asks for a generation and returns at once; the prompt is encoded on this thread.
 
-    def free(self) -> None: ...
+        Args:
+            prompt: Text, chat messages (objects with `role` and `content`), or token ids; always
+                the full prompt.
+            session_id: Names a conversation. Its latest sequence is preferred for reuse, is kept
+                even if this request is cancelled, and can be saved.
+            cache_prompt: Whether to use what inactive sequences hold of the prompt, and to keep
+                this one for others. If not, its state is freed as soon as it ends.
+            chat_template_kwargs: More variables for the chat template (`tools`, ...).
+            token_filter: Narrows each next token, see `TokenFilter`.
+            logprobs: Log-probabilities with each chunk: of its token and of this many of the most
+                probable ones. None: neither.
+            timeout: Seconds, from now, after which the request ends with `RequestTimeout`. For
+                a result that ends gently there is the option `max_time`.
+            options: Fields of `GenerationConfig`, over the model's own defaults.
 
+        Raises:
+            InputError: a bad prompt or option, or more tokens than the context holds.
+            QueueFull: too many requests wait already.
+            EngineClosed: the engine is closing or closed.
 
-class Engine(Protocol):
-    """The two entry points of the manifest's calling convention, and the state they work on."""
+        The request itself may end with `DeviceError` (its computation failed; others go on),
+        `RequestTimeout`, `EngineClosed`, or what `token_filter` raised.
+        """
+        started = time.perf_counter()
+        ids, config = prepare(self.model, prompt, chat_template_kwargs, options)
+        if logprobs is not None and not 0 <= logprobs <= self.model.vocab_size:
+            raise InputError(f"logprobs={logprobs}: must be from 0 to {self.model.vocab_size}")
+        if timeout is not None and not timeout > 0:
+            raise InputError(f"timeout={timeout}: must be seconds, above 0")
+        with self._changed:
+            if self._closing:
+                raise EngineClosed("the engine is closed")
+            waiting = len(self._inbox) + len(self._scheduler.waiting)
+            if waiting >= self._max_queue:
+                self._rejected += 1
+                raise QueueFull(f"{waiting} requests wait already", "try again later")
+            request = Request(f"req-{next(self._numbers)}", len(ids), self._poke)
+            deadline = None if timeout is None else started + timeout
+            job = Job(
+                request, ids, config, session_id, cache_prompt, token_filter, logprobs,
+                deadline, started,
+            )  # fmt: skip
+            self._requests += 1
+            self._inbox.append(job)
+            self._changed.notify()
+        return request
 
-    @property
-    def manifest(self) -> Manifest: ...
+    def encode(
+        self, prompt: Prompt, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """The prompt as token ids, as `submit` sees it.
 
-    def create_state(self) -> State:
-        """Zeroed state for one sequence."""
-        ...
+        Raises:
+            InputError: it is empty, of another kind, or the model has no chat template.
+        """
+        return encode_prompt(self.model, prompt, chat_template_kwargs)
 
-    def prefill(self, tokens: npt.NDArray[np.int32], start: int, length: int, state: Any) -> Output:
-        """Runs a block i32[1, P] of which the first `length` tokens are true."""
-        ...
+    def stats(self) -> EngineStats:
+        """What the engine does and has done. Cheap, and does not wait for the model."""
+        with self._changed:
+            running = tuple(self._scheduler.running)
+            prefilling = sum(job.prefilling for job in running)
+            counters: Counters = self._scheduler.counters
+            pool: PoolCounters = self._pool.counters
+            return EngineStats(
+                queued=len(self._inbox) + len(self._scheduler.waiting),
+                prefilling=prefilling,
+                decoding=len(running) - prefilling,
+                inactive=self._pool.inactive,
+                state_bytes=self._pool.state_bytes,
+                state_budget=self._pool.budget,
+                sequence_bytes=self._pool.sequence_bytes,
+                requests=self._requests,
+                rejected=self._rejected,
+                **vars(counters),
+                **{f"sequences_{name}": value for name, value in vars(pool).items()},
+            )
 
-    def decode(self, token: int | Output, start: int, state: Any) -> Output:
-        """Runs one token. That of an earlier output stays on the device, an int is copied."""
-        ...
+    def close(self, drain: float = 0.0) -> None:
+        """Takes no more requests, ends those there are, and frees all state. Can be called again.
+
+        Args:
+            drain: Seconds to let running and waiting requests finish first; those that do not
+                end with `EngineClosed`.
+        """
+        with self._changed:
+            if not self._closing:
+                self._drain_until = time.monotonic() + drain
+            self._closing = True
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _poke(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def _run(self) -> None:
+        """The model's thread."""
+        try:
+            while self._collect():
+                self._scheduler.turn()
+        finally:
+            # Also after an error of the engine's own: nobody must wait for ever.
+            with self._changed:
+                self._closing = True
+                self._scheduler.waiting.extend(self._inbox)
+                self._inbox.clear()
+            self._scheduler.stop(EngineClosed("the engine was closed before the request was done"))
+            self._pool.clear()
+
+    def _collect(self) -> bool:
+        """Takes in what was submitted; waits while there is nothing to do. False: to end."""
+        with self._changed:
+            while True:
+                self._scheduler.waiting.extend(self._inbox)
+                self._inbox.clear()
+                busy = self._scheduler.busy
+                if self._closing and (not busy or time.monotonic() >= self._drain_until):
+                    return False
+                if busy:
+                    return True
+                self._pool.expire()
+                self._changed.wait(self._pool.next_expiry())

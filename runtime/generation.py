@@ -1,11 +1,18 @@
-"""The generation loop: from a prompt's ids to token ids, and from those to chunks of text."""
+"""One generation: what each computed step means for its text. It computes nothing itself.
+
+Who drives it, a `Session` or the `Engine`, runs the steps on a sequence and hands each result to
+`accept`, which picks the token and says what text came of it:
+
+    generation = Generation(tokenizer, prompt, cached, config, vocab_size)
+    step = sequence.extend(prompt[cached:])
+    while not (chunk := generation.accept(step)).finish_reason:
+        step = sequence.step(chunk.token)
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 
 from edgec.runtime.config import GenerationConfig
 from edgec.runtime.results import (
@@ -13,116 +20,131 @@ from edgec.runtime.results import (
     GenerationResult,
     StreamChunk,
     Timings,
+    TokenLogprobs,
     Usage,
     peak_rss_mb,
 )
-from edgec.runtime.sampling import Sampler
-from edgec.runtime.sequence import Sequence
+from edgec.runtime.sampling import Sampler, TokenFilter, logprobs_of
+from edgec.runtime.sequence import Step
 from edgec.runtime.stopping import StopStrings
 from edgec.runtime.tokenizer import Detokenizer, Tokenizer
 
-__all__ = ["Clock", "generate_chunks", "generate_tokens"]
+__all__ = ["Generation"]
 
 
-@dataclass
-class Clock:
-    """Seconds spent in a generation so far. `started` is a `time.perf_counter` value."""
-
-    started: float
-    prompt: float = 0.0
-    decode: float = 0.0
-    first_token: float = 0.0
-
-
-def generate_tokens(
-    sequence: Sequence, prompt: Seq[int], cached: int, config: GenerationConfig, clock: Clock
-) -> Iterator[int]:
-    """Generates ids without end; the consumer stops. A token enters the state one step later.
+class Generation:
+    """The text that grows from a prompt: until a stop string, an end-of-text token, or a limit.
 
     Args:
-        sequence: Holds the first `cached` tokens of `prompt`, and nothing else.
         prompt: The whole prompt's ids.
-    """
-    sampler = Sampler(config, prompt, sequence.vocab_size)
-    before = time.perf_counter()
-    step = sequence.extend(prompt[cached:])
-    while True:
-        token = sampler.pick(step.logits()) if sampler.needs_logits else step.token()
-        sampler.accept(token)
-        elapsed = time.perf_counter() - before
-        if clock.prompt == 0.0:
-            clock.prompt = elapsed
-        else:
-            clock.decode += elapsed
-        yield token
-        before = time.perf_counter()
-        step = sequence.step(token)
-
-
-def generate_chunks(
-    sequence: Sequence,
-    tokenizer: Tokenizer,
-    prompt: Seq[int],
-    cached: int,
-    config: GenerationConfig,
-    started: float,
-) -> Iterator[StreamChunk]:
-    """Generates text until a stop string, an end-of-text token, or a limit.
-
-    Args:
+        cached: How many of them are not computed, because the state holds them.
         config: With `max_new_tokens` given and known to fit in the context.
-        started: When the user called, as of `time.perf_counter`.
-
-    Yields:
-        One chunk for each token; the last has the finish reason and the result.
+        vocab_size: The length of the logits.
+        started: When the user called, as of `time.perf_counter`; None: now.
+        token_filter: Narrows what may come next.
+        logprobs: With each chunk its token's log-probability and those of this many of the most
+            probable tokens; None for neither.
     """
-    assert config.max_new_tokens is not None
-    clock = Clock(started)
-    text = Detokenizer(tokenizer, prompt)
-    stops = StopStrings(config.stop_strings)
-    # Special tokens have no text: a stop string that is one can only be seen as an id.
-    ends = {tokenizer.special_id(stop) for stop in config.stop_strings}
-    if not config.ignore_eos:
-        ends.update(config.eos_token_id)
-    pieces: list[str] = []
-    tokens: list[int] = []
-    for token in generate_tokens(sequence, prompt, cached, config, clock):
-        piece, stopped = stops.feed(text.add(token))
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Seq[int],
+        cached: int,
+        config: GenerationConfig,
+        vocab_size: int,
+        started: float | None = None,
+        token_filter: TokenFilter | None = None,
+        logprobs: int | None = None,
+    ) -> None:
+        assert config.max_new_tokens is not None
+        self.tokens: list[int] = []
+        self._config = config
+        self._prompt_tokens, self._cached = len(prompt), cached
+        self._sampler = Sampler(config, prompt, vocab_size, token_filter)
+        self._logprobs = logprobs
+        self._text = Detokenizer(tokenizer, prompt)
+        self._stops = StopStrings(config.stop_strings)
+        # Special tokens have no text: a stop string that is one can only be seen as an id.
+        self._ends = {tokenizer.special_id(stop) for stop in config.stop_strings}
+        if not config.ignore_eos:
+            self._ends.update(config.eos_token_id)
+        self._pieces: list[str] = []
+        self._started = time.perf_counter() if started is None else started
+        self._prompt_seconds = self._decode_seconds = self._first_token = 0.0
+        self.resume()
+
+    def resume(self) -> None:
+        """Leaves the time since the last `accept` out of the timings (a consumer took it)."""
+        self._since = time.perf_counter()
+
+    def accept(self, step: Step) -> StreamChunk:
+        """The next token, chosen from the result after the last one, and what comes of it.
+
+        Returns:
+            The token's chunk; the last one has the finish reason and the result.
+
+        Raises:
+            DeviceError: the result cannot be read, or its logits are not finite.
+        """
+        logprobs: TokenLogprobs | None = None
+        if self._sampler.needs_logits or self._logprobs is not None:
+            logits = step.logits()
+            raw = logits.copy() if self._logprobs is not None else logits
+            token = self._sampler.pick(logits, self.tokens)
+            if self._logprobs is not None:
+                logprobs = logprobs_of(raw, token, self._logprobs)
+        else:
+            token = step.token()
+        self._sampler.accept(token)
+        self._count(time.perf_counter())
+        piece, finish = self._advance(token)
+        if finish is None:
+            return StreamChunk(piece, token, logprobs=logprobs)
+        return StreamChunk(piece, token, finish, self.result(finish), logprobs)
+
+    def result(self, finish: FinishReason) -> GenerationResult:
+        """What has been generated so far, as a result that ended for `finish`."""
+        usage = Usage(self._prompt_tokens, len(self.tokens), self._cached)
+        text = "".join(self._pieces)
+        return GenerationResult(text, tuple(self.tokens), finish, usage, self._timings(usage))
+
+    def _advance(self, token: int) -> tuple[str, FinishReason | None]:
+        """The text that `token` completes, and whether the generation ends with it."""
+        piece, stopped = self._stops.feed(self._text.add(token))
+        self.tokens.append(token)
         finish: FinishReason | None = None
-        if stopped or token in ends:
+        if stopped or token in self._ends:
             finish = "stop"
-        elif len(tokens) + 1 == config.max_new_tokens or _expired(started, config.max_time):
+        elif len(self.tokens) == self._config.max_new_tokens or self._expired():
             finish = "length"
         if finish is not None and not stopped:
-            rest, stopped = stops.feed(text.finish())
-            piece += rest + stops.finish()
+            rest, stopped = self._stops.feed(self._text.finish())
+            piece += rest + self._stops.finish()
             finish = "stop" if stopped else finish
-        if not tokens:
-            clock.first_token = time.perf_counter() - started
-        tokens.append(token)
-        pieces.append(piece)
-        if finish is None:
-            yield StreamChunk(piece, token)
-            continue
-        usage = Usage(len(prompt), len(tokens), cached)
-        result = GenerationResult(
-            "".join(pieces), tuple(tokens), finish, usage, _timings(clock, usage)
+        self._pieces.append(piece)
+        return piece, finish
+
+    def _count(self, now: float) -> None:
+        if self.tokens:
+            self._decode_seconds += now - self._since
+        else:
+            self._prompt_seconds = now - self._since
+            self._first_token = now - self._started
+        self._since = now
+
+    def _expired(self) -> bool:
+        limit = self._config.max_time
+        return limit is not None and time.perf_counter() - self._started >= limit
+
+    def _timings(self, usage: Usage) -> Timings:
+        computed, steps = usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens - 1
+        prompt, decode = self._prompt_seconds, self._decode_seconds
+        return Timings(
+            prompt_ms=prompt * 1e3,
+            prompt_per_second=computed / prompt if prompt else 0.0,
+            decode_ms=decode * 1e3,
+            decode_per_second=steps / decode if decode else 0.0,
+            time_to_first_token_ms=self._first_token * 1e3,
+            peak_rss_mb=peak_rss_mb(),
         )
-        yield StreamChunk(piece, token, finish, result)
-        return
-
-
-def _expired(started: float, limit: float | None) -> bool:
-    return limit is not None and time.perf_counter() - started >= limit
-
-
-def _timings(clock: Clock, usage: Usage) -> Timings:
-    computed, steps = usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens - 1
-    return Timings(
-        prompt_ms=clock.prompt * 1e3,
-        prompt_per_second=computed / clock.prompt if clock.prompt else 0.0,
-        decode_ms=clock.decode * 1e3,
-        decode_per_second=steps / clock.decode if clock.decode else 0.0,
-        time_to_first_token_ms=clock.first_token * 1e3,
-        peak_rss_mb=peak_rss_mb(),
-    )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgec.artifact import Artifact
+from edgec.errors import InputError
 from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.config import GenerationConfig
-from edgec.runtime.engine import Engine
+from edgec.runtime.interfaces import CompiledProgram
 from edgec.runtime.program import LoadedProgram
 from edgec.runtime.tokenizer import Tokenizer
 
@@ -29,10 +30,32 @@ class LoadedModel:
     """
 
     artifact: Artifact
-    program: Engine
+    program: CompiledProgram
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     defaults: GenerationConfig
+
+    @property
+    def vocab_size(self) -> int:
+        """The length of the logits."""
+        return self.program.manifest.model.vocab_size
+
+    @staticmethod
+    def of(
+        artifact: str | Path | Artifact | LoadedModel,
+        device: str | None = None,
+        threads: int | None = None,
+    ) -> LoadedModel:
+        """A model that is loaded already as it is, anything else through `load`.
+
+        Raises:
+            InputError: a device or threads for a model that is loaded already.
+        """
+        if not isinstance(artifact, LoadedModel):
+            return LoadedModel.load(artifact, device, threads)
+        if device is not None or threads is not None:
+            raise InputError("a loaded model has its device and threads already")
+        return artifact
 
     @staticmethod
     def load(

@@ -20,7 +20,7 @@ from edgec.runtime import transfer
 from edgec.runtime.cpu import check_cpu
 from edgec.runtime.cuda import check_cuda
 from edgec.runtime.device import open_device
-from edgec.runtime.engine import Output
+from edgec.runtime.interfaces import Output
 from edgec.runtime.state import StateBuffers
 from edgec.runtime.vulkan import check_vulkan
 

@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["FinishReason", "GenerationResult", "StreamChunk", "Timings", "Usage", "peak_rss_mb"]
+__all__ = [
+    "FinishReason",
+    "GenerationResult",
+    "StreamChunk",
+    "Timings",
+    "TokenLogprobs",
+    "Usage",
+    "peak_rss_mb",
+]
 
-FinishReason = Literal["stop", "length"]
-"""`stop`: an end-of-text token or a stop string; `length`: a limit of tokens or time."""
+FinishReason = Literal["stop", "length", "cancelled"]
+"""`stop`: an end-of-text token or a stop string; `length`: a limit of tokens or time;
+`cancelled`: whoever asked for it no longer wants it."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +84,34 @@ class GenerationResult:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural logarithms of probabilities, by the model alone: before penalties, filters and
+    temperature.
+
+    Args:
+        token: That of the chosen token.
+        top: The most probable tokens and theirs, in falling order.
+    """
+
+    token: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class StreamChunk:
     """One generated token, and the text that it completed (often none, or several characters).
 
     Args:
         finish_reason: Why the generation ended, in the last chunk only.
         result: The whole generation with its usage and timings, in the last chunk only.
+        logprobs: Where they were asked for.
     """
 
     text: str
     token: int
     finish_reason: FinishReason | None = None
     result: GenerationResult | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 def peak_rss_mb() -> float:

@@ -8,17 +8,39 @@ Holtzman et al., arXiv:1904.09751), min-p (Nguyen et al., arXiv:2407.01082), the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edgec.errors import DeviceError
+from edgec.errors import DeviceError, InputError
 from edgec.runtime.config import GenerationConfig
+from edgec.runtime.results import TokenLogprobs
 
-__all__ = ["Sampler", "candidates", "penalize_repetition"]
+__all__ = ["Sampler", "TokenFilter", "candidates", "logprobs_of", "penalize_repetition"]
 
 Ids = npt.NDArray[np.intp]
 Scores = npt.NDArray[np.float32]
+
+
+class TokenFilter(Protocol):
+    """Narrows what may be generated: a grammar, a schema, a list of words."""
+
+    def mask(self, tokens: Sequence[int], logits: Scores) -> None:
+        """Sets the logits of tokens that may not come next to -inf, in place.
+
+        Called once for each token that is generated, in order, on the thread that runs the
+        model, while others wait: it should take microseconds. The ids that came since the last
+        call are `tokens[n:]`, where n is the length of the last call's `tokens`. A text that is
+        complete is ended by leaving only end-of-text tokens. An exception ends this generation
+        with that exception, and no other.
+
+        Args:
+            tokens: The ids generated so far, without the prompt. Not to be changed.
+            logits: f32[V], after the repetition penalty and before temperature, top-k and top-p.
+                At least one must stay finite.
+        """
+        ...
 
 
 class Sampler:
@@ -28,10 +50,18 @@ class Sampler:
         config: Validated sampling options. With a `seed` the same logits give the same tokens.
         prompt: The prompt's ids: the repetition penalty counts them as seen.
         vocab_size: The length of the logits.
+        token_filter: Narrows each pick.
     """
 
-    def __init__(self, config: GenerationConfig, prompt: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self,
+        config: GenerationConfig,
+        prompt: Sequence[int],
+        vocab_size: int,
+        token_filter: TokenFilter | None = None,
+    ) -> None:
         self._config = config
+        self._filter = token_filter
         self._generated = 0
         self._seen: npt.NDArray[np.bool_] | None = None
         if config.repetition_penalty != 1.0:
@@ -42,17 +72,26 @@ class Sampler:
     @property
     def needs_logits(self) -> bool:
         """Whether the next pick looks at the logits; if not, the program's argmax is the pick."""
-        return not self._config.greedy or self._seen is not None or self._suppress_eos
+        return (
+            not self._config.greedy
+            or self._seen is not None
+            or self._filter is not None
+            or self._suppress_eos
+        )
 
     @property
     def _suppress_eos(self) -> bool:
         return bool(self._config.eos_token_id) and self._generated < self._config.min_new_tokens
 
-    def pick(self, logits: Scores) -> int:
+    def pick(self, logits: Scores, generated: Sequence[int] = ()) -> int:
         """The next token from logits f32[V]; may change the array.
+
+        Args:
+            generated: The ids picked so far, for a filter.
 
         Raises:
             DeviceError: the logits are not finite (an overflow, as a rule).
+            InputError: the filter leaves no token.
         """
         if not np.isfinite(logits.max()):
             raise DeviceError(
@@ -63,6 +102,10 @@ class Sampler:
         if self._suppress_eos:
             eos = [token for token in self._config.eos_token_id if token < len(logits)]
             logits[eos] = -np.inf
+        if self._filter is not None:
+            self._filter.mask(generated, logits)
+            if not np.isfinite(logits.max()):
+                raise InputError("the token filter leaves no token that may come next")
         if self._config.greedy:
             return int(logits.argmax())
         ids, probabilities = candidates(logits, self._config)
@@ -75,6 +118,21 @@ class Sampler:
         self._generated += 1
         if self._seen is not None:
             self._seen[token] = True
+
+
+def logprobs_of(logits: Scores, token: int, count: int) -> TokenLogprobs:
+    """The log-probability of `token` and those of the `count` most probable tokens."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max()
+    wide -= np.log(np.exp(wide).sum())
+    count = min(count, len(wide))
+    top = (
+        np.argpartition(wide, len(wide) - count)[len(wide) - count :]
+        if count
+        else np.zeros(0, np.intp)
+    )
+    top = top[np.argsort(-wide[top], kind="stable")]
+    return TokenLogprobs(float(wide[token]), tuple((int(i), float(wide[i])) for i in top))
 
 
 def penalize_repetition(logits: Scores, seen: Ids, penalty: float) -> None:

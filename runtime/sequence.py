@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.errors import DeviceError, InputError
-from edgec.runtime.engine import Engine, Output, State
+from edgec.runtime.interfaces import CompiledProgram, Output, State
 from edgec.runtime.phases import PhaseCounters, PhaseLog, SequencePhase
 
-__all__ = ["PADDING_TOKEN", "Sequence", "Step"]
+__all__ = ["PADDING_TOKEN", "Sequence", "Step", "check_ids"]
 
 PADDING_TOKEN = 0
 """Fills a prompt block up to its multiple. Any id would do: padding never reaches a result."""
@@ -49,22 +49,22 @@ class Sequence:
     """One sequence on a loaded program. Not safe to use from two threads at once.
 
     Args:
-        engine: The loaded program; many sequences share it.
+        program: The loaded program; many sequences share it.
 
     Raises:
         DeviceError: no memory for the state.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        manifest = engine.manifest
+    def __init__(self, program: CompiledProgram) -> None:
+        manifest = program.manifest
         self.context = manifest.model.context
         self.vocab_size = manifest.model.vocab_size
-        self._engine = engine
+        self._program = program
         self._prompt = manifest.prompt
         self._log = PhaseLog()
         self._tokens: list[int] = []
         self._last: Step | None = None
-        self._state: State = engine.create_state()
+        self._state: State = program.create_state()
 
     @property
     def phase(self) -> SequencePhase:
@@ -93,7 +93,7 @@ class Sequence:
     @property
     def can_truncate(self) -> bool:
         """Whether tokens can be taken back: not from a state that has no row per position."""
-        return all(buffer.kind == "attention" for buffer in self._engine.manifest.state)
+        return all(buffer.kind == "attention" for buffer in self._program.manifest.state)
 
     def extend(self, tokens: Seq[int]) -> Step:
         """Computes a prompt, or new input after what the state holds, in padded chunks.
@@ -131,7 +131,7 @@ class Sequence:
         source = self._last.as_input(token) if self._last else token
         copied = 4 if isinstance(source, int) else 0
         return self._run(
-            [token], 1, copied, lambda: self._engine.decode(source, self.length, self._state)
+            [token], 1, copied, lambda: self._program.decode(source, self.length, self._state)
         )
 
     def pause(self) -> None:
@@ -159,6 +159,29 @@ class Sequence:
         del self._tokens[length:]
         self._last = None
         self._settle()
+
+    def reusable(self, prompt: Seq[int]) -> int:
+        """How many of a prompt's first tokens the state holds and could be brought back to.
+
+        At least one token is left to compute: it is what yields the logits.
+        """
+        held, limit = self._tokens, min(self.length, len(prompt) - 1)
+        common = next((i for i in range(limit) if held[i] != prompt[i]), limit)
+        return common if common == self.length or self.can_truncate else 0
+
+    def keep(self, prompt: Seq[int]) -> int:
+        """Brings the state back to what is `reusable` for a prompt, and says how much that is.
+
+        Raises:
+            DeviceError: the sequence is retired or poisoned.
+        """
+        self._check_usable()
+        common = self.reusable(prompt)
+        if common or self.can_truncate:
+            self.truncate(common)
+        else:
+            self.reset()
+        return common
 
     def reset(self) -> None:
         """Forgets all tokens and zeroes the state; also heals a poisoned sequence.
@@ -190,12 +213,7 @@ class Sequence:
             DeviceError: the sequence is retired or poisoned.
         """
         self._check_usable()
-        if len(tokens) == 0:
-            raise InputError("empty prompt: at least one token is needed")
-        low, high = min(tokens), max(tokens)
-        if low < 0 or high >= self.vocab_size:
-            bad = low if low < 0 else high
-            raise InputError(f"token id {bad}: the vocabulary has ids 0 to {self.vocab_size - 1}")
+        check_ids(tokens, self.vocab_size)
 
     def _check_room(self, count: int) -> None:
         if self.length + count > self.context:
@@ -219,7 +237,7 @@ class Sequence:
             tokens,
             size,
             block.nbytes,
-            lambda: self._engine.prefill(block, self.length, len(tokens), self._state),
+            lambda: self._program.prefill(block, self.length, len(tokens), self._state),
         )
 
     def _run(self, tokens: Seq[int], padded: int, copied: int, call: Callable[[], Output]) -> Step:
@@ -253,3 +271,17 @@ class Sequence:
             self.pause()
         elif self.phase is not SequencePhase.CREATED:
             self._log.enter(SequencePhase.CREATED)
+
+
+def check_ids(ids: Seq[int], vocab_size: int) -> None:
+    """Refuses token ids that a model cannot take.
+
+    Raises:
+        InputError: there are none, or an id is outside the vocabulary.
+    """
+    if len(ids) == 0:
+        raise InputError("empty prompt: at least one token is needed")
+    low, high = min(ids), max(ids)
+    if low < 0 or high >= vocab_size:
+        bad = low if low < 0 else high
+        raise InputError(f"token id {bad}: the vocabulary has ids 0 to {vocab_size - 1}")

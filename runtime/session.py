@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Generator, Iterable, Mapping
-from collections.abc import Sequence as Seq
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -15,18 +13,15 @@ import numpy.typing as npt
 
 from edgec.artifact import Artifact
 from edgec.errors import InputError
-from edgec.runtime.chat import Message
-from edgec.runtime.config import DEFAULT_MAX_NEW_TOKENS, GenerationConfig
-from edgec.runtime.generation import generate_chunks
+from edgec.runtime.config import GenerationConfig
+from edgec.runtime.generation import Generation
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.phases import PhaseCounters, SequencePhase
+from edgec.runtime.prompt import Prompt, encode_prompt, prepare
 from edgec.runtime.results import GenerationResult, StreamChunk
 from edgec.runtime.sequence import Sequence
 
 __all__ = ["Prompt", "Session", "Streamer"]
-
-Prompt = str | Seq[Message] | Seq[int] | npt.NDArray[np.integer[Any]]
-"""Text, chat messages, or token ids."""
 
 
 class Streamer(Protocol):
@@ -64,12 +59,7 @@ class Session:
         device: str | None = None,
         threads: int | None = None,
     ) -> None:
-        if isinstance(artifact, LoadedModel):
-            if device is not None or threads is not None:
-                raise InputError("a loaded model has its device and threads already")
-            self.model = artifact
-        else:
-            self.model = LoadedModel.load(artifact, device, threads)
+        self.model = LoadedModel.of(artifact, device, threads)
         self.sequence = Sequence(self.model.program)
         self._turn = 0
 
@@ -138,18 +128,7 @@ class Session:
         Raises:
             InputError: it is empty, of another kind, or the model has no chat template.
         """
-        if isinstance(prompt, str):
-            return _not_empty(self.model.tokenizer.encode(prompt))
-        # Bytes would pass for ids.
-        items: list[Any] = _not_empty([prompt] if isinstance(prompt, bytes) else list(prompt))
-        if all(isinstance(item, Mapping) for item in items):
-            if self.model.chat_template is None:
-                raise InputError("this model has no chat template", "give the prompt as text")
-            text = self.model.chat_template.render(items, **(chat_template_kwargs or {}))
-            return _not_empty(self.model.tokenizer.encode(text, add_special_tokens=False))
-        if all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in items):
-            return [int(item) for item in items]
-        raise InputError("prompt: must be text, a list of chat messages, or a list of token ids")
+        return encode_prompt(self.model, prompt, chat_template_kwargs)
 
     def prefill(self, tokens: Iterable[int]) -> npt.NDArray[np.float32]:
         """Appends tokens to the state and returns the logits f32[V] after the last.
@@ -204,23 +183,8 @@ class Session:
     ) -> tuple[list[int], GenerationConfig, float]:
         """Refuses bad input before anything is computed."""
         started = time.perf_counter()
-        config = self.model.defaults.updated(options)
-        ids = self.encode(prompt, chat_template_kwargs)
+        ids, config = prepare(self.model, prompt, chat_template_kwargs, options)
         self.sequence.check_tokens(ids)
-        room = self.sequence.context - len(ids)
-        limit = config.max_new_tokens
-        if options.get("max_new_tokens") is None:
-            # Nobody asked for so many: what fits will do.
-            limit = max(1, min(limit or DEFAULT_MAX_NEW_TOKENS, room))
-        assert limit is not None
-        if limit > room:
-            raise InputError(
-                f"a prompt of {len(ids)} tokens and {limit} new ones are beyond the context of "
-                f"{self.sequence.context}",
-                "shorten the prompt, lower max_new_tokens, or compile with a larger --ctx-size",
-            )
-        least = min(config.min_new_tokens, limit)
-        config = dataclasses.replace(config, max_new_tokens=limit, min_new_tokens=least)
         return ids, config, started
 
     def _stream(
@@ -228,43 +192,30 @@ class Session:
     ) -> Generator[StreamChunk, None, None]:
         self._turn += 1
         turn = self._turn
+        sequence = self.sequence
         try:
-            cached = self._reuse(ids)
-            chunks = generate_chunks(
-                self.sequence, self.model.tokenizer, ids, cached, config, started
+            cached = sequence.keep(ids)
+            generation = Generation(
+                self.model.tokenizer, ids, cached, config, sequence.vocab_size, started
             )
-            for chunk in chunks:
+            step = sequence.extend(ids[cached:])
+            while True:
+                chunk = generation.accept(step)
                 yield chunk
-                if turn != self._turn and chunk.finish_reason is None:
+                if chunk.finish_reason is not None:
+                    return
+                if turn != self._turn:
                     raise InputError(
                         "this stream cannot go on: its session has been used for something else",
                         "use session.share() for two at a time",
                     )
+                generation.resume()
+                step = sequence.step(chunk.token)
         except KeyboardInterrupt:
             # The next prompt is a full prompt, so nothing is lost by starting afresh.
-            if self.sequence.phase is SequencePhase.POISONED:
-                self.sequence.reset()
+            if sequence.phase is SequencePhase.POISONED:
+                sequence.reset()
             raise
         finally:
             if turn == self._turn:
-                self.sequence.pause()
-
-    def _reuse(self, ids: list[int]) -> int:
-        """Brings the state back to the longest prefix of `ids` that it can keep.
-
-        At least one token is left to compute: it is what yields the logits.
-        """
-        held = self.sequence.tokens
-        limit = min(len(held), len(ids) - 1)
-        common = next((i for i in range(limit) if held[i] != ids[i]), limit)
-        if common == len(held) or self.sequence.can_truncate:
-            self.sequence.truncate(common)
-            return common
-        self.sequence.reset()
-        return 0
-
-
-def _not_empty(items: list[Any]) -> list[Any]:
-    if not items:
-        raise InputError("empty prompt", "give at least one token of text")
-    return items
+                sequence.pause()

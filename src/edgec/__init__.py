@@ -13,14 +13,23 @@ if TYPE_CHECKING:
     from edgec.artifact import Artifact
     from edgec.compiler import compile
     from edgec.errors import EdgecError
-    from edgec.runtime import GenerationResult, Session
+    from edgec.runtime import Engine, GenerationResult, Session
 
 __version__ = "0.1.0"
-__all__ = ["Artifact", "EdgecError", "GenerationResult", "Session", "__version__", "compile"]
+__all__ = [
+    "Artifact",
+    "EdgecError",
+    "Engine",
+    "GenerationResult",
+    "Session",
+    "__version__",
+    "compile",
+]
 
 _LAZY = {
     "Artifact": "edgec.artifact",
     "EdgecError": "edgec.errors",
+    "Engine": "edgec.runtime",
     "GenerationResult": "edgec.runtime",
     "Session": "edgec.runtime",
     "compile": "edgec.compiler",

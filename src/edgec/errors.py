@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["ArtifactError", "CompileError", "DeviceError", "EdgecError", "InputError", "ModelError"]
+__all__ = [
+    "ArtifactError",
+    "CompileError",
+    "DeviceError",
+    "EdgecError",
+    "EngineClosed",
+    "InputError",
+    "ModelError",
+    "QueueFull",
+    "RequestTimeout",
+]
 
 
 class EdgecError(Exception):
@@ -44,3 +54,15 @@ class DeviceError(EdgecError):
 
 class CompileError(EdgecError):
     """A compile step failed for a reason that is not the user's input."""
+
+
+class QueueFull(EdgecError):
+    """An engine has as many requests waiting as it takes; one may be admitted later."""
+
+
+class RequestTimeout(EdgecError):
+    """A request was not done within its time."""
+
+
+class EngineClosed(EdgecError):
+    """An engine that was closed, or is closing, takes no requests."""

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class StateBuffer:
 class Program:
     """The compiled module of one target.
 
+    `pipelines` are edgec's passes that made it, as `edgec-opt` takes them, by the stage they made.
     `requirements` are what the device must have (CPU features, subgroup size, ...), by name.
     A program with `prompt_sizes` has an entry point `prefill_<P>` for each of these lengths, in
     rising order, instead of one `prefill` for every length; otherwise they are called the same.
@@ -101,7 +102,7 @@ class Program:
     target: str
     driver: str
     file: str
-    pipeline: str
+    pipelines: dict[str, str]
     requirements: dict[str, str] = field(default_factory=dict)
     compile_flags: tuple[str, ...] = ()
     prompt_sizes: tuple[int, ...] = ()

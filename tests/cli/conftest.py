@@ -16,6 +16,7 @@ import pytest
 from edgec import cli
 from edgec.artifact import Artifact
 from edgec.manifest import (
+    SCHEMA_VERSION,
     FileRecord,
     Manifest,
     Memory,
@@ -71,7 +72,7 @@ def hand_made(tmp_path: Path) -> Artifact:
         for half in ("k", "v")
     ]
     manifest = Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         digest="0123abcd",
         versions={"edgec": "0.1.0", "iree": "3.13.0"},
         model=ModelInfo(
@@ -84,7 +85,7 @@ def hand_made(tmp_path: Path) -> Artifact:
         prompt=Prompt(32, 32, 256),
         entry_points={},
         state=tuple(buffers),
-        programs={"cpu": Program("cpu", "local-task", "cpu.vmfb", "", {"avx2": ""})},
+        programs={"cpu": Program("cpu", "local-task", "cpu.vmfb", {}, {"avx2": ""})},
         parameters=ParameterFile("weights.irpa", "model", 1, 20_000),
         memory=Memory(20_000, 121_110_528),
         files={

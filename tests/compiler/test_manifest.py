@@ -86,7 +86,15 @@ def test_missing_and_unknown_fields_are_named(data: dict[str, Any]) -> None:
         if field.default is not missing or field.default_factory is not missing
     }
     assert "requirements" in optional and "parameters" not in optional
-    named = ["entry_points", "programs", "files", "versions", "quantization", "requirements"]
+    named = [
+        "entry_points",
+        "programs",
+        "files",
+        "versions",
+        "quantization",
+        "requirements",
+        "pipelines",
+    ]
     for place in places(data):
         inside_table = len(place) > 1 and place[-2] in named
         if inside_table or isinstance(place[-1], int) or place[-1] in optional:

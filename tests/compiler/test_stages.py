@@ -15,6 +15,7 @@ from edgec.artifact import Artifact
 from edgec.compiler.iree import IreeError
 from edgec.compiler.stages import EXPORTED, STAGES
 from edgec.errors import CompileError, InputError
+from edgec.passes.opt import main as edgec_opt
 
 Compile = Callable[..., Artifact]
 
@@ -159,3 +160,11 @@ def test_entry_points_share_the_parameters(dump: Path, tiny_artifact: Artifact) 
     assert "lm_head.weight" not in declared
     entries = [entry for _, entry in stored.items()]
     assert sum(entry.length for entry in entries) == tiny_artifact.manifest.parameters.bytes
+
+
+def test_the_recorded_passes_run_again(dump: Path, tiny_artifact: Artifact, tmp_path: Path) -> None:
+    """`edgec-opt` makes of a dumped stage what the compiler made of it."""
+    passes, again = tiny_artifact.manifest.programs["cpu"].pipelines, tmp_path / "again.mlir"
+    source = str(dump / "torch.mlir")
+    assert edgec_opt([source, "-p", passes["lowered"], "-o", str(again)]) == 0
+    assert again.read_text().strip() == (dump / "cpu.lowered.mlir").read_text().strip()

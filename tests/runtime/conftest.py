@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runtime.fakes import EOS, FakeEngine, make_manifest
+from tests.runtime.fakes import EOS, FakeProgram, make_manifest
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
@@ -48,27 +48,27 @@ def tokenizer(tokenizer_folder: Path) -> Tokenizer:
 
 
 @pytest.fixture
-def make_engine() -> Callable[..., FakeEngine]:
-    """`make_engine(script=..., fail_at=..., **manifest)`."""
+def make_program() -> Callable[..., FakeProgram]:
+    """`make_program(script=..., fail_at=..., **manifest)`."""
 
     def make(
         script: dict[int, int] | None = None, fail_at: int | None = None, **manifest: Any
-    ) -> FakeEngine:
-        return FakeEngine(make_manifest(**manifest), script or {}, fail_at)
+    ) -> FakeProgram:
+        return FakeProgram(make_manifest(**manifest), script or {}, fail_at)
 
     return make
 
 
 @pytest.fixture
 def make_session(
-    make_engine: Callable[..., FakeEngine], tokenizer: Tokenizer
+    make_program: Callable[..., FakeProgram], tokenizer: Tokenizer
 ) -> Callable[..., Session]:
     """`make_session(text="what it answers", prompt="what it is asked", **engine)`."""
 
     def make(
         answer: str | bytes | None = None, prompt: str = "", template: bool = True, **engine: Any
     ) -> Session:
-        fake = make_engine(**engine)
+        fake = make_program(**engine)
         if answer is not None:
             data = answer.encode() if isinstance(answer, str) else answer
             start = len(prompt.encode())

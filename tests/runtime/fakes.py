@@ -44,7 +44,7 @@ def make_manifest(
         "prompt": Prompt(multiple_of, multiple_of, longest),
         "entry_points": {"prefill": EntryPoint((), ()), "decode": EntryPoint((), ())},
         "state": (StateBuffer("cache", kind, (context + multiple_of, 1), "i32"),),
-        "programs": {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", "", {})},
+        "programs": {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", {}, {})},
         "parameters": ParameterFile("weights.irpa", "model", 0, 0),
         "memory": Memory(0, 4 * (context + multiple_of)),
         "files": {},
@@ -83,7 +83,7 @@ class FakeOutput:
 
 
 @dataclass
-class FakeEngine:
+class FakeProgram:
     """Logits are a hash of the whole history, as its state has it.
 
     A stale or padded row that is read, a wrong position or a token computed twice changes them.

@@ -37,7 +37,7 @@ def make_artifact(tmp_path: Path) -> Callable[..., Artifact]:
 
 
 PROGRAMS = {
-    name: Program(target, "local-task", "x.vmfb", "")
+    name: Program(target, "local-task", "x.vmfb", {})
     for name, target in {"cpu": "cpu:znver4", "a": "vulkan:ampere", "b": "vulkan:rdna3"}.items()
 }
 
@@ -77,7 +77,7 @@ def test_a_device_without_one_program(
 
 
 def cpu_program(**requirements: str) -> dict[str, Program]:
-    return {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", "", requirements)}
+    return {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", {}, requirements)}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_another_cpu_is_refused(
 
 
 def test_a_driver_that_does_not_exist(make_artifact: Callable[..., Artifact]) -> None:
-    programs = {"npu": Program("npu", "npu", "cpu.vmfb", "")}
+    programs = {"npu": Program("npu", "npu", "cpu.vmfb", {})}
     with pytest.raises(DeviceError, match="'npu' cannot be opened.*local-task"):
         LoadedProgram(make_artifact(programs=programs))
 

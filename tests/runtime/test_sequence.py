@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.runtime.fakes import FakeEngine, make_manifest
+from tests.runtime.fakes import FakeProgram, make_manifest
 
 from edgec.errors import DeviceError, InputError
 from edgec.runtime import Sequence, SequencePhase
 
 P = SequencePhase
-MakeEngine = Callable[..., FakeEngine]
+MakeProgram = Callable[..., FakeProgram]
 
 
 def ids(count: int, first: int = 1) -> list[int]:
@@ -24,7 +24,7 @@ def ids(count: int, first: int = 1) -> list[int]:
 
 def fresh(tokens: list[int], **manifest: Any) -> np.ndarray:
     """The logits after one prefill of `tokens` in a new sequence."""
-    return Sequence(FakeEngine(make_manifest(longest=256, **manifest))).extend(tokens).logits()
+    return Sequence(FakeProgram(make_manifest(longest=256, **manifest))).extend(tokens).logits()
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def fresh(tokens: list[int], **manifest: Any) -> np.ndarray:
     ],
 )
 def test_prompts_are_padded_and_cut_into_chunks(
-    make_engine: MakeEngine, count: int, calls: list[tuple[int, int, int]]
+    make_program: MakeProgram, count: int, calls: list[tuple[int, int, int]]
 ) -> None:
-    engine = make_engine()
+    engine = make_program()
     sequence = Sequence(engine)
     logits = sequence.extend(ids(count)).logits()
     assert [call[1:] for call in engine.calls] == calls
@@ -58,7 +58,7 @@ def test_prompts_are_padded_and_cut_into_chunks(
 def test_any_mix_of_prefill_and_decode_is_one_long_prefill(
     parts: list[tuple[bool, int]], kind: str
 ) -> None:
-    sequence = Sequence(FakeEngine(make_manifest(context=512, kind=kind)))
+    sequence = Sequence(FakeProgram(make_manifest(context=512, kind=kind)))
     held: list[int] = []
     for decode, count in parts:
         new = ids(count, len(held))
@@ -73,8 +73,8 @@ def test_any_mix_of_prefill_and_decode_is_one_long_prefill(
     assert sequence.tokens == tuple(held)
 
 
-def test_truncation_forgets(make_engine: MakeEngine) -> None:
-    sequence = Sequence(make_engine())
+def test_truncation_forgets(make_program: MakeProgram) -> None:
+    sequence = Sequence(make_program())
     sequence.extend(ids(40))
     sequence.truncate(13)
     assert sequence.tokens == tuple(ids(40)[:13])
@@ -84,8 +84,8 @@ def test_truncation_forgets(make_engine: MakeEngine) -> None:
         sequence.truncate(16)
 
 
-def test_a_state_without_rows_is_not_truncated(make_engine: MakeEngine) -> None:
-    sequence = Sequence(make_engine(kind="recurrent"))
+def test_a_state_without_rows_is_not_truncated(make_program: MakeProgram) -> None:
+    sequence = Sequence(make_program(kind="recurrent"))
     sequence.extend(ids(4))
     sequence.truncate(4)
     with pytest.raises(InputError, match="rolled back"):
@@ -93,8 +93,8 @@ def test_a_state_without_rows_is_not_truncated(make_engine: MakeEngine) -> None:
     assert sequence.length == 4
 
 
-def test_the_greedy_token_is_fed_back_on_the_device(make_engine: MakeEngine) -> None:
-    sequence = Sequence(make_engine())
+def test_the_greedy_token_is_fed_back_on_the_device(make_program: MakeProgram) -> None:
+    sequence = Sequence(make_program())
     step = sequence.extend(ids(3))
     for _ in range(4):
         step = sequence.step(step.token())
@@ -105,8 +105,8 @@ def test_the_greedy_token_is_fed_back_on_the_device(make_engine: MakeEngine) -> 
     assert sequence.counters[P.DECODE].bytes == before + 4
 
 
-def test_the_context_is_used_up_to_its_end(make_engine: MakeEngine) -> None:
-    sequence = Sequence(make_engine(context=100))
+def test_the_context_is_used_up_to_its_end(make_program: MakeProgram) -> None:
+    sequence = Sequence(make_program(context=100))
     sequence.extend(ids(97))
     sequence.extend([1, 2])  # padded to 32 rows, past the context
     sequence.step(3)
@@ -117,8 +117,8 @@ def test_the_context_is_used_up_to_its_end(make_engine: MakeEngine) -> None:
 
 
 @pytest.mark.parametrize("tokens", [[-1], [1, 259], []])
-def test_bad_tokens_change_nothing(make_engine: MakeEngine, tokens: list[int]) -> None:
-    engine = make_engine()
+def test_bad_tokens_change_nothing(make_program: MakeProgram, tokens: list[int]) -> None:
+    engine = make_program()
     sequence = Sequence(engine)
     with pytest.raises(InputError, match="token"):
         sequence.extend(tokens)
@@ -126,8 +126,8 @@ def test_bad_tokens_change_nothing(make_engine: MakeEngine, tokens: list[int]) -
     assert engine.calls == []
 
 
-def test_phases_and_their_counters(make_engine: MakeEngine) -> None:
-    sequence = Sequence(make_engine())
+def test_phases_and_their_counters(make_program: MakeProgram) -> None:
+    sequence = Sequence(make_program())
     seen = [sequence.phase]
     sequence.extend(ids(70)).token()
     seen.append(sequence.phase)
@@ -158,8 +158,8 @@ def test_phases_and_their_counters(make_engine: MakeEngine) -> None:
     assert all(counters[p].seconds > 0 for p in (P.PREFILL, P.DECODE, P.INACTIVE))
 
 
-def test_retiring_frees_the_state_and_is_final(make_engine: MakeEngine) -> None:
-    sequence = Sequence(make_engine())
+def test_retiring_frees_the_state_and_is_final(make_program: MakeProgram) -> None:
+    sequence = Sequence(make_program())
     sequence.extend(ids(3))
     assert sequence.state_bytes == 4 * 288
     sequence.retire()
@@ -171,8 +171,8 @@ def test_retiring_frees_the_state_and_is_final(make_engine: MakeEngine) -> None:
 
 
 @pytest.mark.parametrize("fail_at", [3, 70, 100])
-def test_a_failed_step_poisons_until_reset(make_engine: MakeEngine, fail_at: int) -> None:
-    engine = make_engine(fail_at=fail_at)
+def test_a_failed_step_poisons_until_reset(make_program: MakeProgram, fail_at: int) -> None:
+    engine = make_program(fail_at=fail_at)
     sequence, other = Sequence(engine), Sequence(engine)
     with pytest.raises(RuntimeError, match="device lost"):
         sequence.extend(ids(99))
@@ -193,8 +193,8 @@ def test_a_failed_step_poisons_until_reset(make_engine: MakeEngine, fail_at: int
     np.testing.assert_array_equal(sequence.extend(ids(99)).logits(), fresh(ids(99)))
 
 
-def test_an_interrupt_loses_only_the_tokens_of_its_step(make_engine: MakeEngine) -> None:
-    engine = make_engine(fail_at=6)
+def test_an_interrupt_loses_only_the_tokens_of_its_step(make_program: MakeProgram) -> None:
+    engine = make_program(fail_at=6)
     engine.error = KeyboardInterrupt()
     sequence = Sequence(engine)
     sequence.extend(ids(6))
@@ -205,8 +205,8 @@ def test_an_interrupt_loses_only_the_tokens_of_its_step(make_engine: MakeEngine)
     np.testing.assert_array_equal(sequence.step(8).logits(), fresh([*ids(6), 8]))
 
 
-def test_an_interrupt_poisons_a_state_that_may_have_moved_on(make_engine: MakeEngine) -> None:
-    engine = make_engine(fail_at=0, kind="recurrent")
+def test_an_interrupt_poisons_a_state_that_may_have_moved_on(make_program: MakeProgram) -> None:
+    engine = make_program(fail_at=0, kind="recurrent")
     engine.error = KeyboardInterrupt()
     sequence = Sequence(engine)
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.runtime.fakes import EOS, FakeEngine, make_manifest
+from tests.runtime.fakes import EOS, FakeProgram, make_manifest
 from transformers.generation.streamers import TextStreamer
 
 from edgec.artifact import Artifact
@@ -29,9 +29,9 @@ from edgec.runtime.tokenizer import Tokenizer
 MakeSession = Callable[..., Session]
 
 
-def engine_of(session: Session) -> FakeEngine:
+def program_of(session: Session) -> FakeProgram:
     engine = session.model.program
-    assert isinstance(engine, FakeEngine)
+    assert isinstance(engine, FakeProgram)
     return engine
 
 
@@ -93,7 +93,7 @@ def test_eos_token_id_can_be_given(make_session: MakeSession) -> None:
 
 def test_min_new_tokens_suppresses_the_end(make_session: MakeSession) -> None:
     session = make_session("hi", prompt="say")
-    engine_of(session).script.update(dict.fromkeys(range(5, 30), EOS))
+    program_of(session).script.update(dict.fromkeys(range(5, 30), EOS))
     result = session.generate("say", min_new_tokens=8)
     assert EOS not in result.tokens[:8]
     assert (result.tokens[8:], result.finish_reason) == ((EOS,), "stop")
@@ -120,7 +120,7 @@ def test_stop_strings_end_the_text(make_session: MakeSession, stops: Any, text: 
 
 def test_a_special_token_as_a_stop_string(make_session: MakeSession) -> None:
     session = make_session(b"hi", prompt="say")
-    engine_of(session).script[5] = 257  # <|user|>, which has no text
+    program_of(session).script[5] = 257  # <|user|>, which has no text
     result = session.generate("say", stop_strings=["<|user|>"])
     assert (result.text, result.tokens[-1], result.finish_reason) == ("hi", 257, "stop")
 
@@ -131,7 +131,7 @@ def test_chunks_add_up_and_never_show_a_stop_string(
     tokenizer: Tokenizer, answer: str, stops: list[str]
 ) -> None:
     data = [*answer.encode(), EOS]
-    engine = FakeEngine(make_manifest(), dict(enumerate(data, 3)))
+    engine = FakeProgram(make_manifest(), dict(enumerate(data, 3)))
     session = plain_session(engine, tokenizer)
     chunks = list(session.stream("say", stop_strings=stops, eos_token_id=EOS))
     text = "".join(chunk.text for chunk in chunks)
@@ -147,7 +147,7 @@ def test_chunks_add_up_and_never_show_a_stop_string(
     assert all(chunk.finish_reason is None and chunk.result is None for chunk in chunks[:-1])
 
 
-def plain_session(engine: FakeEngine, tokenizer: Tokenizer) -> Session:
+def plain_session(engine: FakeProgram, tokenizer: Tokenizer) -> Session:
     artifact = Artifact(Path("fake"), engine.manifest)
     return Session(LoadedModel(artifact, engine, tokenizer, None, GenerationConfig()))
 
@@ -160,11 +160,11 @@ def test_input_that_extends_the_state_computes_only_what_is_new(make_session: Ma
     session, other = make_session(), make_session()
     first = session.generate("once upon", max_new_tokens=5, ignore_eos=True)
     longer = [*session.encode("once upon"), *first.tokens, 40, 41, 42]
-    engine_of(session).calls.clear()
+    program_of(session).calls.clear()
     second = session.generate(longer, max_new_tokens=5, ignore_eos=True)
     # The last token of the first answer had not been computed.
     assert second.usage.cached_tokens == 9 + 4
-    assert engine_of(session).calls[0] == ("prefill", 13, 4, 32)
+    assert program_of(session).calls[0] == ("prefill", 13, 4, 32)
     assert session.counters[SequencePhase.FOLLOW_UP_PREFILL].tokens == 4
     again = other.generate(longer, max_new_tokens=5, ignore_eos=True)
     assert again.usage.cached_tokens == 0
@@ -303,7 +303,7 @@ def test_more_than_the_context_is_refused(
     session = make_session(context=100)
     with pytest.raises(InputError, match=rf"prompt of {prompt} tokens and {new or 1} new .* 100"):
         session.generate([1] * prompt, max_new_tokens=new)
-    assert engine_of(session).calls == []
+    assert program_of(session).calls == []
 
 
 def test_unknown_options_are_refused(make_session: MakeSession) -> None:
@@ -424,7 +424,7 @@ def test_a_failure_is_final_until_reset(make_session: MakeSession) -> None:
         session.generate("abc", max_new_tokens=10, ignore_eos=True)
     with pytest.raises(DeviceError, match="poisoned"):
         session.generate("abc")
-    engine_of(session).fail_at = None
+    program_of(session).fail_at = None
     session.reset()
     assert same(session.generate("abc"), make_session().generate("abc"))
 
@@ -432,7 +432,7 @@ def test_a_failure_is_final_until_reset(make_session: MakeSession) -> None:
 @pytest.mark.parametrize("kind", ["attention", "recurrent"])
 def test_a_session_goes_on_after_an_interrupt(make_session: MakeSession, kind: str) -> None:
     session = make_session(fail_at=5, kind=kind)
-    engine = engine_of(session)
+    engine = program_of(session)
     engine.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         session.generate("abc", max_new_tokens=10, ignore_eos=True)

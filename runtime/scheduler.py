@@ -1,0 +1,199 @@
+"""Which sequence computes next. No threads and no clock of its own: `Engine` drives it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from edgec.errors import DeviceError, EdgecError, RequestTimeout
+from edgec.runtime.config import GenerationConfig
+from edgec.runtime.generation import Generation
+from edgec.runtime.model import LoadedModel
+from edgec.runtime.pool import SequencePool
+from edgec.runtime.request import Request
+from edgec.runtime.results import GenerationResult
+from edgec.runtime.sampling import TokenFilter
+from edgec.runtime.sequence import Sequence, Step
+
+__all__ = ["Counters", "Job", "Scheduler"]
+
+
+@dataclass
+class Counters:
+    """What a scheduler has done so far. Tokens are true ones, without padding."""
+
+    completed: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefill_calls: int = 0
+    decode_tokens: int = 0
+    decode_calls: int = 0
+    generated_tokens: int = 0
+
+
+@dataclass(eq=False)
+class Job:
+    """A request with all that is needed to compute it, and how far it is."""
+
+    request: Request
+    ids: list[int]
+    config: GenerationConfig
+    session_id: str | None = None
+    cache_prompt: bool = True
+    token_filter: TokenFilter | None = None
+    logprobs: int | None = None
+    deadline: float | None = None
+    """As of `time.perf_counter`."""
+    started: float = field(default_factory=time.perf_counter)
+    sequence: Sequence | None = None
+    generation: Generation | None = None
+    computed: int = 0
+    """How many tokens of the prompt the sequence holds."""
+    token: int = 0
+    """The last generated token, which the state does not hold yet."""
+
+    @property
+    def prefilling(self) -> bool:
+        return self.computed < len(self.ids)
+
+
+class Scheduler:
+    """Runs jobs by turns: one chunk of one prompt, then a step of every sequence that decodes.
+
+    So a stream waits for one chunk at most, however long the prompts of others are.
+    """
+
+    def __init__(self, model: LoadedModel, pool: SequencePool) -> None:
+        self.counters = Counters()
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []
+        self._model = model
+        self._pool = pool
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to compute."""
+        return bool(self.waiting or self.running)
+
+    def turn(self) -> None:
+        """Admits what fits, computes one chunk of a prompt and one step of each sequence."""
+        self._drop()
+        self._admit()
+        prompt = next((job for job in self.running if job.prefilling), None)
+        decoding = [job for job in self.running if not job.prefilling]
+        if prompt is not None:
+            self._prefill(prompt)
+        for job in decoding:
+            self._decode(job)
+
+    def stop(self, error: EdgecError) -> None:
+        """Ends all jobs with an error and frees their state."""
+        for job in (*self.running, *self.waiting):
+            self._end(job, error)
+
+    def _drop(self) -> None:
+        """Ends what nobody waits for any more, before anything is computed for it."""
+        now = time.perf_counter()
+        for job in (*self.running, *self.waiting):
+            if job.request.cancelled:
+                self.counters.cancelled += 1
+                generation = job.generation or self._generation(job, 0)
+                self._end(job, generation.result("cancelled"))
+            elif job.deadline is not None and now >= job.deadline:
+                self.counters.timed_out += 1
+                waited = now - job.started
+                self._end(
+                    job, RequestTimeout(f"request {job.request.id}: not done after {waited:.1f} s")
+                )
+
+    def _admit(self) -> None:
+        while self.waiting:
+            job = self.waiting[0]
+            try:
+                acquired = self._pool.acquire(job.ids, job.session_id, job.cache_prompt)
+            except EdgecError as error:
+                self._fail(job, error)
+                continue
+            if acquired is None:
+                return
+            self.waiting.popleft()
+            self.running.append(job)
+            job.sequence, job.computed = acquired
+            self.counters.cached_tokens += job.computed
+            job.generation = self._generation(job, job.computed)
+
+    def _generation(self, job: Job, cached: int) -> Generation:
+        return Generation(
+            self._model.tokenizer,
+            job.ids,
+            cached,
+            job.config,
+            self._model.vocab_size,
+            job.started,
+            job.token_filter,
+            job.logprobs,
+        )
+
+    def _prefill(self, job: Job) -> None:
+        assert job.sequence is not None
+        chunk = job.ids[job.computed : job.computed + self._model.program.manifest.prompt.max]
+        try:
+            step = job.sequence.extend(chunk)
+        except Exception as error:
+            self._fail(job, error)
+            return
+        job.computed += len(chunk)
+        self.counters.prefill_calls += 1
+        self.counters.prompt_tokens += len(chunk)
+        if not job.prefilling:
+            self._accept(job, step)
+
+    def _decode(self, job: Job) -> None:
+        assert job.sequence is not None
+        try:
+            step = job.sequence.step(job.token)
+        except Exception as error:
+            self._fail(job, error)
+            return
+        self.counters.decode_calls += 1
+        self.counters.decode_tokens += 1
+        self._accept(job, step)
+
+    def _accept(self, job: Job, step: Step) -> None:
+        assert job.generation is not None
+        try:
+            chunk = job.generation.accept(step)
+        except Exception as error:
+            self._fail(job, error)
+            return
+        self.counters.generated_tokens += 1
+        job.token = chunk.token
+        if chunk.result is not None:
+            self.counters.completed += 1
+            # The state is free before anybody hears of the end.
+            self._release(job, keep=job.cache_prompt)
+        job.request.deliver(chunk)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self.counters.failed += 1
+        if not isinstance(error, EdgecError):
+            error = DeviceError(f"the generation failed: {type(error).__name__}: {error}")
+        self._end(job, error)
+
+    def _end(self, job: Job, outcome: GenerationResult | Exception) -> None:
+        """Ends a job before its time. Only a named conversation outlives that."""
+        self._release(job, keep=job.cache_prompt and job.session_id is not None)
+        job.request.end(outcome)
+
+    def _release(self, job: Job, keep: bool) -> None:
+        if job in self.running:
+            self.running.remove(job)
+        else:
+            self.waiting.remove(job)
+        if job.sequence is not None:
+            self._pool.release(job.sequence, job.session_id, keep)
+            job.sequence = None
