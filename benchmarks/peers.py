@@ -516,9 +516,7 @@ def main() -> int:
     if not 1 <= options.threads <= (os.cpu_count() or 1):
         parser.error(f"--threads {options.threads}: this machine has {os.cpu_count()} cores")
     wanted = [engine for engine in ENGINES if engine.name in chosen]
-    setup, parameters = prepare(
-        options.model, options.cache_dir, options.threads, options.layers
-    )
+    setup, parameters = prepare(options.model, options.cache_dir, options.threads, options.layers)
     setup.offline = options.offline
     if options.prepare:
         for kind in kinds:

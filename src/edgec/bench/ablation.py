@@ -301,25 +301,22 @@ def _measure_length(
         if name in workers:
             padded = _padded(len(prompt)) if arm["padded"] else len(prompt)
             warm = workers[name].measure(prompt)
-            found[name] = {"padded": padded, "token": warm["token"], "seconds": [], "others": 0.0}
+            found[name] = {"padded": padded, "token": warm["token"], "seconds": []}
             if warm["seconds"] > _SLOW:
                 found[name]["seconds"].append(warm["seconds"])
-    for _ in range(repetitions):
-        for name, row in found.items():
-            if row["seconds"] and row["seconds"][0] > _SLOW:
-                continue
-            worker = workers[name]
-            with Load((worker.process.pid,)) as load:
-                answer = worker.measure(prompt)
-            row["seconds"].append(answer["seconds"])
-            row["others"] = max(row["others"], round(load.others, 2))
+    # A sample may be shorter than the clock of the machine's load: it is taken over all of them.
+    with Load(tuple(worker.process.pid for worker in workers.values())) as load:
+        for _ in range(repetitions):
+            for name, row in found.items():
+                if not (row["seconds"] and row["seconds"][0] > _SLOW):
+                    row["seconds"].append(workers[name].measure(prompt)["seconds"])
     for arm in arms:
         if row := found.get(arm["name"], {}):
-            peak = workers[arm["name"]].measure(prompt[:1])["peak_rss_mb"]
-            arm["peak_rss_mb"] = peak
+            arm["peak_rss_mb"] = workers[arm["name"]].measure(prompt[:1])["peak_rss_mb"]
             _summarise(row, len(prompt))
     tokens = {row["token"] for row in found.values()}
-    return {"tokens": len(prompt), "arms": found, "agree": len(tokens) == 1}
+    others = round(load.others, 2)
+    return {"tokens": len(prompt), "others": others, "arms": found, "agree": len(tokens) == 1}
 
 
 def _summarise(row: dict[str, Any], tokens: int) -> None:

@@ -39,18 +39,14 @@ def _op(name: str, flag: str, about: str, weak: str = "") -> Arm:
     return Arm(f"op: {name}", "op", "none", (flag,), padded=False, about=about, weak=weak)
 
 
-_PAD = (
-    "--iree-preprocessing-pass-pipeline=builtin.module(iree-preprocessing-pad-to-intrinsics)"
-)
+_PAD = "--iree-preprocessing-pass-pipeline=builtin.module(iree-preprocessing-pad-to-intrinsics)"
 _BLOCK = (
     "--iree-hal-preprocess-executables-with=builtin.module(hal.executable.variant(builtin.module("
     "func.func(iree-codegen-block-dynamic-dimensions,canonicalize,cse))))"
 )
 _NONE = Arm("none", "none", "none", padded=False, about="plain dynamic length, nothing padded")
 _INPUT = Arm("input", "input", "input", about="padded once at the input to 32·n, as edgec ships it")
-_STATIC = Arm(
-    "static", "static", "static", about="a program for each padded length: the ceiling"
-)
+_STATIC = Arm("static", "static", "static", about="a program for each padded length: the ceiling")
 _UNTOLD = Arm(
     "input, untold", "input", "none", program_of="none",
     about="prompts padded at the input, run by the program of 'none': padding's cost without the"

@@ -75,7 +75,11 @@ def _library(folder: Path) -> Any:
         return None
     source, output = Path(__file__).with_name("ceilings.c"), folder / "ceilings.so"
     command = [sys.executable, "-m", "ziglang", "cc", "-O3", "-mcpu=native", "-shared", "-fPIC"]
-    environ = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
+    environ = {
+        **os.environ,
+        "ZIG_GLOBAL_CACHE_DIR": str(folder),
+        "ZIG_LOCAL_CACHE_DIR": str(folder),
+    }
     done = subprocess.run(
         [*command, "-o", str(output), str(source)],
         capture_output=True, text=True, check=False, env=environ,
@@ -178,7 +182,8 @@ util.func public @read(%x: tensor<{rows}x{columns}xf32>) -> tensor<{rows}xf32> {
 }}
 """
 _PRODUCT = """
-util.func public @product(%a: tensor<{n}x{n}x{t}>, %b: tensor<{n}x{n}x{t}>) -> tensor<{n}x{n}xf32> {{
+util.func public @product(%a: tensor<{n}x{n}x{t}>, %b: tensor<{n}x{n}x{t}>)
+    -> tensor<{n}x{n}xf32> {{
   %zero = arith.constant 0.0 : f32
   %empty = tensor.empty() : tensor<{n}x{n}xf32>
   %init = linalg.fill ins(%zero : f32) outs(%empty : tensor<{n}x{n}xf32>) -> tensor<{n}x{n}xf32>

@@ -7,8 +7,8 @@ The head runs for one token of a prompt. Elementwise work (norms, rotation, soft
 the FLOPs, as it is everywhere in the literature; the norms' and biases' weights are in the bytes.
 
 What a mixture of experts reads is, for one token, the experts it is routed to. For T tokens of one
-call it is the number of *distinct* experts that any of them is routed to. Under uniform, independent
-routing of each token to k of E experts, an expert is missed by all with probability (1 − k/E)^T, so
+call it is the *distinct* experts that any of them is routed to. Under uniform, independent routing
+of each token to k of E experts, an expert is missed by all with probability (1 − k/E)^T, so
 
     E[distinct] = E · (1 − (1 − k/E)^T)
 
@@ -48,7 +48,8 @@ class Layer:
     """A decoder layer in numbers of weights and widths.
 
     Attributes:
-        matrices: Weights that multiply every token: attention, dense or shared feed-forward, router.
+        matrices: Weights that multiply every token: attention, feed-forward that is dense or
+            shared, router.
         vectors: Norms and biases.
         heads: Query heads.
         key_width, value_width: Of one head, as attention multiplies them.
@@ -56,6 +57,7 @@ class Layer:
         window: Tokens that attention looks back, or 0 for all.
         experts, chosen: Experts of the layer, and how many a token is routed to; 0 without.
         expert_weights: Of one expert.
+        expansion: Weights that multiply every token of the state again in each call.
     """
 
     matrices: int
@@ -68,6 +70,7 @@ class Layer:
     experts: int = 0
     chosen: int = 0
     expert_weights: int = 0
+    expansion: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class ModelShape:
         return element * sum(layer.state_values for layer in self.layers)
 
     def _weights(self, tokens: int, experts: float | None = None) -> float:
-        """Weights that a call with `tokens` tokens touches, with `experts` distinct ones a layer."""
+        """Weights that a call of `tokens` touches, with `experts` distinct ones a layer."""
         total = float(self.vocabulary * self.hidden + self.final_vectors)
         if not self.tied:
             total += tokens * self.hidden
@@ -134,15 +137,14 @@ class ModelShape:
         flops = 2.0 * per_token * tokens + 2.0 * self.vocabulary * self.hidden
         moved = weight * self._weights(tokens, experts)
         for layer in self.layers:
+            flops += 2.0 * layer.expansion * start
             seen = _seen(start, tokens, layer.window, causal)
             flops += 2.0 * layer.heads * (layer.key_width + layer.value_width) * seen
             before = min(start, layer.window) if layer.window else start
             moved += state * layer.state_values * (before + tokens)
         return Cost(flops, moved)
 
-    def prefill(
-        self, start: int, tokens: int, *, chunk: int, weight: float, state: int
-    ) -> Cost:
+    def prefill(self, start: int, tokens: int, *, chunk: int, weight: float, state: int) -> Cost:
         """A prompt in calls of at most `chunk` tokens, each of which reads the weights again."""
         total = Cost()
         for first in range(0, tokens, chunk):
@@ -187,11 +189,13 @@ _PLAIN = frozenset({"gpt_neox", "gpt2", "opt", "phi", "bloom", "falcon", "codege
 _OTHER = ("conv_L_cache", "mamba_d_state", "ssm_cfg", "linear_num_key_heads", "state_size")
 
 
-def model_shape(config: Mapping[str, Any]) -> ModelShape:
+def model_shape(config: Mapping[str, Any], *, latent: bool = False) -> ModelShape:
     """Counts a decoder with the usual attention (any number of key and value heads) or MLA.
 
     Args:
         config: What `config.json` holds.
+        latent: Of MLA, whether the state keeps the latent, of which each call makes all keys and
+            values again, as transformers does. edgec keeps them expanded, and makes them once.
 
     Raises:
         InputError: a field that the formulas need is missing, or the layers are of another kind.
@@ -202,23 +206,33 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     if other := [name for name in _OTHER if config.get(name)]:
         raise InputError(f"model type '{kind}': no cost formulas for its {other[0]} layers")
     try:
-        return _shape(config)
+        return _shape(config, latent)
     except KeyError as error:
         raise InputError(f"model type '{kind}': its configuration has no {error}") from None
 
 
-def _shape(config: Mapping[str, Any]) -> ModelShape:
+def _shape(config: Mapping[str, Any], latent: bool) -> ModelShape:
     hidden, count = int(config["hidden_size"]), int(config["num_hidden_layers"])
     layers = []
     for index in range(count):
         matrices, vectors, attention = _attention(config, hidden)
+        expansion = 0
+        if latent and config.get("kv_lora_rank"):
+            heads, key, value, _ = attention
+            rank, rotary = int(config["kv_lora_rank"]), int(config["qk_rope_head_dim"])
+            expansion = rank * heads * (key - rotary + value)
+            attention = heads, key, value, rank + rotary
         ff, ff_vectors, moe = _feed_forward(config, hidden, index)
         norm = hidden * (2 if _layer_norm(config) else 1)
         layers.append(
             Layer(
-                matrices + ff, vectors + ff_vectors + 2 * norm, *attention,
-                _window(config, index), *moe,
-            )  # fmt: skip
+                matrices + ff,
+                vectors + ff_vectors + 2 * norm,
+                *attention,
+                _window(config, index),
+                *moe,
+                expansion,
+            )
         )
     final = hidden * (2 if _layer_norm(config) else 1)
     tied = bool(config.get("tie_word_embeddings", True))
@@ -229,7 +243,9 @@ def _layer_norm(config: Mapping[str, Any]) -> bool:
     return "layer_norm_eps" in config or "layer_norm_epsilon" in config
 
 
-def _attention(config: Mapping[str, Any], hidden: int) -> tuple[int, int, tuple[int, ...]]:
+def _attention(
+    config: Mapping[str, Any], hidden: int
+) -> tuple[int, int, tuple[int, int, int, int]]:
     """Weights of the matrices, of vectors, and (heads, key, value, state values) of a layer."""
     heads = int(config["num_attention_heads"])
     rank = config.get("kv_lora_rank")
@@ -251,11 +267,8 @@ def _attention(config: Mapping[str, Any], hidden: int) -> tuple[int, int, tuple[
 
 def _latent_attention(
     config: Mapping[str, Any], hidden: int, heads: int, rank: int
-) -> tuple[int, int, tuple[int, ...]]:
-    """MLA (DeepSeek-V2, arXiv:2405.04434), as transformers and edgec compute it.
-
-    Keys and values are made from the latent before attention, and the state keeps them in full.
-    """
+) -> tuple[int, int, tuple[int, int, int, int]]:
+    """MLA (DeepSeek-V2, arXiv:2405.04434) with keys and values made of the latent for attention."""
     rotary, plain = int(config["qk_rope_head_dim"]), int(config["qk_nope_head_dim"])
     value, query_rank = int(config["v_head_dim"]), config.get("q_lora_rank")
     key = rotary + plain
@@ -281,15 +294,13 @@ def _feed_forward(
         vectors = 2 * inner + hidden if config.get("mlp_bias") else 0
         return 3 * hidden * inner, vectors, (0, 0, 0)
     width = int(config.get("moe_intermediate_size") or inner)
-    matrices, vectors = hidden * experts, 0  # the router
+    matrices = hidden * experts  # the router
     shared = int(config.get("n_shared_experts") or 0) * width
     if own := int(config.get("shared_expert_intermediate_size") or 0):
-        shared, matrices = own, matrices + hidden
-    if config.get("model_type") == "deepseek_v3":
-        vectors += experts
+        shared, matrices = own, matrices + hidden  # and its gate
     return (
         matrices + 3 * hidden * shared,
-        vectors,
+        0,
         (experts, int(config["num_experts_per_tok"]), 3 * hidden * width),
     )
 

@@ -55,9 +55,7 @@ def _pipeline(text: str) -> str:
 
 def _tiles(text: str) -> str:
     """The lowering config of the contraction, without what code generation adds to every one."""
-    configs = [
-        _balanced(text, match.end()) for match in re.finditer(r"lowering_config<", text)
-    ]
+    configs = [_balanced(text, match.end()) for match in re.finditer(r"lowering_config<", text)]
     best = max(configs, key=lambda c: ("mma_kind" in c, "reduction" in c), default="")
     keys = ("workgroup", "distribution", "cache_parallel", "cache_reduction", "reduction",
             "thread", "partial_reduction", "vector_common_parallel", "vector_reduction",

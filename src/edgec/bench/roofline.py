@@ -28,6 +28,7 @@ from edgec.bench.machine import Load, describe
 from edgec.bench.worker import Worker
 from edgec.errors import ArtifactError, InputError
 from edgec.manifest import Manifest
+from edgec.runtime.program import select_program
 
 __all__ = [
     "SCENARIOS",
@@ -50,9 +51,7 @@ class Scenario:
 
     def scaled(self, scale: int) -> Scenario:
         """With lengths divided by `scale`, at least one token each."""
-        return Scenario(
-            self.name, max(1, self.prompt // scale), max(1, self.generated // scale)
-        )
+        return Scenario(self.name, max(1, self.prompt // scale), max(1, self.generated // scale))
 
 
 SCENARIOS = {
@@ -133,11 +132,7 @@ def roofline(
         roofs = cpu_ceilings(threads)
         roof = next(r for r in roofs if r.threads == threads) if threads else roofs[-1]
     else:
-        (program,) = [
-            p for n, p in opened[0][1].manifest.programs.items() if n == kind.partition(":")[0]
-        ] or [None]
-        if program is None:
-            raise InputError(f"device '{kind}': the artifact has no program for it")
+        program = select_program(opened[0][1], kind)
         roof = device_ceilings(program.target)
         roofs = [roof]
     points = []
@@ -214,9 +209,7 @@ def measure_artifact(
                     scenario.prompt,
                 ),
                 "decode": (
-                    shape.decode(
-                        scenario.prompt, scenario.generated, weight=weight, state=element
-                    ),
+                    shape.decode(scenario.prompt, scenario.generated, weight=weight, state=element),
                     [run["seconds"] - run["prompt_seconds"] for run in runs],
                     scenario.generated,
                 ),
@@ -282,15 +275,15 @@ def _sentence(label: str, phase: str, points: list[dict[str, Any]]) -> str:
         one = points[-1]
         tokens = one["n_prompt"] if phase == "prefill" else one["n_gen"]
         need = f"{one['bytes'] / tokens / 1e6:.3g} MB for each token"
-        roof, what = "reading memory", f"it must read {need}"
+        roof = f"reading memory ({need})"
     elif regimes == {"compute"}:
-        roof, what = "arithmetic", f"it does {points[-1]['intensity']:.0f} operations for each byte"
+        roof = f"arithmetic ({points[-1]['intensity']:.0f} operations for each byte)"
     else:
-        roof, what = "reading memory for short inputs and arithmetic for long ones", "both occur"
+        roof = "reading memory for short inputs, arithmetic for long ones"
     if low >= 0.5:
-        return f"{label}, {phase}: bound by {roof} ({what}); it reaches {share} of that roof."
+        return f"{label}, {phase}: bound by {roof}; it reaches {share} of that roof."
     return (
-        f"{label}, {phase}: the roof above it is {roof} ({what}), but it reaches only {share} of"
+        f"{label}, {phase}: the roof above it is {roof}, but it reaches only {share} of"
         " it: generated code and the cost of starting dispatches bound it, not the hardware."
     )
 

@@ -39,7 +39,7 @@ class Worker:
         self.process.send_signal(signal.SIGSTOP)
 
     def measure(self, prompt: list[int], steps: int = 0, depth: int = 0) -> dict[str, Any]:
-        """`seconds`, `prompt_seconds` of them, the last greedy `token`, and `peak_rss_mb` of the process so far."""
+        """`seconds`, `prompt_seconds` of them, the last greedy `token`, `peak_rss_mb` so far."""
         assert self.process.stdin is not None
         self.process.send_signal(signal.SIGCONT)
         request = {"prompt": prompt, "steps": steps, "depth": depth}
