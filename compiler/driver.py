@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parameters import ArchiveEntry, write_archive
 from edgec.compiler.progress import Progress, Silent
-from edgec.compiler.quantization import StoredWeights, describe_quantization
+from edgec.compiler.quantization import StoredWeights, describe_quantization, weight_formats
 from edgec.compiler.stages import EXPORTED, STAGES, file_of, prompt_sizes, torch_pipeline
 from edgec.compiler.targets import Target, parse_targets, requirements
 from edgec.errors import InputError
@@ -34,6 +35,7 @@ from edgec.models.active import usage
 from edgec.models.check import CheckedWeights, check_weights
 from edgec.models.load import LoadedModel, load
 from edgec.models.sources import ModelSource, resolve
+from edgec.models.weights import stored_formats
 
 __all__ = ["compile", "default_cache_dir"]
 
@@ -69,6 +71,7 @@ def compile(
     target: str = "cpu",
     output: str | Path | None = None,
     dtype: str = "f32",
+    kv_dtype: str | None = None,
     ctx_size: int | None = None,
     prompt_multiple: int = 32,
     chunk_size: int | None = None,
@@ -76,6 +79,7 @@ def compile(
     dynamic_shapes: str = "input",
     quantize: str = "none",
     group_size: int | str | None = None,
+    asymmetric: bool = False,
     revision: str | None = None,
     offline: bool = False,
     trust_remote_code: bool = False,
@@ -97,9 +101,10 @@ def compile(
         model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
-        dtype, ctx_size, prompt_multiple, chunk_size, prompt_sizes, dynamic_shapes, quantize,
-            layers, seed, extra_compile_args: See `CompileOptions`.
+        dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, prompt_sizes, dynamic_shapes,
+            quantize, layers, seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
+        asymmetric: A zero point beside each scale; only with `quantize="int4"`.
         revision, offline, trust_remote_code, token: For the hub.
         cache_dir: Of builds without an output; default `default_cache_dir()`.
         use_cache: Whether an equal build that is already there will do.
@@ -122,6 +127,7 @@ def compile(
         raise InputError(f"group-size {group_size}: nothing is quantised", "add --quantize int4")
     options = CompileOptions(
         dtype=dtype,
+        kv_dtype=kv_dtype,
         ctx_size=ctx_size,
         prompt_multiple=prompt_multiple,
         chunk_size=chunk_size,
@@ -129,6 +135,7 @@ def compile(
         dynamic_shapes=dynamic_shapes,
         quantize=quantize,
         group_size=str(group_size or 32),
+        asymmetric=asymmetric,
         layers=layers,
         seed=seed,
         extra_compile_args=tuple(extra_compile_args),
@@ -176,6 +183,7 @@ def compile(
                     source.config,
                     dtype,
                     options.weight_format,
+                    stored=stored_formats(source.weights),
                     trust_remote_code=trust_remote_code,
                 )
                 weights = check_weights(loaded.expected, source.weights)
@@ -264,7 +272,7 @@ def _compile_programs(
     if start is not None and start[0] == EXPORTED:
         shutil.copyfile(start[1], exported)
     elif start is None:
-        layers = f"{len(build.interface.state) // 2} layers"
+        layers = f"{_layers(build.source)} layers"
         with build.progress.stage("export", layers), ir.Context() as context:
             module = export(build.model, build.options, context)
             exported.write_text(str(module), "utf-8")
@@ -303,12 +311,12 @@ def _dump(build: _Build, *files: Path) -> None:
 def _write_weights(build: _Build, result: Path) -> None:
     entries = _entries(build.model)
     total = sum(entry.bytes for entry in entries.values())
-    kind = build.options.dtype if build.options.quantize == "none" else build.options.quantize
+    kind = " ".join(weight_formats(build.model)) or build.options.dtype
     with build.progress.stage("weights", f"{total / 1e6:.0f} MB {kind}"):
         write_archive(
             result / WEIGHTS,
             entries,
-            StoredWeights(build.model, build.weights, build.options.weight_format).read,
+            StoredWeights(build.model, build.weights).read,
             lambda done: build.progress.update(done, total, "B"),
         )
     # What the model is, for those who count its operations; the runtime does not read it.
@@ -333,8 +341,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     width = {"f32": 4, "f16": 2, "bf16": 2}
     state = 0
     for buffer in build.interface.state:
-        rows, heads, columns = buffer.shape
-        state += rows * heads * columns * width[buffer.dtype]
+        state += math.prod(buffer.shape) * width[buffer.dtype]
     return Manifest(
         schema_version=SCHEMA_VERSION,
         digest=build.digest,
@@ -347,7 +354,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             vocab_size=model.discovery.vocab_size,
             context=options.ctx_size,
             max_context=build.max_context,
-            layers=len(model.discovery.layers),
+            layers=_layers(source),
             parameters=count,
             active_parameters=int(count - idle),
             experts=used.experts,
@@ -355,7 +362,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         ),
         options=options.to_dict(),
         dtype=options.dtype,
-        quantization=describe_quantization(model, options, build.targets),
+        quantization=describe_quantization(model, build.targets),
         prompt=build.interface.prompt,
         entry_points=build.interface.entry_points,
         state=build.interface.state,
@@ -375,3 +382,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         memory=Memory(weights, state, weights_per_token=int(read)),
         files=writing.file_records(result),
     )
+
+
+def _layers(source: ModelSource) -> int:
+    return int(source.config.get_text_config().num_hidden_layers)

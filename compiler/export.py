@@ -14,9 +14,10 @@ from torch import nn
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec
+from edgec.models.call import call
 from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
-from edgec.models.state import SequenceState, using
+from edgec.models.state import SequenceState
 from edgec.passes.lower_attention import BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
@@ -37,21 +38,30 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     """The interface of a model under resolved options; needs no export."""
     assert options.ctx_size is not None and options.chunk_size is not None
     multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
-    rows = -(-(options.ctx_size + options.prompt_multiple) // BLOCK) * BLOCK
-    state = []
-    for index, layer in sorted(model.discovery.layers.items()):
-        for part, width in (("key", layer.key_width), ("value", layer.value_width)):
-            shape = (rows, layer.kv_heads, width)
-            name = f"layers.{index}.{part}"
-            state.append(StateBuffer(name, "attention", shape, options.dtype))
+    assert options.kv_dtype is not None
+    rows = _attention_rows(options)
+    state = [
+        StateBuffer(name, kept.kind, (rows, *kept.shape), options.kv_dtype)
+        if kept.kind == "attention"
+        else StateBuffer(name, kept.kind, kept.shape, "f32")
+        for name, kept in model.discovery.state.items()
+    ]
     start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
-    outputs = (TensorSpec("logits", (1, vocab_size), "f32"), TensorSpec("token", (1, 1), "i32"))
+    following = TensorSpec("next", (1, 1), "i32")
+    logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
+    prompt_inputs = (TensorSpec("tokens", (1, None), "i32"), start, length, following)
     entry_points = {
-        "prefill": EntryPoint((TensorSpec("tokens", (1, None), "i32"), start, length), outputs),
-        "decode": EntryPoint((TensorSpec("tokens", (1, 1), "i32"), start), outputs),
+        "prefill": EntryPoint(prompt_inputs, logits),
+        "decode": EntryPoint((TensorSpec("tokens", (1, 1), "i32"), start, following), logits),
     }
     prompt = Prompt(multiple_of=multiple, min=multiple, max=options.chunk_size)
     return Interface(prompt, entry_points, tuple(state))
+
+
+def _attention_rows(options: CompileOptions) -> int:
+    """A row for each position, and for padding that goes past the context; in whole blocks."""
+    assert options.ctx_size is not None
+    return -(-(options.ctx_size + options.prompt_multiple) // BLOCK) * BLOCK
 
 
 class _Program(nn.Module):
@@ -69,23 +79,17 @@ class _Program(nn.Module):
         positions: torch.Tensor,
         start: torch.Tensor,
         length: torch.Tensor | None,
+        following: torch.Tensor,
         state: list[torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        pairs = zip(state[0::2], state[1::2], strict=True)
-        buffers = dict(zip(sorted(self.discovery.layers), pairs, strict=True))
+    ) -> torch.Tensor:
+        buffers = dict(zip(self.discovery.state, state, strict=True))
         # The head runs for one row: that of the last true token.
         last = 0 if length is None else (length - 1).reshape(1)
         sequence = SequenceState(start, self.capacity, self.discovery, buffers, length)
-        with using(sequence):
-            logits = self.model(
-                input_ids=tokens,
-                position_ids=positions,
-                past_key_values=sequence,
-                use_cache=True,
-                logits_to_keep=last,
-            ).logits[0]
-        logits = logits.to(torch.float32)
-        return logits, logits.argmax(dim=-1, keepdim=True).to(torch.int32)
+        logits = call(self.model, tokens, positions, sequence, last)[0]
+        result: torch.Tensor = logits.to(torch.float32)
+        following.copy_(result.argmax(dim=-1, keepdim=True).to(torch.int32))
+        return result
 
 
 class _Prefill(_Program):
@@ -94,17 +98,22 @@ class _Prefill(_Program):
         tokens: torch.Tensor,
         start: torch.Tensor,
         length: torch.Tensor,
+        following: torch.Tensor,
         state: list[torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor:
         offsets = torch.arange(tokens.shape[1], dtype=torch.int64, device=tokens.device)
-        return self.run(tokens, (offsets + start)[None], start, length, state)
+        return self.run(tokens, (offsets + start)[None], start, length, following, state)
 
 
 class _Decode(_Program):
     def forward(
-        self, tokens: torch.Tensor, start: torch.Tensor, state: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.run(tokens, start.reshape(1, 1), start, None, state)
+        self,
+        tokens: torch.Tensor,
+        start: torch.Tensor,
+        following: torch.Tensor,
+        state: list[torch.Tensor],
+    ) -> torch.Tensor:
+        return self.run(tokens, start.reshape(1, 1), start, None, following, state)
 
 
 def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> ir.Module:
@@ -116,22 +125,23 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     """
     assert options.chunk_size is not None
     spec = interface(model, options, 1)
-    capacity = spec.state[0].shape[0]
+    capacity = _attention_rows(options)
     state = [
         torch.empty(b.shape, dtype=getattr(torch, _TORCH[b.dtype]), device="meta")
         for b in spec.state
     ]
     # Distinct objects: torch.export takes one tensor given twice for one input.
     start, length = (torch.zeros((), dtype=torch.int64, device="meta") for _ in range(2))
+    following = _tokens(1)
     prompt, dynamic = _prompt_dimension(options)
     none = [None] * len(state)
     programs = {
         "prefill": _export(
             _Prefill(model, capacity),
-            (_tokens(prompt), start, length, state),
-            (dynamic, None, None, none),
+            (_tokens(prompt), start, length, following, state),
+            (dynamic, None, None, None, none),
         ),
-        "decode": _export(_Decode(model, capacity), (_tokens(1), start, state), None),
+        "decode": _export(_Decode(model, capacity), (_tokens(1), start, following, state), None),
     }
     for program in programs.values():
         _restore_buffers(program, model.buffers)

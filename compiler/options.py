@@ -15,6 +15,7 @@ DEFAULT_CONTEXT = 4096
 """Tokens; a model with a shorter limit gets its own."""
 
 DTYPES = ("f32", "f16", "bf16")
+KV_DTYPES = ("f32", "f16", "bf16")
 DYNAMIC_SHAPES = ("input", "op", "none")
 QUANTIZE = ("none", "int8", "int4")
 GROUP_SIZES = ("32", "64", "128", "channel")
@@ -25,7 +26,9 @@ class CompileOptions:
     """Everything, besides the model and the targets, that changes what is compiled.
 
     Attributes:
-        dtype: Type in which weights and the KV cache are stored: f32, f16 or bf16.
+        dtype: Type in which weights that are not quantised are stored: f32, f16 or bf16.
+        kv_dtype: Type of the KV cache: f32, f16 or bf16; None for `dtype`, or f16 if weights are
+            quantised, whose rounding is then far above f16's.
         ctx_size: Longest sequence in tokens, or None for the model's own up to 4096.
         prompt_multiple: Prompts are padded to a multiple of this.
         chunk_size: Longest prompt of one call, in tokens; longer ones take several calls.
@@ -35,12 +38,14 @@ class CompileOptions:
             dynamic dimension; `op`: that, and operations pad for themselves.
         quantize: Format of the weights of linear layers and embeddings: none, int8 or int4.
         group_size: Weights of a row that share a scale: 32, 64, 128 or channel (the row).
+        asymmetric: Whether each group has a zero point of its own; int4 only.
         layers: Only the first layers of the model, for measurements; None for all.
         seed: Of a preset's random weights.
         extra_compile_args: Passed on to iree-compile.
     """
 
     dtype: str = "f32"
+    kv_dtype: str | None = None
     ctx_size: int | None = None
     prompt_multiple: int = 32
     chunk_size: int | None = None
@@ -48,15 +53,22 @@ class CompileOptions:
     dynamic_shapes: str = "input"
     quantize: str = "none"
     group_size: str = "32"
+    asymmetric: bool = False
     layers: int | None = None
     seed: int = 0
     extra_compile_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
+        if self.kv_dtype is not None:
+            _one_of("kv-dtype", self.kv_dtype, KV_DTYPES)
         _one_of("dynamic-shapes", self.dynamic_shapes, DYNAMIC_SHAPES)
         _one_of("quantize", self.quantize, QUANTIZE)
         _one_of("group-size", self.group_size, GROUP_SIZES)
+        if self.asymmetric and self.quantize != "int4":
+            raise InputError(
+                f"asymmetric: {self.quantize} has no zero points", "add --quantize int4, or drop it"
+            )
         multiple = self.prompt_multiple
         if not 1 <= multiple <= 1024:
             raise InputError(f"prompt-multiple {multiple}: must be from 1 to 1024")
@@ -88,10 +100,10 @@ class CompileOptions:
         if self.quantize == "none":
             return None
         group = None if self.group_size == "channel" else int(self.group_size)
-        return WeightFormat({"int8": 8, "int4": 4}[self.quantize], group)
+        return WeightFormat({"int8": 8, "int4": 4}[self.quantize], group, self.asymmetric)
 
     def for_model(self, max_context: int, model: str) -> CompileOptions:
-        """The options with context and chunk filled in.
+        """The options with context, chunk and the type of the cache filled in.
 
         Raises:
             InputError: the context is beyond what the model was made for.
@@ -114,7 +126,10 @@ class CompileOptions:
             chunk = max(multiple, min(context, 256) // multiple * multiple)
         elif chunk > context:
             raise InputError(f"chunk-size {chunk}: larger than the context, {context}")
-        return dataclasses.replace(self, ctx_size=context, chunk_size=chunk)
+        kv_dtype = self.kv_dtype
+        if kv_dtype is None:
+            kv_dtype = self.dtype if self.quantize == "none" or self.dtype != "f32" else "f16"
+        return dataclasses.replace(self, ctx_size=context, chunk_size=chunk, kv_dtype=kv_dtype)
 
     def to_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}

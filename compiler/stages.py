@@ -14,10 +14,9 @@ from iree.compiler import ir
 from edgec.compiler.iree import IreeError, iree_compile_file
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.targets import Target
-from edgec.compiler.ukernels import build_object
+from edgec.compiler.ukernels import build_objects
 from edgec.errors import CompileError, InputError
 from edgec.passes import parse_module, run_pipeline
-from edgec.passes.quantized_kernel import KERNELS, object_name
 
 __all__ = ["EXPORTED", "STAGES", "file_of", "prompt_sizes", "torch_pipeline"]
 
@@ -42,11 +41,11 @@ def _input(source: Path, output: Path, target: Target, options: CompileOptions) 
 def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
     flags = (*target.flags, *shape_flags(options), *options.extra_compile_args)
     log = output.with_suffix(".log")
-    if not target.kernels or options.quantize == "none":
+    if not target.kernels:
         _iree(source, output, flags, log)
         return
     with tempfile.TemporaryDirectory(prefix="edgec-objects-") as objects:
-        build_object(KERNELS, target.kernels, Path(objects) / object_name(target.kernels))
+        build_objects(source.read_text("utf-8"), target.kernels, Path(objects))
         search = f"--iree-hal-executable-object-search-path={objects}"
         _iree(source, output, (*flags, search), log)
 

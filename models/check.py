@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgec.errors import ModelError
 from edgec.models.fused import Conversions, Fusion
-from edgec.models.weights import TensorInfo, WeightSource, first_few
+from edgec.models.weights import QuantizedSource, TensorInfo, WeightSource, first_few
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +63,25 @@ class CheckedWeights:
         if name in self.fused:
             return self.fused[name].convert(self.source.read)[name]
         return self.source.read(self.names[name])
+
+    def read_quantized(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Packed integers and scales of a matrix that the checkpoint has as integers, else None."""
+        stored = self.names.get(name)
+        if not isinstance(self.source, QuantizedSource) or stored not in self.source.formats():
+            return None
+        return self.source.read_quantized(stored)
+
+    def read_experts(self, name: str, experts: int) -> Iterator[torch.Tensor]:
+        """The slices of a parameter `[experts, ...]`, one after the other.
+
+        Where a checkpoint stores each expert apart, no more than one is in memory.
+        """
+        fusion = self.fused.get(name)
+        if fusion is not None and all(len(names) == experts for names in fusion.parts.values()):
+            for expert in range(experts):
+                yield fusion.one(expert).convert(self.source.read)[name][0]
+        else:
+            yield from self.read(name)
 
     def digest(self) -> str:
         """See `WeightSource`."""

@@ -13,6 +13,7 @@ its few rows name their experts themselves, and only those experts' weights are 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,12 @@ from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from edgec.errors import ModelError
+from edgec.models.linear import SCALES, QuantizedMatrix
 from edgec.models.ops.grouped_matmul import ROW_BLOCK, grouped_matmul
 from edgec.models.ops.histogram import histogram
+from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
 from edgec.models.presets import EXPERT_COUNT_KEYS
+from edgec.models.quantize import WeightFormat
 from edgec.models.state import active_state
 
 __all__ = ["IMPLEMENTATION", "check_config", "expert_modules", "install", "narrow_experts"]
@@ -32,6 +36,8 @@ IMPLEMENTATION = "edgec"
 
 _CHOSEN_KEYS = ("num_experts_per_tok", "moe_k", "moe_topk")
 _MATRICES = ("gate_up_proj", "up_proj", "down_proj")
+_FEATURES = "_features"
+"""What follows a quantised matrix's name in that of its number of rows, which its panels hide."""
 
 
 def install() -> None:
@@ -64,12 +70,56 @@ def expert_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {n: m for n, m in model.named_modules() if hasattr(m, "has_gate") and _matrices(m)}
 
 
-def narrow_experts(model: nn.Module, dtype: torch.dtype) -> None:
-    """Stores the experts' matrices of a model on the meta device as `dtype`, in place."""
-    for module in expert_modules(model).values():
+def narrow_experts(
+    model: nn.Module, dtype: torch.dtype, form: WeightFormat | None = None
+) -> dict[str, QuantizedMatrix]:
+    """Stores the experts' matrices of a model on the meta device narrower, in place.
+
+    Args:
+        model: With float parameters.
+        dtype: What matrices are stored in, unless `form` is given.
+        form: The format of quantised matrices; experts have no zero points.
+
+    Returns:
+        The quantised matrices by the name of the parameter that they replace.
+
+    Raises:
+        InputError: the group size does not divide a matrix.
+    """
+    quantized: dict[str, QuantizedMatrix] = {}
+    for prefix, module in expert_modules(model).items():
         for name, matrix in _matrices(module).items():
-            empty = torch.empty(matrix.shape, dtype=dtype, device=matrix.device)
-            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+            if form is None:
+                empty = torch.empty(matrix.shape, dtype=dtype, device=matrix.device)
+                setattr(module, name, nn.Parameter(empty, requires_grad=False))
+                continue
+            full = f"{prefix}.{name}"
+            own = dataclasses.replace(form, zero_points=False)
+            stored = _quantized(full, matrix, own, bool(module.is_transposed))
+            setattr(module, name, stored.packed)
+            module.register_parameter(f"{name}{SCALES}", stored.scales)
+            setattr(module, f"{name}{_FEATURES}", stored.rows)
+            quantized[full] = stored
+    return quantized
+
+
+def _quantized(
+    name: str, matrix: nn.Parameter, form: WeightFormat, transposed: bool
+) -> QuantizedMatrix:
+    """The parameters, on the meta device, of each expert's matrix quantised by itself."""
+    count, rows, columns = matrix.shape
+    if transposed:
+        rows, columns = columns, rows
+    packed, scales = (
+        nn.Parameter(torch.empty(count, *shape, dtype=t, device="meta"), requires_grad=False)
+        for shape, t in (
+            (form.packed_shape(rows, columns), torch.int8),
+            (form.scales_shape(name, rows, columns), torch.float16),
+        )
+    )
+    return QuantizedMatrix(
+        rows, columns, form, packed, scales, experts=count, transposed=transposed
+    )
 
 
 def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -141,9 +191,17 @@ def _feed_forward(
     def project(name: str, x: torch.Tensor) -> torch.Tensor:
         bias = getattr(module, f"{name}_bias") if module.has_bias else None
         matrices = getattr(module, name)
-        product: torch.Tensor = grouped_matmul(
-            x, matrices, bias, offsets, experts, bool(module.is_transposed)
-        )
+        scales = getattr(module, f"{name}{SCALES}", None)
+        product: torch.Tensor
+        if scales is None:
+            product = grouped_matmul(
+                x, matrices, bias, offsets, experts, bool(module.is_transposed)
+            )
+        else:
+            features = getattr(module, f"{name}{_FEATURES}")
+            product = quantized_grouped_matmul(
+                x, matrices, scales, bias, offsets, experts, features
+            )
         return product
 
     if module.has_gate:
@@ -202,5 +260,6 @@ def _check(
     if top_k_index.shape[1] > experts:
         raise ModelError(f"{where}: {top_k_index.shape[1]} experts per token of {experts}")
     for name, matrix in _matrices(module).items():
-        if matrix.dim() != 3 or matrix.shape[0] != experts:
+        packed = hasattr(module, f"{name}{SCALES}")
+        if matrix.dim() != (5 if packed else 3) or matrix.shape[0] != experts:
             raise ModelError(f"{where}: {name} is {list(matrix.shape)} for {experts} experts")

@@ -39,6 +39,11 @@ class Fusion:
         """The parts, for a message."""
         return f"{self.name} (made of {len(self.stored)} tensors from {self.stored[0]} on)"
 
+    def one(self, expert: int) -> Fusion:
+        """The fusion of one expert's parts alone: they make that expert's slice, `[1, ...]`."""
+        parts = {pattern: [names[expert]] for pattern, names in self.parts.items()}
+        return Fusion(self.name, parts, self.rule, self.config)
+
     def convert(self, read: Callable[[str], torch.Tensor]) -> dict[str, torch.Tensor]:
         """Reads the parts and makes the parameters, by module name."""
         rule = copy.deepcopy(self.rule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -51,12 +52,24 @@ class NarrowEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """A matrix `[rows, columns]` that became packed integers and scales, parameters both."""
+    """A matrix `[rows, columns]` that became packed integers and scales, parameters both.
+
+    With `experts`, one such matrix for each of them, `[experts, rows, columns]`, or
+    `[experts, columns, rows]` in checkpoints where `transposed`; packed they are one by one.
+    """
 
     rows: int
     columns: int
+    form: WeightFormat
     packed: nn.Parameter = field(repr=False)
     scales: nn.Parameter = field(repr=False)
+    experts: int | None = None
+    transposed: bool = False
+
+    @property
+    def count(self) -> int:
+        """The number of weights."""
+        return (self.experts or 1) * self.rows * self.columns
 
 
 class QuantizedLinear(nn.Module):
@@ -91,7 +104,10 @@ class QuantizedEmbedding(nn.Module):
 
 
 def narrow_weights(
-    model: nn.Module, dtype: torch.dtype, form: WeightFormat | None = None
+    model: nn.Module,
+    dtype: torch.dtype,
+    form: WeightFormat | None = None,
+    stored: Mapping[str, WeightFormat] | None = None,
 ) -> dict[str, QuantizedMatrix]:
     """Replaces the linear layers and embeddings of a model on the meta device, in place.
 
@@ -100,8 +116,9 @@ def narrow_weights(
 
     Args:
         model: With float parameters.
-        dtype: What matrices are stored in, unless `form` is given.
-        form: The format of quantised matrices.
+        dtype: What matrices are stored in that have no format.
+        form: The format of matrices; None: `dtype`.
+        stored: Parameters that have another format, by name: that in which they come.
 
     Returns:
         The quantised matrices by the name of the (first) parameter they replace.
@@ -127,8 +144,8 @@ def narrow_weights(
             scales = torch.empty(
                 form.scales_shape(name, rows, columns), dtype=torch.float16, device=weight.device
             )
-            parameters = (nn.Parameter(t, requires_grad=False) for t in (packed, scales))
-            quantized[id(weight)] = (name, QuantizedMatrix(rows, columns, *parameters))
+            first, second = (nn.Parameter(t, requires_grad=False) for t in (packed, scales))
+            quantized[id(weight)] = (name, QuantizedMatrix(rows, columns, form, first, second))
         return quantized[id(weight)][1]
 
     # A table that a subclass of nn.Embedding holds keeps its type, and so does a tied lm_head.
@@ -152,14 +169,18 @@ def narrow_weights(
             if not linear_layer:
                 continue
             replacement = NarrowLinear(weight, bias)
-        elif form is not None:
-            matrix = quantize(f"{name}.weight", weight, form)
+        elif chosen := (stored or {}).get(f"{name}.weight", form):
+            matrix = quantize(f"{name}.weight", weight, chosen)
             replacement = (
                 QuantizedLinear(matrix, bias) if linear_layer else QuantizedEmbedding(matrix)
             )
         else:
-            stored = narrow(weight)
-            replacement = NarrowLinear(stored, bias) if linear_layer else NarrowEmbedding(stored)
+            narrow_weight = narrow(weight)
+            replacement = (
+                NarrowLinear(narrow_weight, bias)
+                if linear_layer
+                else NarrowEmbedding(narrow_weight)
+            )
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, replacement)
     return dict(quantized.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, initialization
 
 from edgec.errors import ModelError
 from edgec.models import attention, experts
+from edgec.models.call import call
 from edgec.models.check import ExpectedTensors, tensors_of
 from edgec.models.linear import QuantizedMatrix, narrow_weights
 from edgec.models.quantize import WeightFormat
-from edgec.models.state import Discovery, SequenceState, using
+from edgec.models.state import Discovery, Kept, SequenceState
 
 __all__ = ["LoadedModel", "load"]
 
@@ -54,7 +55,7 @@ class LoadedModel:
         count = 0
         for name, parameter in self.parameters.items():
             if name in self.quantized:
-                count += self.quantized[name].rows * self.quantized[name].columns
+                count += self.quantized[name].count
             elif id(parameter) not in scales:
                 count += parameter.numel()
         return count
@@ -65,6 +66,7 @@ def load(
     dtype: str,
     form: WeightFormat | None = None,
     *,
+    stored: Mapping[str, WeightFormat] | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Builds the model of a HF configuration without weights and finds out what state it keeps.
@@ -73,6 +75,8 @@ def load(
         config: A transformers configuration.
         dtype: f32, f16 or bf16, for matrices that are not quantised.
         form: How matrices are quantised; None: they are not.
+        stored: Matrices that the checkpoint has as integers already, by its names: they keep that
+            format.
         trust_remote_code: Whether modelling code that came with the model may run.
 
     Raises:
@@ -88,8 +92,13 @@ def load(
     except Exception as error:
         raise _unsupported(config, error) from error
     expected = tensors_of(module)
-    quantized = narrow_weights(module, DTYPES[dtype], form)
-    experts.narrow_experts(module, DTYPES[dtype])
+    kept = {expected.rename(name): format for name, format in (stored or {}).items()}
+    for alias, name in expected.tied.items():
+        for one, other in ((alias, name), (name, alias)):
+            if one in kept:
+                kept.setdefault(other, kept[one])
+    quantized = narrow_weights(module, DTYPES[dtype], form, kept)
+    quantized |= experts.narrow_experts(module, DTYPES[dtype], form)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
@@ -139,35 +148,45 @@ def _meta_parameters() -> Iterator[None]:
 
 
 def _discover(module: nn.Module, config: Any) -> Discovery:
-    """Runs the model once on the meta device and notes the layers' state and the masks."""
+    """Runs the model on the meta device, and notes the layers' state and the masks.
+
+    Once to see what it keeps, and once more, a single token on that state, to see that every
+    buffer is updated by functions that edgec knows.
+    """
     discovery = Discovery()
-    tokens = torch.zeros(1, 32, dtype=torch.int32, device="meta")
     start = torch.zeros((), dtype=torch.int64, device="meta")
-    position_ids = torch.arange(32, device="meta")[None]
-    length = torch.full((), 32, dtype=torch.int64, device="meta")
-    state = SequenceState(start, 64, discovery, length=length)
     try:
-        with torch.no_grad(), using(state):
-            logits = module(
-                input_ids=tokens, position_ids=position_ids, past_key_values=state, use_cache=True
-            ).logits
+        length = torch.full((), 32, dtype=torch.int64, device="meta")
+        fresh = SequenceState(start, 64, discovery, length=length)
+        logits = call(module, *_tokens(32), fresh)
+        if not discovery.state:
+            raise ModelError("it keeps no state that edgec knows")
+        buffers = {name: _buffer(kept) for name, kept in discovery.state.items()}
+        call(module, *_tokens(1), SequenceState(start, 64, discovery, buffers))
     except ModelError as error:
         raise ModelError(f"model type '{config.model_type}': {error.what}", error.remedy) from None
     except Exception as error:
         raise _unsupported(config, error) from error
-    if not discovery.layers:
-        raise ModelError(f"model type '{config.model_type}' keeps no attention state")
     discovery.vocab_size = logits.shape[-1]
     return discovery
+
+
+def _tokens(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    positions = torch.arange(count, device="meta")[None]
+    return torch.zeros(1, count, dtype=torch.int32, device="meta"), positions
+
+
+def _buffer(kept: Kept) -> torch.Tensor:
+    shape = (64, *kept.shape) if kept.kind == "attention" else kept.shape
+    return torch.empty(shape, device="meta")
 
 
 def _unsupported(config: Any, error: Exception) -> ModelError:
     """Says of a failure within HF's code what it most likely means."""
     kinds = sorted(set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS)
+    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    reason = f"its modelling code does not take edgec's plug points ({type(error).__name__}: "
+    reason += f"{first})"
     if kinds:
-        reason = f"it has layers of the kind {', '.join(kinds)}, whose state edgec does not keep"
-    else:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        reason = f"its modelling code does not take edgec's plug points ({type(error).__name__}: "
-        reason += f"{first})"
+        reason += f"; it has layers of the kind {', '.join(kinds)}"
     return ModelError(f"model type '{config.model_type}' is not supported yet: {reason}")

@@ -58,8 +58,6 @@ def unsupported(config: Mapping[str, Any]) -> str:
 
     The only place that refuses a whole kind of model, whatever it came from.
     """
-    if config.get("model_type") == "lfm2_moe":
-        return "short-convolution layers are not supported yet"
     return ""
 
 

@@ -3,6 +3,15 @@
 A model is first run once on the meta device with a `Discovery`, which notes what each layer
 wants to keep. From that come the state's buffers, so that no family needs a table of its shapes.
 The same run notes every mask that the model asks for (see `edgec.models.attention`).
+
+There are three kinds of state:
+
+- `attention`: a row for each position, written by `attend`;
+- `conv`: the last inputs of a causal convolution, position p in row `p % columns`;
+- `recurrent`: a tensor that every token changes.
+
+Padding tokens leave no trace in the last two. The operators that update them see to that
+(`edgec.models.kernels`).
 """
 
 from __future__ import annotations
@@ -20,7 +29,15 @@ from transformers.cache_utils import Cache
 from edgec.errors import ModelError
 from edgec.models.ops.cache_update import cache_update
 
-__all__ = ["AttentionLayer", "CausalMask", "Discovery", "SequenceState", "active_state", "using"]
+__all__ = [
+    "CausalMask",
+    "Discovery",
+    "Kept",
+    "SequenceState",
+    "active_state",
+    "state_or_none",
+    "using",
+]
 
 
 @dataclass(frozen=True)
@@ -36,22 +53,34 @@ class CausalMask:
 
 
 @dataclass(frozen=True)
-class AttentionLayer:
-    """What an attention layer keeps for each token: `[kv_heads, width]` keys and values."""
+class Kept:
+    """One tensor that a layer keeps between calls.
 
-    kv_heads: int
-    key_width: int
-    value_width: int
+    `shape` is, by `kind`: of `attention` that of a position's row, `(kv_heads, width)`; of `conv`
+    `(columns, channels)`; of `recurrent` all of it.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
 
 
 @dataclass
 class Discovery:
-    """What a model asked for, in the order in which it asked."""
+    """What a model asked for, in the order in which it asked; `state` by buffer name."""
 
-    layers: dict[int, AttentionLayer] = field(default_factory=dict)
+    state: dict[str, Kept] = field(default_factory=dict)
     masks: list[CausalMask] = field(default_factory=list)
     experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
     vocab_size: int = 0
+
+    def keep(self, name: str, kept: Kept) -> None:
+        """Notes a tensor of the state.
+
+        Raises:
+            ModelError: it was noted before as something else.
+        """
+        if self.state.setdefault(name, kept) != kept:
+            raise ModelError(f"{name}: kept as {self.state[name]} and as {kept}")
 
 
 class SequenceState(Cache):
@@ -61,7 +90,8 @@ class SequenceState(Cache):
         start: i64 scalar tensor, the position of the call's first token.
         capacity: Rows of each attention buffer.
         discovery: Filled when `buffers` is None, read otherwise.
-        buffers: For each layer its key and value buffer, `[capacity, kv_heads, width]`.
+        buffers: The tensors of `discovery.state` by name; of `attention` they are
+            `[capacity, kv_heads, width]`, of the other kinds as noted.
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
     """
@@ -71,7 +101,7 @@ class SequenceState(Cache):
         start: torch.Tensor,
         capacity: int,
         discovery: Discovery,
-        buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
+        buffers: dict[str, torch.Tensor] | None = None,
         length: torch.Tensor | None = None,
     ) -> None:
         super().__init__(layers=[])
@@ -80,8 +110,35 @@ class SequenceState(Cache):
         self.discovery = discovery
         self.buffers = buffers
         self.length = length
+        self.updated: set[str] = set()
         self._masks = iter(discovery.masks)
         self._new: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._lent: list[tuple[torch.Tensor, str]] = []
+        self._convolved: list[tuple[torch.Tensor, torch.Tensor, str]] = []
+        self._recurrent = ""
+
+    def write(self, name: str, value: torch.Tensor) -> None:
+        """Replaces a buffer's content; once in a call, or the model does what this cannot do."""
+        assert self.buffers is not None
+        if name in self.updated:
+            raise ModelError(f"{name} is updated twice in one call")
+        self.updated.add(name)
+        self.buffers[name].copy_(value)
+
+    def check_complete(self) -> None:
+        """Whether the call updated all of the state.
+
+        Raises:
+            ModelError: some of it was left as it was.
+        """
+        missed = sorted(set(self.discovery.state) - self.updated)
+        if missed:
+            raise ModelError(
+                f"{missed[0]} is not updated by a call",
+                "this form of state is not supported yet",
+            )
+
+    # Attention
 
     def update(
         self,
@@ -121,24 +178,114 @@ class SequenceState(Cache):
                 f"layer {layer_idx} attends to keys that it did not just put into the cache",
                 "this form of attention is not supported yet",
             )
-        if self.buffers is None:
-            self.discovery.layers[layer_idx] = AttentionLayer(
-                key.shape[1], key.shape[3], value.shape[3]
-            )
-            return None
         updated = []
-        for buffer, states in zip(self.buffers[layer_idx], (key, value), strict=True):
-            cache = cache_update(buffer, states[0].transpose(0, 1), self.start)
-            buffer.copy_(cache)
-            updated.append(cache)
-        return updated[0], updated[1]
+        for part, states in (("key", key), ("value", value)):
+            name = f"layers.{layer_idx}.{part}"
+            if self.buffers is None:
+                self.discovery.keep(name, Kept("attention", (states.shape[1], states.shape[3])))
+                continue
+            rows = states[0].transpose(0, 1)
+            updated.append(cache_update(self.buffers[name], rows, self.start))
+            self.write(name, updated[-1])
+        return (updated[0], updated[1]) if updated else None
 
     def next_mask(self) -> CausalMask:
         """The mask that the model asked for at this point of the discovery."""
         return next(self._masks)
 
+    # Convolution
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        """f32 `[1, channels, columns]`, the last inputs; None during discovery.
+
+        What is returned names the buffer to the functions that it is passed on to. Its content
+        is right too, and removed from the graph where nobody reads it.
+        """
+        name = f"layers.{layer_idx}.conv{state_idx or ''}"
+        if self.buffers is None or name not in self.discovery.state:
+            return None
+        buffer = self.buffers[name]
+        columns = buffer.shape[0]
+        rows = (self.start + torch.arange(columns, device=buffer.device)) % columns
+        return self._lend(buffer[rows].transpose(0, 1)[None], name)
+
+    def update_conv_state(
+        self,
+        conv_states: torch.Tensor,
+        layer_idx: int,
+        state_idx: int = 0,
+        conv_kernel_size: int | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """What a convolution over the new tokens has to see, past and new.
+
+        The update itself is left to the convolution (`taken`).
+
+        Args:
+            conv_states: f32 `[1, channels, tokens]`, its input for the new tokens.
+
+        Returns:
+            f32 `[1, channels, columns + tokens]`.
+        """
+        name = f"layers.{layer_idx}.conv{state_idx or ''}"
+        if self.buffers is None:
+            if conv_kernel_size is None:
+                raise ModelError(f"layer {layer_idx}: a convolution of unknown width")
+            self.discovery.keep(name, Kept("conv", (conv_kernel_size, conv_states.shape[1])))
+            return conv_states
+        past = self.get_conv_state(layer_idx, state_idx)
+        assert past is not None
+        result = torch.cat([past, conv_states], dim=-1)
+        self._convolved.append((result, conv_states, name))
+        return result
+
+    def convolved(self, columns: torch.Tensor) -> tuple[torch.Tensor, str] | None:
+        """The new tokens, and the buffer's name, of something that `update_conv_state` returned."""
+        return next(((new, name) for c, new, name in self._convolved if c is columns), None)
+
+    # Recurrence
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        """A recurrent buffer as it is before the call, `[1, *shape]`; None during discovery."""
+        self._recurrent = name = f"layers.{layer_idx}.recurrent{state_idx or ''}"
+        if self.buffers is None or name not in self.discovery.state:
+            return None
+        return self._lend(self.buffers[name][None], name)
+
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **_: Any
+    ) -> torch.Tensor:
+        """Keeps `[1, *shape]` as the state after the call's last true token."""
+        name = f"layers.{layer_idx}.recurrent{state_idx or ''}"
+        if self.buffers is None:
+            self.discovery.keep(name, Kept("recurrent", tuple(recurrent_states.shape[1:])))
+        else:
+            self.write(name, recurrent_states[0])
+        return recurrent_states
+
+    def lent(self, tensor: torch.Tensor) -> str:
+        """The name of the buffer that a tensor returned by a `get` method stands for.
+
+        Raises:
+            ModelError: it stands for none.
+        """
+        for handle, name in self._lent:
+            if handle is tensor:
+                return name
+        raise ModelError("a layer updates a state that it did not take from the cache")
+
+    def _lend(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        self._lent.append((tensor, name))
+        return tensor
+
     # What HF models ask a cache. Positions come from `start`; sizes only shape masks, which
     # CausalMask replaces.
+
+    def has_previous_state(self, *_: Any, **__: Any) -> bool:
+        return self.buffers is not None
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        return False
 
     def get_seq_length(self, *_: Any, **__: Any) -> Any:
         return self.start
@@ -150,11 +297,18 @@ class SequenceState(Cache):
         return self.capacity
 
 
-_ACTIVE: ContextVar[SequenceState] = ContextVar("edgec_sequence_state")
+_ACTIVE: ContextVar[SequenceState | None] = ContextVar("edgec_sequence_state", default=None)
 
 
 def active_state() -> SequenceState:
-    """The state of the call in progress; attention functions get no other way to it."""
+    """The state of the call in progress; functions that HF calls get no other way to it."""
+    state = _ACTIVE.get()
+    assert state is not None, "no call in progress"
+    return state
+
+
+def state_or_none() -> SequenceState | None:
+    """The state of the call in progress, if there is one."""
     return _ACTIVE.get()
 
 

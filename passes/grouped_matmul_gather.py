@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from edgec.passes.grouped_matmul_shape import ROW_BLOCK, GroupedMatmul
 
-__all__ = ["gather_template"]
+__all__ = ["expert_of_block", "gather_template"]
 
 
 def gather_template(symbol: str, case: GroupedMatmul) -> str:
@@ -45,7 +45,7 @@ util.func private @"{symbol}"(%x: {x}, %weight: {case.weight.builtin}{bias_argum
   %block = arith.constant {block} : index
   %all = tensor.dim %x, %c0 : {x}
   %blocks = arith.divui %all, %block : index
-{_expert_of_block(case, ids, count)}
+{expert_of_block(case.experts, ids, count) if case.sorted else ""}
   %rows = tensor.expand_shape %x [[0, 1], [2]] output_shape [{comma}{block}, {k}] : {x} into {rows}
   %gathered_empty = tensor.empty({count}) : {gathered}
   %gathered = iree_linalg_ext.gather dimension_map = [0]
@@ -69,19 +69,21 @@ util.func private @"{symbol}"(%x: {x}, %weight: {case.weight.builtin}{bias_argum
 }}"""
 
 
-def _expert_of_block(case: GroupedMatmul, ids: str, count: str) -> str:
-    """The expert of each block: how many experts end at or before the block's first row."""
-    if not case.sorted:
-        return ""
+def expert_of_block(experts: int, ids: str, count: str) -> str:
+    """Text that computes %ids, of type `ids` and with `count` as its dynamic size, if any.
+
+    The expert of each block: how many experts end at or before the block's first row.
+    """
+    offsets = f"tensor<{experts + 1}xi32>"
     return f"""  %none = arith.constant 0 : i32
-  %ends = tensor.extract_slice %index[1] [{case.experts}] [1]
-      : {case.groups} to tensor<{case.experts}xi32>
+  %ends = tensor.extract_slice %index[1] [{experts}] [1]
+      : {offsets} to tensor<{experts}xi32>
   %ids_empty = tensor.empty({count}) : {ids}
   %ids_zero = linalg.fill ins(%none : i32) outs(%ids_empty : {ids}) -> {ids}
   %ended = linalg.generic {{
       indexing_maps = [affine_map<(g, e) -> (e)>, affine_map<(g, e) -> (g)>],
       iterator_types = ["parallel", "reduction"]
-    }} ins(%ends : tensor<{case.experts}xi32>) outs(%ids_zero : {ids}) {{
+    }} ins(%ends : tensor<{experts}xi32>) outs(%ids_zero : {ids}) {{
   ^bb0(%end: i32, %sum: i32):
     %g = linalg.index 0 : index
     %first = arith.muli %g, %block : index
@@ -96,7 +98,7 @@ def _expert_of_block(case: GroupedMatmul, ids: str, count: str) -> str:
       iterator_types = ["parallel"]
     }} ins(%ended : {ids}) outs(%ids_empty : {ids}) {{
   ^bb0(%e: i32, %unused: i32):
-    %last = arith.constant {case.experts - 1} : i32
+    %last = arith.constant {experts - 1} : i32
     %expert = arith.minsi %e, %last : i32
     linalg.yield %expert : i32
   }} -> {ids}"""

@@ -6,6 +6,9 @@ code generation wants. Grouped query heads read each key and value once; nothing
 sum of the softmax divides the product, not the weights, which is `value_width` divisions for each
 query instead of one for each row.
 
+With `kernel=<level>` the forms that the level's kernel takes become dispatches of it (see
+`edgec.passes.attention_kernel`); the others stay contractions.
+
 With `compute=cache` both contractions of a block of tokens multiply in the cache's type, into f32
 sums: over a 16-bit cache that is what tensor cores do. The softmax and its sum stay f32.
 """
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.attention_kernel import AttentionShape, attention_fits, attention_template
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
@@ -36,17 +40,9 @@ BLOCK = 32
 
 
 @dataclass(frozen=True)
-class _Case:
-    """One form of the operator: everything that the text of its lowering depends on."""
+class _Case(AttentionShape):
+    """One form of the operator, and the type of the contractions' factors."""
 
-    query: TorchTensor
-    key: TorchTensor
-    value: TorchTensor
-    result: TorchTensor
-    sinks: bool
-    scale: float
-    window: int
-    softcap: float
     factor: str
 
 
@@ -54,10 +50,13 @@ class _Case:
 class LowerAttention:
     """Instantiates one function for each form of the operator in the module.
 
-    `compute` is the type of the contractions' factors: `activations` or `cache`.
+    Attributes:
+        compute: The type of the contractions' factors: `activations` or `cache`.
+        kernel: `generic`, or the feature level whose kernels are linked in.
     """
 
     compute: str = "activations"
+    kernel: str = "generic"
 
     def __post_init__(self) -> None:
         if self.compute not in ("activations", "cache"):
@@ -79,14 +78,19 @@ class LowerAttention:
                 softcap=constant_float(softcap),
                 factor=types[1].dtype if narrow else "f32",
             )
+            fused = self.kernel != "generic" and attention_fits(case)
             symbol = symbol_name(
-                "attention",
+                f"attention.{self.kernel}" if fused else "attention",
                 *(case.query, case.key, case.value),
                 f"scale{case.scale!r}_window{case.window}_softcap{case.softcap!r}",
                 "sinks" if case.sinks else "",
                 "" if case.factor == "f32" else case.factor,
             )
-            insert_function(module, symbol, _template(symbol, case))
+            if fused:
+                text = attention_template(symbol, case, self.kernel)
+            else:
+                text = _template(symbol, case)
+            insert_function(module, symbol, text)
             operands = [query, key, value, start, *([sinks] if case.sinks else [])]
             call_template(op, symbol, operands, case.result)
 

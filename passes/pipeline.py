@@ -29,10 +29,12 @@ _TORCH_PASSES = (
     "lower-quantized-linear",
     "lower-quantized-embedding",
     "lower-cache-update",
+    "lower-causal-conv",
     "lower-attention",
     "lower-topk",
     "lower-histogram",
     "lower-grouped-matmul",
+    "lower-quantized-grouped-matmul",
     # Last: an operator without a lowering is named here, not in an IREE crash.
     "verify-lowered",
 )

@@ -26,10 +26,14 @@ PASSES = {
     "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
     "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
+    "lower-causal-conv": "edgec.passes.lower_causal_conv:LowerCausalConv",
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
     "lower-topk": "edgec.passes.lower_topk:LowerTopk",
     "lower-histogram": "edgec.passes.lower_histogram:LowerHistogram",
     "lower-grouped-matmul": "edgec.passes.lower_grouped_matmul:LowerGroupedMatmul",
+    "lower-quantized-grouped-matmul": (
+        "edgec.passes.lower_quantized_grouped_matmul:LowerQuantizedGroupedMatmul"
+    ),
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
     "bound-reductions": "edgec.passes.bound_reductions:BoundReductions",
     "lower-argmax": "edgec.passes.lower_argmax:LowerArgmax",
@@ -39,10 +43,12 @@ PASSES = {
 LOWERINGS = {
     "attention": "lower-attention",
     "cache_update": "lower-cache-update",
+    "causal_conv": "lower-causal-conv",
     "grouped_matmul": "lower-grouped-matmul",
     "histogram": "lower-histogram",
     "linear": "lower-linear",
     "quantized_embedding": "lower-quantized-embedding",
+    "quantized_grouped_matmul": "lower-quantized-grouped-matmul",
     "quantized_linear": "lower-quantized-linear",
     "topk": "lower-topk",
 }

@@ -10,6 +10,7 @@ from iree.compiler import ir
 __all__ = [
     "TorchTensor",
     "call_template",
+    "call_together",
     "constant_bool",
     "constant_float",
     "constant_int",
@@ -157,21 +158,29 @@ def call_template(
     op: ir.Operation, symbol: str, operands: list[ir.Value], *results: TorchTensor
 ) -> None:
     """Replaces `op` by a call of the private function `symbol` over builtin tensors."""
-    context = op.context
-    with ir.InsertionPoint(op), op.location:
-        converted = [_to_builtin(value) for value in operands]
+    assert len(results) == len(op.results)
+    call_together([op], symbol, operands)
+
+
+def call_together(ops: list[ir.Operation], symbol: str, operands: list[ir.Value]) -> None:
+    """Replaces `ops` by one call at the place of the first, which has all their results."""
+    context = ops[0].context
+    old = [result for op in ops for result in op.results]
+    with ir.InsertionPoint(ops[0]), ops[0].location:
+        types = [parse_torch_tensor(result.type).builtin for result in old]
         call = ir.Operation.create(
             "util.call",
-            results=[ir.Type.parse(result.builtin, context) for result in results],
-            operands=converted,
+            results=[ir.Type.parse(type_, context) for type_ in types],
+            operands=[_to_builtin(value) for value in operands],
             attributes={"callee": ir.FlatSymbolRefAttr.get(symbol, context)},
         )
-        for old, new in zip(op.results, call.results, strict=True):
+        for before, new in zip(old, call.results, strict=True):
             back = ir.Operation.create(
-                "torch_c.from_builtin_tensor", results=[old.type], operands=[new]
+                "torch_c.from_builtin_tensor", results=[before.type], operands=[new]
             )
-            old.replace_all_uses_with(back.results[0])
-    op.erase()
+            before.replace_all_uses_with(back.results[0])
+    for op in ops:
+        op.erase()
 
 
 def _to_builtin(value: ir.Value) -> ir.Value:

@@ -3,8 +3,8 @@
 A mutated torch argument becomes a `hal.tensor.alias` at the end of the function. The cache is
 used (by attention) between its update and that alias, so IREE makes the update into a fresh copy
 of the whole cache, on every call. With the alias right after the update, and later readers taking
-the aliased value, the update happens in the caller's buffer. The aliases then need no place in the
-barrier either: the results that remain there depend on them.
+the aliased value, the update happens in the caller's buffer. An alias with readers then needs no
+place in the barrier either: the results that remain there depend on it.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def _rewrite(barrier: ir.Operation) -> None:
             raise ValueError("a state buffer is aliased without being updated")
         alias.move_after(source.owner.operation)
         source.replace_all_uses_except(alias.results[0], alias)
+        if all(use.owner.operation == barrier for use in alias.results[0].uses):
+            kept.append((value, result))  # nothing else keeps the update alive
     if not kept:
         raise ValueError("an entry point has no result but its state")
     with ir.InsertionPoint(barrier), barrier.location:

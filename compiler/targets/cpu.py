@@ -18,7 +18,8 @@ _PIPELINE = TORCH_PIPELINE
 for _name in ("lower-topk", "lower-grouped-matmul", "lower-linear"):
     _PIPELINE = with_options(_PIPELINE, _name, "form=cpu")
 
-_GENERIC = "lower-quantized-linear"
+_KERNELS = ("lower-quantized-linear", "lower-quantized-grouped-matmul", "lower-attention")
+"""Passes that dispatch kernels where the CPU has a level of them."""
 
 _AARCH64_CPUS = ("cortex-", "neoverse-", "apple-", "ampere1", "carmel", "thunderx", "a64fx")
 
@@ -62,7 +63,9 @@ def target(variant: str) -> Target:
     level = best_level(architecture, frozenset(features))
     if level is None:
         return Target("cpu", cpu, "local-task", tuple(flags), requirements, _PIPELINE)
-    pipeline = with_options(_PIPELINE, _GENERIC, f"kernel={level}")
+    pipeline = _PIPELINE
+    for name in _KERNELS:
+        pipeline = with_options(pipeline, name, f"kernel={level}")
     return Target("cpu", cpu, "local-task", tuple(flags), requirements, pipeline, kernels=level)
 
 

@@ -1,4 +1,4 @@
-"""What the kernels of quantized_linear.h compute, in plain numpy: the tests' yardstick."""
+"""What the kernels compute, in plain numpy: the tests' yardstick."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["quantize_rows", "quantized_linear"]
+__all__ = ["attention", "quantize_rows", "quantized_linear"]
 
 _BLOCK = 32
 
@@ -23,7 +23,7 @@ def quantize_rows(
     Returns:
         Integers i8 `[M, K]`, -127 to 127, ties to even; scales f32 `[M, K / 32]`.
     """
-    blocks = x.reshape(x.shape[0], -1, _BLOCK)
+    blocks = x.reshape(x.shape[0], x.shape[1] // _BLOCK, _BLOCK)
     most = np.abs(blocks).max(axis=-1)
     inverse = np.where(most > 1e-30, np.float32(127) / np.maximum(most, np.float32(1e-30)), 0)
     integers = np.rint(blocks * inverse[..., None].astype(np.float32)).astype(np.int8)
@@ -31,7 +31,10 @@ def quantize_rows(
 
 
 def quantized_linear(
-    x: npt.NDArray[np.float32], integers: npt.NDArray[Any], scales: npt.NDArray[np.float16]
+    x: npt.NDArray[np.float32],
+    integers: npt.NDArray[Any],
+    scales: npt.NDArray[np.float16],
+    zero_points: npt.NDArray[np.float16] | None = None,
 ) -> npt.NDArray[np.float64]:
     """`x @ w.T` as the kernels compute it: integer sums a block, scaled and added in floats.
 
@@ -39,6 +42,7 @@ def quantized_linear(
         x: `[M, K]`.
         integers: Unpacked weights, `[N, K]`.
         scales: `[N, K / group]`.
+        zero_points: `[N, K / group]` or None.
 
     Returns:
         f64 `[M, N]`; the kernels add in f32.
@@ -48,7 +52,53 @@ def quantized_linear(
     blocks = k // _BLOCK
     a = q.reshape(m, blocks, _BLOCK).astype(np.int64)
     w = integers.reshape(-1, blocks, _BLOCK).astype(np.int64)
-    sums = np.einsum("mbk,nbk->mnb", a, w)
-    each = np.repeat(scales.astype(np.float64), blocks // scales.shape[1], axis=1)
+    sums: npt.NDArray[Any] = np.einsum("mbk,nbk->mnb", a, w)
+    repeats = blocks // scales.shape[1]
+    each = np.repeat(scales.astype(np.float64), repeats, axis=1)
+    if zero_points is not None:
+        zeros = np.repeat(zero_points.astype(np.float64), repeats, axis=1)
+        sums = sums - a.sum(axis=-1)[:, None, :] * zeros
     result: npt.NDArray[np.float64] = np.einsum("mnb,mb,nb->mn", sums, s.astype(np.float64), each)
+    return result
+
+
+def attention(
+    query: npt.NDArray[np.float32],
+    keys: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    start: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    sinks: npt.NDArray[np.float32] | None,
+) -> npt.NDArray[np.float64]:
+    """Causal attention with grouped heads, see `edgec::attention`.
+
+    Args:
+        query: `[heads, tokens, width]`.
+        keys: `[capacity, kv_heads, width]`, and `values` likewise.
+        start: Position of the first token.
+        scale: Factor of the scores.
+        window: In tokens, or 0.
+        softcap: Or 0.
+        sinks: `[heads]` or None.
+
+    Returns:
+        f64 `[tokens, heads, value_width]`.
+    """
+    heads, tokens, _ = query.shape
+    group = heads // keys.shape[1]
+    result = np.zeros((tokens, heads, values.shape[2]))
+    for head in range(heads):
+        for token in range(tokens):
+            last = start + token
+            rows = slice(max(0, last + 1 - window) if window else 0, last + 1)
+            k, v = (a[rows, head // group].astype(np.float64) for a in (keys, values))
+            scores = k @ query[head, token].astype(np.float64) * scale
+            if softcap:
+                scores = softcap * np.tanh(scores / softcap)
+            sink = [] if sinks is None else [float(sinks[head])]
+            weights = np.exp(scores - max([scores.max(), *sink]))
+            rest = sum(np.exp(s - max(scores.max(), s)) for s in sink)
+            result[token, head] = weights @ v / (weights.sum() + rest)
     return result

@@ -5,10 +5,12 @@
 
 from edgec.models.ops.attention import attention
 from edgec.models.ops.cache_update import cache_update
+from edgec.models.ops.causal_conv import causal_conv
 from edgec.models.ops.grouped_matmul import grouped_matmul
 from edgec.models.ops.histogram import histogram
 from edgec.models.ops.linear import linear
 from edgec.models.ops.quantized_embedding import quantized_embedding
+from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
 from edgec.models.ops.quantized_linear import quantized_linear
 from edgec.models.ops.topk import topk
 
@@ -16,10 +18,12 @@ __all__ = [
     "OPS",
     "attention",
     "cache_update",
+    "causal_conv",
     "grouped_matmul",
     "histogram",
     "linear",
     "quantized_embedding",
+    "quantized_grouped_matmul",
     "quantized_linear",
     "topk",
 ]
@@ -27,10 +31,12 @@ __all__ = [
 OPS = (
     "attention",
     "cache_update",
+    "causal_conv",
     "grouped_matmul",
     "histogram",
     "linear",
     "quantized_embedding",
+    "quantized_grouped_matmul",
     "quantized_linear",
     "topk",
 )

@@ -19,6 +19,7 @@ from edgec.errors import InputError
     [
         ({"dtype": "f8"}, "dtype 'f8': must be one of f32, f16, bf16"),
         ({"dtype": ""}, "dtype ''"),
+        ({"kv_dtype": "f8"}, "kv-dtype 'f8': must be one of f32, f16, bf16"),
         ({"dynamic_shapes": "some"}, "dynamic-shapes 'some': must be one of input, op, none"),
         ({"prompt_multiple": 0}, "prompt-multiple 0: must be from 1 to 1024"),
         ({"prompt_multiple": -32}, "prompt-multiple -32"),
@@ -29,6 +30,8 @@ from edgec.errors import InputError
         ({"ctx_size": 96, "prompt_multiple": 64}, r"ctx-size 96: .*, 64 \(try 128\)"),
         ({"chunk_size": 33}, r"chunk-size 33: .* \(try 32\)"),
         ({"chunk_size": 0}, "chunk-size 0"),
+        ({"asymmetric": True}, "asymmetric: none has no zero points"),
+        ({"asymmetric": True, "quantize": "int8"}, r"int8 has no .* \(add --quantize int4"),
         ({"layers": 0}, "layers 0: must be at least 1"),
     ],
 )
@@ -87,3 +90,17 @@ def test_as_json() -> None:
     options = CompileOptions(extra_compile_args=("-a", "-b")).to_dict()
     assert options["extra_compile_args"] == ["-a", "-b"]
     assert options.keys() == {field.name for field in dataclasses.fields(CompileOptions)}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "f32"),
+        ({"dtype": "bf16"}, "bf16"),
+        ({"quantize": "int4"}, "f16"),
+        ({"quantize": "int8", "dtype": "bf16"}, "bf16"),
+        ({"quantize": "int8", "kv_dtype": "f32"}, "f32"),
+    ],
+)
+def test_type_of_the_cache(options: dict[str, Any], expected: str) -> None:
+    assert CompileOptions(**options).for_model(512, "m").kv_dtype == expected

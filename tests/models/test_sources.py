@@ -307,4 +307,4 @@ def test_preset() -> None:
 
 
 def test_bundled_models_are_found() -> None:
-    assert "tiny-dense" in sources.bundled_models()
+    assert {"tiny-dense", "tiny-moe"} <= set(sources.bundled_models())

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import edgec
 from edgec.models.create import byte_tokenizer_files
+from edgec.models.load import load
+from edgec.models.quantize import WeightFormat, dequantize, quantize
 
 VOCABULARY = 320
 PROMPTS = (1, 31, 32, 33, 200)
@@ -54,15 +56,46 @@ def make(folder: Path, model_type: str, changes: dict[str, Any], seed: int = 0) 
 
 
 def check_parity(
-    folder: Path, model_type: str, changes: dict[str, Any], tolerance: float = 1e-4, **options: Any
+    folder: Path,
+    model_type: str,
+    changes: dict[str, Any],
+    tolerance: float = 1e-4,
+    device: str = "cpu",
+    **options: Any,
 ) -> None:
     """Compiles a tiny model and compares logits of prompts and decode steps, and greedy tokens."""
     model = make(folder / "model", model_type, changes)
     artifact = folder / "model.edgec"
     edgec.compile(str(folder / "model"), output=artifact, ctx_size=256, **options)
-    session = edgec.Session(artifact)
+    if "quantize" in options:
+        round_weights(folder / "model", model, {"int8": 8, "int4": 4}[options["quantize"]])
+    check_generation(edgec.Session(artifact, device), model, model_type, tolerance)
+
+
+def round_weights(folder: Path, model: Any, bits: int) -> None:
+    """Puts the matrices that edgec quantises through the format and back, in place."""
+    form = WeightFormat(bits, 32)
+
+    def round_matrix(name: str, matrix: torch.Tensor) -> None:
+        matrix.copy_(dequantize(*quantize(name, matrix, form), *matrix.shape))
+
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, how in load(AutoConfig.from_pretrained(folder), "f32", form).quantized.items():
+            for matrix in parameters[name] if how.experts else [parameters[name]]:
+                round_matrix(name, matrix.T if how.transposed else matrix)
+
+
+def check_generation(
+    session: edgec.Session,
+    model: Any,
+    name: str,
+    tolerance: float,
+    prompts: tuple[int, ...] = PROMPTS,
+) -> None:
+    """Compares logits of prompts and decode steps, and greedy tokens, with the model's own."""
     generator = torch.Generator().manual_seed(1)
-    for length in PROMPTS:
+    for length in prompts:
         ids = torch.randint(0, VOCABULARY, (length,), generator=generator).tolist()
         sequence = session.share().sequence
         step = sequence.extend(ids)
@@ -78,5 +111,5 @@ def check_parity(
         spread = wanted.max() - wanted.min()
         for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
             error = float(np.abs(a - b).max() / spread)
-            assert error <= tolerance, f"{model_type}, prompt {length}, step {i}: {error:.2e}"
-            assert a.argmax() == b.argmax(), f"{model_type}, prompt {length}, step {i}"
+            assert error <= tolerance, f"{name}, prompt {length}, step {i}: {error:.2e}"
+            assert a.argmax() == b.argmax(), f"{name}, prompt {length}, step {i}"

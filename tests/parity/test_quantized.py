@@ -16,16 +16,20 @@ from edgec.artifact import Artifact
 from edgec.compiler.targets import parse_targets
 from edgec.models.quantize import WeightFormat, dequantize, quantize
 
-FORMATS = [("int8", 8, 32), ("int4", 4, 32)]
+FORMATS = [
+    ("int8", WeightFormat(8, 32)),
+    ("int4", WeightFormat(4, 32)),
+    ("int4", WeightFormat(4, 64, True)),
+]
 
 
-def eager_logits(folder: Path, bits: int, group: int, ids: list[int]) -> np.ndarray[Any, Any]:
+def eager_logits(folder: Path, form: WeightFormat, ids: list[int]) -> np.ndarray[Any, Any]:
     """f32[tokens, V] of the model whose matrices went through the format and back."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
-                pair = quantize(name, parameter, WeightFormat(bits, group))
+                pair = quantize(name, parameter, form)
                 parameter.copy_(dequantize(*pair, *parameter.shape))
         return model(torch.tensor([ids])).logits[0].numpy()
 
@@ -39,7 +43,7 @@ def check(artifact: Artifact, expected: np.ndarray[Any, Any], ids: list[int], mo
         assert np.abs(logits - expected[position]).max() <= most * span
 
 
-@pytest.mark.parametrize(("name", "bits", "group"), FORMATS)
+@pytest.mark.parametrize(("name", "form"), FORMATS)
 @pytest.mark.parametrize(
     ("target", "most"),
     [
@@ -51,25 +55,28 @@ def test_bundled(
     compile_once: Callable[..., Artifact],
     repository: Path,
     name: str,
-    bits: int,
-    group: int,
+    form: WeightFormat,
     target: str,
     most: float,
 ) -> None:
     if parse_targets("cpu")[0].requirements["architecture"] != "x86_64":
         pytest.skip("the baseline program is for x86-64")
     artifact = compile_once(
-        f"tiny-dense-{name}-{'base' if ':' in target else 'host'}",
+        f"tiny-dense-{name}{'z' * form.zero_points}-{'base' if ':' in target else 'host'}",
         "bundled:tiny-dense",
         target=target,
         quantize=name,
+        group_size=form.group,
+        asymmetric=form.zero_points,
     )
-    assert artifact.manifest.quantization["weights"] == name
-    assert artifact.manifest.quantization["group_size"] == str(group)
+    described = artifact.manifest.quantization
+    assert described["weights"] == name
+    assert described["group_size"] == str(form.group)
+    assert described["zero_points"] == ("f16" if form.zero_points else "none")
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(3, 200, (80,), generator=generator).tolist()
     folder = repository / "models" / "bundled" / "tiny-dense"
-    check(artifact, eager_logits(folder, bits, group, ids), ids, most)
+    check(artifact, eager_logits(folder, form, ids), ids, most)
 
 
 def test_tied_table_is_stored_once(compile_once: Callable[..., Artifact]) -> None:

@@ -20,3 +20,20 @@ util.func public @decode$async(%token: !hal.buffer_view, %cache: !hal.buffer_vie
   %out = hal.tensor.export %joined#1 "output" : tensor<32x16xf32> -> !hal.buffer_view
   util.return %out : !hal.buffer_view
 }
+
+// A state that nobody reads after its update stays in the barrier: nothing else keeps it alive.
+
+// CHECK-LABEL: util.func public @prefill$async
+util.func public @prefill$async(%token: !hal.buffer_view, %ring: !hal.buffer_view, %start: index, %wait: !hal.fence, %signal: !hal.fence) -> !hal.buffer_view {
+  %row = hal.tensor.import wait(%wait) => %token : !hal.buffer_view -> tensor<1x16xf32>
+  %old = hal.tensor.import wait(%wait) => %ring : !hal.buffer_view -> tensor<4x16xf32>
+  // CHECK: %[[NEW:.*]] = tensor.insert_slice
+  // CHECK-NEXT: %[[ALIAS:.*]] = hal.tensor.alias wait(%{{.*}}) => %[[NEW]]
+  %new = tensor.insert_slice %row into %old[%start, 0] [1, 16] [1, 1] : tensor<1x16xf32> into tensor<4x16xf32>
+  %alias = hal.tensor.alias wait(%wait) => %new : tensor<4x16xf32> to %ring : !hal.buffer_view
+  // CHECK: %[[KEPT:.*]]:2 = hal.tensor.barrier join(%[[ALIAS]], %{{.*}} : tensor<4x16xf32>, tensor<1x16xf32>) => %{{.*}} : !hal.fence
+  %joined:2 = hal.tensor.barrier join(%alias, %row : tensor<4x16xf32>, tensor<1x16xf32>) => %signal : !hal.fence
+  // CHECK: hal.tensor.export %[[KEPT]]#1
+  %out = hal.tensor.export %joined#1 "output" : tensor<1x16xf32> -> !hal.buffer_view
+  util.return %out : !hal.buffer_view
+}

@@ -4,6 +4,7 @@
 util.func public @state_only(%cache: !hal.buffer_view, %row: tensor<1x16xf32>, %wait: !hal.fence, %signal: !hal.fence) {
   %old = hal.tensor.import wait(%wait) => %cache : !hal.buffer_view -> tensor<160x16xf32>
   %new = tensor.insert_slice %row into %old[0, 0] [1, 16] [1, 1] : tensor<1x16xf32> into tensor<160x16xf32>
+  %seen = tensor.extract_slice %new[0, 0] [32, 16] [1, 1] : tensor<160x16xf32> to tensor<32x16xf32>
   %alias = hal.tensor.alias wait(%wait) => %new : tensor<160x16xf32> to %cache : !hal.buffer_view
   %joined = hal.tensor.barrier join(%alias : tensor<160x16xf32>) => %signal : !hal.fence
   util.return

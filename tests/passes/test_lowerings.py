@@ -15,8 +15,9 @@ from edgec.compiler.iree import iree_compile_file
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
+from edgec.compiler.ukernels import build_objects
 from edgec.models import ops
-from edgec.models.quantize import WeightFormat, quantize
+from edgec.models.quantize import WeightFormat, quantize, quantize_experts
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
 
 _MLIR = {
@@ -71,11 +72,15 @@ func.func @main({", ".join(inputs)}) -> ({out}) {{
     : ({", ".join(types)}) -> ({out})
 return {names} : {out}
 }}"""
+    target = parse_targets("cpu")[0]
     with ir.Context():
         module = ir.Module.parse(text)
-        run_pipeline(module, TORCH_PIPELINE if portable else parse_targets("cpu")[0].torch_pipeline)
+        run_pipeline(module, TORCH_PIPELINE if portable else target.torch_pipeline)
         (folder / "in.mlir").write_text(str(module))
-    flags = (*parse_targets("cpu")[0].flags, *shape_flags(CompileOptions()))
+    flags = (*target.flags, *shape_flags(CompileOptions()))
+    if target.kernels and not portable:
+        build_objects(str(module), target.kernels, folder)
+        flags = (*flags, f"--iree-hal-executable-object-search-path={folder}")
     iree_compile_file(folder / "in.mlir", folder / "out.vmfb", flags)
     return folder / "out.vmfb"
 
@@ -207,16 +212,37 @@ def test_attention(
         check(program, "attention", arguments)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_attention_of_the_cpu(tmp_path: Path, dynamic: bool, dtype: torch.dtype) -> None:
+    """The kernel's dispatch, where this CPU has one; its forms are in test_ukernels.py."""
+    torch.manual_seed(0)
+    key, value = torch.randn(160, 2, 32).to(dtype), torch.randn(160, 2, 48).to(dtype)
+    examples = [
+        [torch.randn(1, 6, m, 32), key, value, torch.tensor(s), torch.randn(6), 0.25, 40, 20.0]
+        for m, s in ([(32, 0), (64, 41)] if dynamic else [(1, 0), (1, 99)])
+    ]
+    program = _compile(
+        "attention", examples[0], {0: 2} if dynamic else {}, tmp_path, portable=False
+    )
+    for arguments in examples:
+        check(program, "attention", arguments)
+
+
+FORMATS = [(8, False), (4, False), (4, True)]
+
+
+@pytest.mark.parametrize(("bits", "zeros"), FORMATS)
 @pytest.mark.parametrize(
     ("rows", "group", "biased"), [(None, 32, False), (1, 64, True), (40, None, True)]
 )
 def test_quantized_linear(
-    tmp_path: Path, bits: int, rows: int | None, group: int | None, biased: bool
+    tmp_path: Path, bits: int, zeros: bool, rows: int | None, group: int | None, biased: bool
 ) -> None:
     """The contraction that every target can compile; N is not a whole number of panels."""
     torch.manual_seed(0)
-    packed, scales = quantize("w", torch.randn(40, 64), WeightFormat(bits, group))
+    weight = torch.randn(40, 64) + 0.5 * zeros
+    packed, scales = quantize("w", weight, WeightFormat(bits, group, zeros))
     bias = torch.randn(40) if biased else None
     lengths = [rows] if rows else [2, 33]
     examples = [[torch.randn(1, m, 64), packed, scales, bias, 40] for m in lengths]
@@ -225,11 +251,12 @@ def test_quantized_linear(
         check(program, "quantized_linear", arguments)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("bits", "zeros"), FORMATS)
 @pytest.mark.parametrize("tokens", [None, 1])
-def test_quantized_embedding(tmp_path: Path, bits: int, tokens: int | None) -> None:
+def test_quantized_embedding(tmp_path: Path, bits: int, zeros: bool, tokens: int | None) -> None:
     torch.manual_seed(0)
-    packed, scales = quantize("w", torch.randn(37, 64), WeightFormat(bits, 32))
+    weight = torch.randn(37, 64) + 0.5 * zeros
+    packed, scales = quantize("w", weight, WeightFormat(bits, 32, zeros))
     lengths = [tokens] if tokens else [2, 33]
     examples = [
         [torch.randint(0, 37, (1, m), dtype=torch.int32), packed, scales, 64] for m in lengths
@@ -320,3 +347,30 @@ def test_grouped_matmul_in_its_portable_form(tmp_path: Path, sorted_rows: bool) 
 def test_topk_in_its_portable_form(tmp_path: Path) -> None:
     x = torch.randint(-9, 9, (33, 32), generator=torch.Generator().manual_seed(0))
     compile_and_check("topk", [x.to(torch.float32), 8], {0: 0}, tmp_path, portable=True)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("sorted_rows", "biased", "columns"), [(True, False, 64), (False, True, 64), (True, True, 96)]
+)
+def test_quantized_grouped_matmul(
+    tmp_path: Path, bits: int, sorted_rows: bool, biased: bool, columns: int
+) -> None:
+    """The contraction that every target can compile; N is not a whole number of panels."""
+    program, arguments = quantized_experts(tmp_path, bits, sorted_rows, biased, columns, True)
+    check(program, "quantized_grouped_matmul", arguments)
+
+
+def quantized_experts(
+    folder: Path, bits: int, sorted_rows: bool, biased: bool, columns: int, portable: bool
+) -> tuple[Path, list[Any]]:
+    torch.manual_seed(0)
+    form = WeightFormat(bits, 32)
+    packed, scales = quantize_experts("w", torch.randn(4, 40, columns), 4, form)
+    bias = torch.randn(4, 40) if biased else None
+    offsets = _sorted_rows([3, 0, 40, 16]) if sorted_rows else None
+    experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
+    x = torch.randn(3 if offsets is None else int(offsets[-1]), columns)
+    arguments = [x, packed, scales, bias, offsets, experts, 40]
+    dynamic = {0: 0} if sorted_rows else {}
+    return _compile("quantized_grouped_matmul", arguments, dynamic, folder, portable), arguments

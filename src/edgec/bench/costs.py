@@ -118,7 +118,7 @@ class ModelShape:
         tokens: int,
         *,
         weight: float,
-        state: int,
+        state: float,
         experts: float | None = None,
         causal: bool = True,
     ) -> Cost:
@@ -144,7 +144,7 @@ class ModelShape:
             moved += state * layer.state_values * (before + tokens)
         return Cost(flops, moved)
 
-    def prefill(self, start: int, tokens: int, *, chunk: int, weight: float, state: int) -> Cost:
+    def prefill(self, start: int, tokens: int, *, chunk: int, weight: float, state: float) -> Cost:
         """A prompt in calls of at most `chunk` tokens, each of which reads the weights again."""
         total = Cost()
         for first in range(0, tokens, chunk):
@@ -152,7 +152,7 @@ class ModelShape:
             total += self.call(start + first, count, weight=weight, state=state)
         return total
 
-    def decode(self, start: int, steps: int, *, weight: float, state: int) -> Cost:
+    def decode(self, start: int, steps: int, *, weight: float, state: float) -> Cost:
         """`steps` single tokens after `start` others."""
         total = Cost()
         for step in range(steps):

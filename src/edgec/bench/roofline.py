@@ -184,7 +184,7 @@ def measure_artifact(
 ) -> list[dict[str, Any]]:
     """Both phases of every scenario as points under the roof."""
     shape, manifest = shape_of(artifact), artifact.manifest
-    element = {"f32": 4, "f16": 2, "bf16": 2}[manifest.dtype]
+    element = stored_state(manifest, shape)
     weight = stored_weight(manifest, shape)
     cpu = device.partition(":")[0] == "cpu"
     worker = Worker(artifact.path, device, threads if cpu else None)
@@ -291,6 +291,12 @@ def _sentence(label: str, phase: str, points: list[dict[str, Any]]) -> str:
 def stored_weight(manifest: Manifest, shape: ModelShape) -> float:
     """Bytes of a weight as the artifact stores it, scales included."""
     return manifest.memory.weights / shape.parameters
+
+
+def stored_state(manifest: Manifest, shape: ModelShape) -> float:
+    """Bytes of an element of the state, scales included."""
+    rows = manifest.state[0].shape[0]
+    return manifest.memory.state_per_sequence / rows / shape.state_bytes_per_token(1)
 
 
 def _format(manifest: Manifest) -> str:

@@ -48,6 +48,15 @@ def compile_model(
     dtype: Annotated[
         str, typer.Option("--dtype", envvar="EDGEC_DTYPE", help="f32, f16 or bf16.")
     ] = "f32",
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-dtype",
+            envvar="EDGEC_KV_DTYPE",
+            metavar="TYPE",
+            help="Of the KV cache: f32, f16 or bf16; default --dtype, or f16 with --quantize.",
+        ),
+    ] = None,
     ctx_size: Annotated[
         int | None,
         typer.Option(
@@ -96,6 +105,14 @@ def compile_model(
             help="Weights that share a scale: 32 (default), 64, 128 or channel.",
         ),
     ] = None,
+    asymmetric: Annotated[
+        bool,
+        typer.Option(
+            "--asymmetric",
+            envvar="EDGEC_ASYMMETRIC",
+            help="int4: a zero point beside each scale, for better quality.",
+        ),
+    ] = False,
     revision: Revision = None,
     offline: Offline = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -140,12 +157,14 @@ def compile_model(
         "target": target,
         "output": output,
         "dtype": dtype,
+        "kv_dtype": kv_dtype,
         "ctx_size": ctx_size,
         "prompt_multiple": prompt_multiple,
         "chunk_size": chunk_size,
         "dynamic_shapes": dynamic_shapes,
         "quantize": quantize,
         "group_size": group_size,
+        "asymmetric": asymmetric,
         "revision": revision,
         "offline": offline,
         "trust_remote_code": trust_remote_code,

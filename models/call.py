@@ -1,0 +1,56 @@
+"""How a HF model is called: with a sequence's state, and every plug point in its place."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import nn
+
+from edgec.errors import ModelError
+from edgec.models import kernels
+from edgec.models.state import SequenceState, using
+
+__all__ = ["call"]
+
+# What modelling code names the argument that takes a `Cache`.
+_CACHE_ARGUMENTS = ("past_key_values", "cache_params")
+
+
+def call(
+    model: nn.Module,
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    state: SequenceState,
+    last: torch.Tensor | int = 0,
+) -> torch.Tensor:
+    """The logits of a block of tokens; the state's buffers are updated.
+
+    Args:
+        model: A HF causal language model with the plug points installed.
+        tokens: i32 `[1, tokens]`.
+        positions: i64 `[1, tokens]`.
+        state: Of the sequence, before the block.
+        last: Whose logits are wanted: i64 `[1]` the token's index, or 0 for all tokens.
+
+    Returns:
+        f32 `[1, 1 or tokens, V]`.
+
+    Raises:
+        ModelError: the model does something with its state that edgec does not know.
+    """
+    known = inspect.signature(model.forward).parameters
+    cache = next((name for name in _CACHE_ARGUMENTS if name in known), None)
+    if cache is None:
+        raise ModelError("its modelling code takes no cache that edgec knows")
+    with using(state), kernels.installed(model):
+        logits: torch.Tensor = model(
+            input_ids=tokens,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=last,
+            **{cache: state},
+        ).logits
+    if state.buffers is not None:
+        state.check_complete()
+    return logits

@@ -1,0 +1,126 @@
+"""Dispatches of the CPU kernels in compiler/ukernels/attention.h, as MLIR text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgec.passes.kernel_call import executable, wrap_kernel
+from edgec.passes.rewriting import TorchTensor
+
+__all__ = ["AttentionShape", "attention_fits", "attention_template", "tiling"]
+
+_LANES, _MAX_WIDTH, _MAX_ROWS, _MAX_QUERY = 16, 256, 64, 8192  # as in attention.h
+_DTYPES = ("f32", "f16", "bf16")
+_BUSY = 4
+"""Workgroups that a single token should have, where its heads allow."""
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """A form of `edgec::attention`."""
+
+    query: TorchTensor
+    key: TorchTensor
+    value: TorchTensor
+    result: TorchTensor
+    sinks: bool
+    scale: float
+    window: int
+    softcap: float
+
+
+def attention_fits(shape: AttentionShape) -> bool:
+    """Whether the kernels take it: whole vectors, small enough for their scratch memory."""
+    widths = (shape.key.shape[2] or 0, shape.value.shape[2] or 0)
+    return shape.key.dtype == shape.value.dtype in _DTYPES and all(
+        0 < width <= _MAX_WIDTH and width % _LANES == 0 for width in widths
+    )
+
+
+def tiling(heads: int, kv_heads: int, width: int, tokens: int | None) -> tuple[int, int]:
+    """The query heads and the tokens of a workgroup.
+
+    Args:
+        tokens: Of a call; None when dynamic.
+    """
+    rows = min(_MAX_ROWS, _MAX_QUERY // width // _LANES * _LANES)
+    group = heads // kv_heads
+    # Heads that share a head of the cache share its reading, unless cores would go without work.
+    apart = _BUSY if tokens == 1 else 1
+    fitting = [d for d in range(min(group, rows), 0, -1) if group % d == 0]
+    per = next((d for d in fitting if heads // d >= apart), 1)
+    return per, rows // per
+
+
+def attention_template(symbol: str, shape: AttentionShape, level: str) -> str:
+    """The executable and the function `symbol` that calls it."""
+    _, heads, tokens, width = shape.query.shape
+    capacity, kv_heads, value_width = shape.key.shape[0], shape.key.shape[1], shape.value.shape[2]
+    assert heads and kv_heads and width and value_width and capacity is not None
+    per, span = tiling(heads, kv_heads, width, tokens)
+    dynamic = "{%tokens}" if tokens is None else ""
+    query, key, value, out = (
+        t.builtin for t in (shape.query, shape.key, shape.value, shape.result)
+    )
+    sinks = f"tensor<{heads}xf32>"
+    constants = {
+        "heads": heads, "kv_heads": kv_heads, "width": width, "value_width": value_width,
+        "window": shape.window, "has_sinks": int(shape.sinks), "per": per, "span": span,
+        "parts": heads // per,
+    }  # fmt: skip
+    lines = "\n".join(f"  %{k} = arith.constant {v} : index" for k, v in constants.items())
+    # A kernel without sinks does not look at them.
+    given, type_ = ("%sinks", sinks) if shape.sinks else ("%query", f"{query}{dynamic}")
+    names = ", ".join(f"%{name}" for name in _INDICES)
+    return f"""
+{_executable(level)}
+util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
+    %start: tensor<i64>{f", %sinks: {sinks}" if shape.sinks else ""}) -> {out} {{
+  %c2 = arith.constant 2 : index
+{lines}
+  %scale = arith.constant {shape.scale:e} : f32
+  %softcap = arith.constant {shape.softcap:e} : f32
+  %tokens = tensor.dim %query, %c2 : {query}
+  %start_i64 = tensor.extract %start[] : tensor<i64>
+  %start_any = arith.index_cast %start_i64 : i64 to index
+  %first = util.assume.int %start_any<umin = 0, umax = {capacity}> : index
+  %result = flow.dispatch @edgec_attention::@attention_{shape.key.dtype}[%parts, %span, %tokens](
+      %query, %key, %value, {given}, {names}, %scale, %softcap)
+      : ({query}{dynamic}, {key}, {value}, {type_},
+         {", ".join(["index"] * len(_INDICES))}, f32, f32) -> {out}{dynamic}
+  util.return %result : {out}
+}}"""
+
+
+_INDICES = (
+    "first", "tokens", "heads", "kv_heads", "width", "value_width", "window", "has_sinks", "per",
+    "span",
+)  # fmt: skip
+
+
+def _executable(level: str) -> str:
+    exports = "".join(
+        f"""
+  stream.executable.export public @attention_{dtype} workgroups(
+      %parts: index, %span: index, %tokens: index) -> (index, index, index) {{
+    %c1 = arith.constant 1 : index
+    %blocks = arith.ceildivui %tokens, %span : index
+    stream.return %parts, %blocks, %c1 : index, index, index
+  }}"""
+        for dtype in _DTYPES
+    )
+    functions = "".join(
+        wrap_kernel(
+            f"attention_{dtype}",
+            f"edgec_attention_{dtype}",
+            ["f32", dtype, dtype, "f32", "f32"],
+            indices=list(_INDICES),
+            body="""
+      %part = stream.dispatch.workgroup.id[0] : index
+      %block = stream.dispatch.workgroup.id[1] : index""",
+            extra=["part", "block"],
+            floats=("scale", "softcap"),
+        )
+        for dtype in _DTYPES
+    )
+    return executable("edgec_attention", "attention", level, exports, functions)

@@ -1,0 +1,78 @@
+"""How a program calls a C kernel: an executable that names its object, functions that unwrap.
+
+A kernel's function takes, for each buffer, a pointer and an offset in elements, then indices and
+floats. What of these is known at compile time is a constant of the call.
+"""
+
+from __future__ import annotations
+
+__all__ = ["executable", "wrap_kernel"]
+
+_FORMATS = {"x86_64": "embedded-elf-x86_64"}
+
+
+def executable(name: str, source: str, level: str, exports: str, functions: str) -> str:
+    """An executable of functions over the object of `source` for a feature level.
+
+    Args:
+        name: Its symbol.
+        source: The kernels' source in compiler/ukernels/, without the level.
+        level: Such as `x86_64_avx2`.
+        exports: Text of its `stream.executable.export` operations.
+        functions: Text of its functions, see `wrap_kernel`.
+    """
+    architecture = next((a for a in _FORMATS if level.startswith(a)), None)
+    if architecture is None:
+        raise ValueError(f"no kernels for '{level}'")
+    return f"""
+stream.executable private @{name} attributes {{
+  hal.executable.objects = #hal.executable.objects<{{
+    #hal.executable.target<"llvm-cpu", "{_FORMATS[architecture]}"> = [
+      #hal.executable.object<{{path = "{source}_{level}.o"}}>
+    ]
+  }}>
+}} {{{exports}
+  builtin.module {{{functions}
+  }}
+}}
+"""
+
+
+def wrap_kernel(
+    name: str,
+    callee: str,
+    elements: list[str],
+    indices: list[str],
+    body: str,
+    extra: list[str],
+    hidden: tuple[str, ...] = (),
+    floats: tuple[str, ...] = (),
+) -> str:
+    """One exported function over bindings of `elements`, then `indices` and `floats`.
+
+    `extra` names the index values that `body` computes and the callee takes last; `hidden` are
+    those of `indices` that only `body` uses.
+    """
+    declared, bindings, views, passed = [], [], [], []
+    for i, element in enumerate(elements):
+        declared.append(f"memref<{element}>, index")
+        bindings.append(f"%binding{i}: !stream.binding")
+        # The size of a view is not looked at: the callee gets its base and offset.
+        views.append(f"""
+      %view{i} = stream.binding.subspan %binding{i}[%c0]
+          : !stream.binding -> memref<?x{element}>{{%{indices[0]}}}
+      %base{i}, %offset{i}, %size{i}, %stride{i} = iree_codegen.extract_strided_metadata %view{i}
+          : memref<?x{element}> -> memref<{element}>, index, index, index""")
+        passed.append(f"%base{i}, %offset{i}")
+    scalars = [(name, "index") for name in indices if name not in hidden]
+    scalars += [(name, "f32") for name in floats] + [(name, "index") for name in extra]
+    types = ", ".join([*declared, *(type_ for _, type_ in scalars)])
+    arguments = [*bindings, *(f"%{i}: index" for i in indices), *(f"%{f}: f32" for f in floats)]
+    return f"""
+    func.func private @{callee}({types}) attributes {{hal.import.static, llvm.bareptr = true}}
+    func.func @{name}({", ".join(arguments)}) {{
+      %c0 = arith.constant 0 : index{body}{"".join(views)}
+      func.call @{callee}({", ".join([*passed, *(f"%{s}" for s, _ in scalars)])})
+          : ({types}) -> ()
+      return
+    }}"""
