@@ -32,6 +32,8 @@ class CompileOptions:
         ctx_size: Longest sequence in tokens, or None for the model's own up to 4096.
         prompt_multiple: Prompts are padded to a multiple of this.
         chunk_size: Longest prompt of one call, in tokens; longer ones take several calls.
+        prompt_sizes: Programs for these prompt lengths in place of one for every length; empty for
+            what the target needs. The first is `prompt_multiple`, so that any prompt fits.
         dynamic_shapes: `input`: the multiple is stated at the model's input; `none`: a plain
             dynamic dimension; `op`: that, and operations pad for themselves.
         quantize: Format of the weights of linear layers and embeddings: none, int8 or int4.
@@ -47,6 +49,7 @@ class CompileOptions:
     ctx_size: int | None = None
     prompt_multiple: int = 32
     chunk_size: int | None = None
+    prompt_sizes: tuple[int, ...] = ()
     dynamic_shapes: str = "input"
     quantize: str = "none"
     group_size: str = "32"
@@ -77,6 +80,17 @@ class CompileOptions:
                     f" {multiple}",
                     f"try {max(1, round(value / multiple)) * multiple}",
                 )
+        sizes = self.prompt_sizes
+        if sizes and (
+            sizes[0] != multiple
+            or any(size % multiple for size in sizes)
+            or list(sizes) != sorted(set(sizes))
+            or self.dynamic_shapes != "input"
+        ):
+            raise InputError(
+                f"prompt-sizes {sizes}: must be rising multiples of the prompt multiple that start"
+                f" with it, {multiple}, with dynamic-shapes input"
+            )
         if self.layers is not None and self.layers < 1:
             raise InputError(f"layers {self.layers}: must be at least 1")
 
