@@ -27,7 +27,7 @@ def compile_model(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Hub id, local folder, preset:NAME or bundled:NAME.",
+            help="Hub id, local folder, GGUF file, preset:NAME or bundled:NAME.",
             show_default=False,
         ),
     ],
