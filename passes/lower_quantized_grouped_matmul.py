@@ -14,7 +14,7 @@ from iree.compiler import ir
 
 from edgec.passes.grouped_matmul_gather import expert_of_block
 from edgec.passes.grouped_matmul_shape import ROW_BLOCK
-from edgec.passes.lower_quantized_linear import integer_of
+from edgec.passes.lower_quantized_linear import Nibbles, integer_of
 from edgec.passes.quantized_grouped_kernel import grouped_kernel_fits, grouped_kernel_template
 from edgec.passes.quantized_kernel import QuantizedShape
 from edgec.passes.rewriting import (
@@ -183,7 +183,8 @@ def _contraction(case: _Case) -> str:
     own_scales = tensor_type((rows.count, panels, groups, 16), "f16")
     wide = tensor_type((rows.count, rows.block, panels, 16), "f32")
     flat, out = tensor_type((m, panels * 16), "f32"), tensor_type((m, n), "f32")
-    return f"""  %zero = arith.constant 0.0 : f32
+    nibbles = Nibbles.of(shape.bits, "e, m, p, n, g, b, h, j", "h")
+    return f"""  %zero = arith.constant 0.0 : f32{nibbles.define}
   %split = tensor.expand_shape %x [[0, 1], [2, 3, 4, 5]]
       output_shape [{rows.first}, {rows.block}, {groups}, {steps}, {halves}, 4]
       : {case.x.builtin} into {split}
@@ -203,13 +204,15 @@ def _contraction(case: _Case) -> str:
       indexing_maps = [affine_map<(e, m, p, n, g, b, h, j) -> (e, m, g, b, h, j)>,
                        affine_map<(e, m, p, n, g, b, h, j) -> (e, p, g, b, n, j)>,
                        affine_map<(e, m, p, n, g, b, h, j) -> (e, p, g, n)>,
+                       {nibbles.map}
                        affine_map<(e, m, p, n, g, b, h, j) -> (e, m, p, n)>],
       iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction", "reduction",
                         "reduction", "reduction"]
-    }} ins(%split, %own_packed, %own_scales : {split}, {own_packed}, {own_scales})
+    }} ins(%split, %own_packed, %own_scales{nibbles.operand}
+           : {split}, {own_packed}, {own_scales}{nibbles.type})
       outs(%wide_zero : {wide}) {{
-  ^bb0(%a: f32, %w: i8, %scale: f16, %sum: f32):
-{integer_of(shape.bits, half=6)}
+  ^bb0(%a: f32, %w: i8, %scale: f16{nibbles.argument}, %sum: f32):
+{integer_of(shape.bits)}
     %float = arith.sitofp %integer : i32 to f32
     %scale_f32 = arith.extf %scale : f16 to f32
     %dequantized = arith.mulf %float, %scale_f32 : f32

@@ -27,7 +27,7 @@ from edgec.passes.rewriting import (
     tensor_type,
 )
 
-__all__ = ["LowerQuantizedLinear", "integer_of"]
+__all__ = ["LowerQuantizedLinear", "Nibbles", "integer_of"]
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,10 @@ def _contraction(shape: QuantizedShape) -> str:
     wide = tensor_type((m, shape.panels, 16), "f32")
     flat, out = tensor_type((m, shape.panels * 16), "f32"), tensor_type((m, n), "f32")
     size = "%m" if m is None else str(m)
-    integer = integer_of(shape.bits, half=5)
+    integer = integer_of(shape.bits)
+    nibbles = Nibbles.of(shape.bits, "m, p, n, g, b, h, j", "h")
     return f"""
-  %zero = arith.constant 0.0 : f32
+  %zero = arith.constant 0.0 : f32{nibbles.define}
   %split = tensor.expand_shape %rows [[0], [1, 2, 3, 4]]
       output_shape [{size}, {groups}, {blocks}, {halves}, 4] : {rows} into {split}
   %grouped = tensor.expand_shape %weight [[0], [1, 2], [3], [4]]
@@ -155,12 +156,14 @@ def _contraction(shape: QuantizedShape) -> str:
       indexing_maps = [affine_map<(m, p, n, g, b, h, j) -> (m, g, b, h, j)>,
                        affine_map<(m, p, n, g, b, h, j) -> (p, g, b, n, j)>,
                        affine_map<(m, p, n, g, b, h, j) -> (p, g, n)>,{zeros.map}
+                       {nibbles.map}
                        affine_map<(m, p, n, g, b, h, j) -> (m, p, n)>],
       iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction",
                         "reduction", "reduction"]
-    }} ins({zeros.operands} : {split}, {grouped}, {zeros.types})
+    }} ins({zeros.operands}{nibbles.operand}
+           : {split}, {grouped}, {zeros.types}{nibbles.type})
       outs(%wide_zero : {wide}) {{
-  ^bb0(%a: f32, %w: i8, %scale: f16{zeros.argument}, %sum: f32):
+  ^bb0(%a: f32, %w: i8, %scale: f16{zeros.argument}{nibbles.argument}, %sum: f32):
 {integer}
     %float = arith.sitofp %integer : i32 to f32{zeros.subtract}
     %scale_f32 = arith.extf %scale : f16 to f32
@@ -210,22 +213,44 @@ class _ZeroPoints:
         )
 
 
-def integer_of(bits: int, half: int) -> str:
+def integer_of(bits: int) -> str:
     """Text of a `linalg.generic`'s body that makes %integer, i32, of the packed byte %w.
 
-    Args:
-        bits: 8 or 4.
-        half: The dimension that says which nibble; not looked at for 8 bits.
+    With 4 bits it needs %shift, which `Nibbles` adds to the operands.
     """
     if bits == 8:
         return "    %integer = arith.extsi %w : i8 to i32"
-    return f"""    %half = linalg.index {half} : index
-    %half_i32 = arith.index_cast %half : index to i32
-    %four = arith.constant 4 : i32
-    %shift = arith.muli %half_i32, %four : i32
-    %byte = arith.extui %w : i8 to i32
+    return """    %byte = arith.extui %w : i8 to i32
     %shifted = arith.shrui %byte, %shift : i32
     %mask = arith.constant 15 : i32
     %nibble = arith.andi %shifted, %mask : i32
     %eight = arith.constant 8 : i32
     %integer = arith.subi %nibble, %eight : i32"""
+
+
+@dataclass(frozen=True)
+class Nibbles:
+    """What says which nibble of a byte is meant: an operand, for 4 bits; text of its parts.
+
+    The number of the dimension would do, but Vulkan's code generation keeps vectors of such
+    numbers in shared memory, which cannot hold them.
+    """
+
+    define: str = ""
+    map: str = ""
+    operand: str = ""
+    type: str = ""
+    argument: str = ""
+
+    @staticmethod
+    def of(bits: int, dims: str, dim: str) -> Nibbles:
+        """`dims` are the dimensions of the `linalg.generic`, with commas; `dim` is the nibble's."""
+        if bits == 8:
+            return Nibbles()
+        return Nibbles(
+            define="\n  %shifts = arith.constant dense<[0, 4]> : tensor<2xi32>",
+            map=f"affine_map<({dims}) -> ({dim})>,",
+            operand=", %shifts",
+            type=", tensor<2xi32>",
+            argument=", %shift: i32",
+        )
