@@ -66,10 +66,20 @@ class Kept:
 
 @dataclass
 class Discovery:
-    """What a model asked for, in the order in which it asked; `state` by buffer name."""
+    """What a model asked for, in the order in which it asked.
+
+    Attributes:
+        state: What is kept, by buffer name.
+        masks: What it asked for as masks.
+        whole: Whether its own code attends, to all rows of the cache and with a mask for all of
+            them, as it would to transformers' static cache.
+        experts_per_token: How many experts a module was called for.
+        vocab_size: Width of the logits.
+    """
 
     state: dict[str, Kept] = field(default_factory=dict)
     masks: list[CausalMask] = field(default_factory=list)
+    whole: bool = False
     experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
     vocab_size: int = 0
 
@@ -153,8 +163,27 @@ class SequenceState(Cache):
         Args:
             key_states: `[1, kv_heads, tokens, width]`, and `value_states` likewise.
         """
+        if self.discovery.whole:
+            return self._whole(layer_idx, key_states, value_states)
         self._new[layer_idx] = (key_states, value_states)
         return key_states, value_states
+
+    def _whole(
+        self, layer_idx: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All rows of a layer's cache with the new ones in it, `[1, kv_heads, capacity, width]`."""
+        found = []
+        for part, states in (("key", key), ("value", value)):
+            name = f"layers.{layer_idx}.{part}"
+            _, heads, _, width = states.shape
+            if self.buffers is None:
+                self.discovery.keep(name, Kept("attention", (heads, width)))
+                found.append(states.new_empty(1, heads, self.capacity, width))
+                continue
+            cache = cache_update(self.buffers[name], states[0].transpose(0, 1), self.start)
+            self.write(name, cache)
+            found.append(cache.to(states.dtype).transpose(0, 1)[None])
+        return found[0], found[1]
 
     def attend(
         self, layer_idx: int, key: torch.Tensor, value: torch.Tensor, expanded: bool = False
