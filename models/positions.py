@@ -44,6 +44,8 @@ class PositionRanges(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.arange:
             return self._arange(args, kwargs)
+        if func is torch.tensor and isinstance(args[0], bool | int | float):
+            return _scalar(args[0], **kwargs)
         if func is torch.Tensor.__getitem__:
             return args[0][self._rows(args[1])]
         if func is torch.ones:
@@ -87,3 +89,11 @@ class PositionRanges(TorchFunctionMode):
         others = {k: v for k, v in kwargs.items() if k not in given}
         first = given["start"]
         return torch.arange(high - low, **{"device": first.device, **others}) + first
+
+
+def _scalar(value: bool | int | float, dtype: torch.dtype | None = None, **kwargs: Any) -> Any:
+    """`torch.tensor(value)`, which on the meta device would have no value."""
+    if dtype is None:
+        inferred = {bool: torch.bool, int: torch.int64}
+        dtype = inferred.get(type(value), torch.get_default_dtype())
+    return torch.full((), value, dtype=dtype, device=kwargs.get("device"))
