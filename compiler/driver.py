@@ -333,7 +333,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     used = usage(model.module, model.parameters, model.discovery)
     idle = sum((1 - used.active[n]) * p.numel() for n, p in model.parameters.items())
     read = sum(used.read[n] * entry.bytes for n, entry in entries.items())
-    width = {"f32": 4, "f16": 2, "bf16": 2}
+    width = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
     state = 0
     for buffer in build.interface.state:
         state += math.prod(buffer.shape) * width[buffer.dtype]

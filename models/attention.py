@@ -76,7 +76,11 @@ def _attention(
         return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3]), None
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     start, window = active_state().start, attention_mask.window
-    result = attention(query, *caches, start, s_aux, scale, window, float(softcap or 0.0))
+    keys, values = caches
+    result = attention(
+        query, keys.rows, values.rows, start, s_aux, scale, window, float(softcap or 0.0),
+        keys.scales, values.scales,
+    )  # fmt: skip
     return result, None
 
 

@@ -28,8 +28,11 @@ from transformers.cache_utils import Cache
 
 from edgec.errors import ModelError
 from edgec.models.ops.cache_update import cache_update
+from edgec.models.ops.quantized_cache_update import quantized_cache_update
 
 __all__ = [
+    "SCALES",
+    "Cached",
     "CausalMask",
     "Discovery",
     "Kept",
@@ -38,6 +41,9 @@ __all__ = [
     "state_or_none",
     "using",
 ]
+
+SCALES = ".scales"
+"""What follows the name of an i8 buffer in that of its scales."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,14 @@ class Discovery:
             raise ModelError(f"{name}: kept as {self.state[name]} and as {kept}")
 
 
+@dataclass(frozen=True)
+class Cached:
+    """A layer's keys or values, `[capacity, kv_heads, width]`; i8 ones with their rows' scales."""
+
+    rows: torch.Tensor
+    scales: torch.Tensor | None = None
+
+
 class SequenceState(Cache):
     """The state of one sequence during one call, in the form that HF models expect.
 
@@ -91,7 +105,8 @@ class SequenceState(Cache):
         capacity: Rows of each attention buffer.
         discovery: Filled when `buffers` is None, read otherwise.
         buffers: The tensors of `discovery.state` by name; of `attention` they are
-            `[capacity, kv_heads, width]`, of the other kinds as noted.
+            `[capacity, kv_heads, width]`, of the other kinds as noted. An i8 one has another
+            with the scales of its rows, f32 `[capacity, kv_heads]`, called as it and `SCALES`.
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
     """
@@ -158,7 +173,7 @@ class SequenceState(Cache):
 
     def attend(
         self, layer_idx: int, key: torch.Tensor, value: torch.Tensor, expanded: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+    ) -> tuple[Cached, Cached] | None:
         """Writes the block's rows and returns the layer's whole cache; None during discovery.
 
         Args:
@@ -184,9 +199,16 @@ class SequenceState(Cache):
             if self.buffers is None:
                 self.discovery.keep(name, Kept("attention", (states.shape[1], states.shape[3])))
                 continue
-            rows = states[0].transpose(0, 1)
-            updated.append(cache_update(self.buffers[name], rows, self.start))
-            self.write(name, updated[-1])
+            rows, buffer = states[0].transpose(0, 1), self.buffers[name]
+            if buffer.dtype == torch.int8:
+                scales = self.buffers[name + SCALES]
+                cache = Cached(*quantized_cache_update(buffer, scales, rows, self.start))
+                assert cache.scales is not None
+                self.write(name + SCALES, cache.scales)
+            else:
+                cache = Cached(cache_update(buffer, rows, self.start))
+            self.write(name, cache.rows)
+            updated.append(cache)
         return (updated[0], updated[1]) if updated else None
 
     def next_mask(self) -> CausalMask:
