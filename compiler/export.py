@@ -13,11 +13,11 @@ from torch import nn
 
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
-from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec
+from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec, decode_name
 from edgec.models.call import call
 from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
-from edgec.models.state import SCALES, SequenceState
+from edgec.models.state import SCALES, BatchState, SequenceState
 from edgec.passes.lower_attention import BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
@@ -56,8 +56,11 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     prompt_inputs = (TensorSpec("tokens", (1, None), "i32"), start, length, following)
     entry_points = {
         "prefill": EntryPoint(prompt_inputs, logits),
-        "decode": EntryPoint((TensorSpec("tokens", (1, 1), "i32"), start, following), logits),
     }
+    step = (TensorSpec("tokens", (1, 1), "i32"), start, following)
+    for size in options.batch:
+        logits = (TensorSpec("logits", (size, vocab_size), "f32"),)
+        entry_points[decode_name(size)] = EntryPoint(step, logits)
     prompt = Prompt(multiple_of=multiple, min=multiple, max=options.chunk_size)
     return Interface(prompt, entry_points, tuple(state))
 
@@ -78,6 +81,12 @@ class _Program(nn.Module):
         self.capacity = capacity
         self.names = names
 
+    def sequence(
+        self, start: torch.Tensor, state: list[torch.Tensor], length: torch.Tensor | None = None
+    ) -> SequenceState:
+        buffers = dict(zip(self.names, state, strict=True))
+        return SequenceState(start, self.capacity, self.discovery, buffers, length)
+
     def run(
         self,
         tokens: torch.Tensor,
@@ -87,14 +96,17 @@ class _Program(nn.Module):
         following: torch.Tensor,
         state: list[torch.Tensor],
     ) -> torch.Tensor:
-        buffers = dict(zip(self.names, state, strict=True))
         # The head runs for one row: that of the last true token.
         last = 0 if length is None else (length - 1).reshape(1)
-        sequence = SequenceState(start, self.capacity, self.discovery, buffers, length)
+        sequence = self.sequence(start, state, length)
         logits = call(self.model, tokens, positions, sequence, last)[0]
         result: torch.Tensor = logits.to(torch.float32)
         following.copy_(result.argmax(dim=-1, keepdim=True).to(torch.int32))
         return result
+
+
+# What a sequence brings to a step: its token, its position, where the next token goes, its state.
+_Row = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]]
 
 
 class _Prefill(_Program):
@@ -121,6 +133,18 @@ class _Decode(_Program):
         return self.run(tokens, start.reshape(1, 1), start, None, following, state)
 
 
+class _BatchedDecode(_Program):
+    def forward(self, rows: list[_Row]) -> torch.Tensor:
+        parts = tuple(self.sequence(start, state) for _, start, _, state in rows)
+        tokens = torch.cat([tokens for tokens, _, _, _ in rows])
+        positions = torch.stack([start for _, start, _, _ in rows]).reshape(-1, 1)
+        logits = call(self.model, tokens, positions, BatchState(parts))[:, 0].to(torch.float32)
+        picks = logits.argmax(dim=-1, keepdim=True).to(torch.int32)
+        for at, (_, _, following, _) in enumerate(rows):
+            following.copy_(picks[at : at + 1])
+        return logits
+
+
 def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> ir.Module:
     """Exports prefill and decode over the same parameters, as one module in the torch dialect.
 
@@ -131,25 +155,35 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     assert options.chunk_size is not None
     spec = interface(model, options, 1)
     capacity, names = _attention_rows(options), [b.name for b in spec.state]
-    state = [
-        torch.empty(b.shape, dtype=getattr(torch, _TORCH[b.dtype]), device="meta")
-        for b in spec.state
-    ]
-    # Distinct objects: torch.export takes one tensor given twice for one input.
-    start, length = (torch.zeros((), dtype=torch.int64, device="meta") for _ in range(2))
-    following = _tokens(1)
+
+    # Distinct objects each time: torch.export takes one tensor given twice for one input.
+    def state() -> list[torch.Tensor]:
+        return [
+            torch.empty(b.shape, dtype=getattr(torch, _TORCH[b.dtype]), device="meta")
+            for b in spec.state
+        ]
+
+    def number() -> torch.Tensor:
+        return torch.zeros((), dtype=torch.int64, device="meta")
+
+    def row() -> _Row:
+        return _tokens(1), number(), _tokens(1), state()
+
     prompt, dynamic = _prompt_dimension(options)
-    none = [None] * len(state)
     programs = {
         "prefill": _export(
             _Prefill(model, capacity, names),
-            (_tokens(prompt), start, length, following, state),
-            (dynamic, None, None, None, none),
+            (_tokens(prompt), number(), number(), _tokens(1), state()),
+            (dynamic, None, None, None, [None] * len(spec.state)),
         ),
-        "decode": _export(
-            _Decode(model, capacity, names), (_tokens(1), start, following, state), None
-        ),
+        "decode": _export(_Decode(model, capacity, names), row(), None),
     }
+    for size in options.batch:
+        if size > 1:
+            rows = [row() for _ in range(size)]
+            programs[decode_name(size)] = _export(
+                _BatchedDecode(model, capacity, names), (rows,), None
+            )
     for program in programs.values():
         _restore_buffers(program, model.buffers)
     return _import(programs, model, context)

@@ -169,10 +169,14 @@ def _experts(
     count, width = top_k_index.shape[1], hidden_states.shape[1]
     weights = top_k_weights.to(hidden_states.dtype)
     if length is None:
+        # One token, or one of each sequence of a batch.
+        tokens = hidden_states.shape[0]
         rows = hidden_states.expand(count, width)
-        chosen = top_k_index.reshape(count).to(torch.int32)
+        if tokens > 1:
+            rows = hidden_states[:, None].expand(tokens, count, width).reshape(-1, width)
+        chosen = top_k_index.reshape(tokens * count).to(torch.int32)
         result = _feed_forward(module, rows, None, chosen)
-        return (result * weights.reshape(count, 1)).sum(dim=0, keepdim=True)
+        return (result.reshape(tokens, count, width) * weights[:, :, None]).sum(dim=1)
     routing = _route(top_k_index, length, int(module.num_experts))
     rows = hidden_states[routing.sources]
     result = _feed_forward(module, rows, routing.offsets, None)

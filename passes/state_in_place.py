@@ -6,8 +6,8 @@ of the whole cache, on every call. With the alias right after the update, and la
 the aliased value, the update happens in the caller's buffer. An alias with readers then needs no
 place in the barrier either: the results that remain there depend on it.
 
-IREE imports an i8 buffer that is written to as `si8`; what reads and writes it is `i8`, by bitcasts.
-They would stand between an update and its alias, so the buffer becomes `i8` first.
+IREE imports an i8 buffer that is written to as `si8`; what reads and writes it is `i8`, by way of
+bitcasts. They would stand between an update and its alias, so the buffer becomes `i8` first.
 """
 
 from __future__ import annotations
