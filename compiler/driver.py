@@ -338,7 +338,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     weights = sum(entry.bytes for entry in entries.values())
     count = model.parameter_count
     used = usage(model.module, model.parameters, model.discovery)
-    idle = sum((1 - used.active[n]) * p.numel() for n, p in model.parameters.items())
+    idle = sum((1 - used.active[n]) * model.weight_count(n) for n in model.parameters)
     read = sum(used.read[n] * entry.bytes for n, entry in entries.items())
     width = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
     state = 0

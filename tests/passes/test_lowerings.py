@@ -391,6 +391,7 @@ def quantized_experts(
     offsets = _sorted_rows([3, 0, 40, 16]) if sorted_rows else None
     experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
     x = torch.randn(3 if offsets is None else int(offsets[-1]), columns)
-    arguments = [x, packed, scales, bias, offsets, experts, 40]
+    counts = torch.tensor([3, 0, 40, 16], dtype=torch.int32) if sorted_rows else None
+    arguments = [x, packed, scales, bias, offsets, counts, experts, 40]
     dynamic = {0: 0} if sorted_rows else {}
     return _compile("quantized_grouped_matmul", arguments, dynamic, folder, portable), arguments
