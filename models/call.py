@@ -31,13 +31,13 @@ def call(
 
     Args:
         model: A HF causal language model with the plug points installed.
-        tokens: i32 `[1, tokens]`.
-        positions: i64 `[1, tokens]`.
+        tokens: i32 `[1, tokens]`; of a `BatchState` of B sequences `[B, 1]`.
+        positions: i64, likewise.
         state: Of the sequence, before the block.
         last: Whose logits are wanted: i64 `[1]` the token's index, or 0 for all tokens.
 
     Returns:
-        f32 `[1, 1 or tokens, V]`.
+        f32 `[1, 1 or tokens, V]`; of B sequences `[B, 1, V]`.
 
     Raises:
         ModelError: the model does something with its state that edgec does not know.

@@ -55,14 +55,15 @@ class LoadedModel:
     @property
     def parameter_count(self) -> int:
         """Weights of the model, however they are stored; a tied one counts once."""
-        scales = {id(matrix.scales) for matrix in self.quantized.values()}
-        count = 0
-        for name, parameter in self.parameters.items():
-            if name in self.quantized:
-                count += self.quantized[name].count
-            elif id(parameter) not in scales:
-                count += parameter.numel()
-        return count
+        return sum(self.weight_count(name) for name in self.parameters)
+
+    def weight_count(self, name: str) -> int:
+        """Weights that a parameter stands for: of scales none, of a packed matrix all of it."""
+        if name in self.quantized:
+            return self.quantized[name].count
+        parameter = self.parameters[name]
+        scales = any(matrix.scales is parameter for matrix in self.quantized.values())
+        return 0 if scales else parameter.numel()
 
 
 def load(

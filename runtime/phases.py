@@ -93,6 +93,11 @@ class PhaseLog:
     def counters(self) -> Mapping[SequencePhase, PhaseCounters]:
         return MappingProxyType(self._counters)
 
+    def poison(self) -> None:
+        """Notes that a call failed: nothing can be computed until a reset."""
+        if self._phase not in (SequencePhase.POISONED, SequencePhase.RETIRED):
+            self.enter(SequencePhase.POISONED)
+
     def enter(self, phase: SequencePhase) -> None:
         """Goes to another phase; the steps of one decode phase are one entry.
 

@@ -200,6 +200,7 @@ class Session:
             )
             step = sequence.extend(ids[cached:])
             while True:
+                ahead = sequence.step(step) if generation.runs_ahead else None
                 chunk = generation.accept(step)
                 yield chunk
                 if chunk.finish_reason is not None:
@@ -210,7 +211,7 @@ class Session:
                         "use session.share() for two at a time",
                     )
                 generation.resume()
-                step = sequence.step(chunk.token)
+                step = ahead or sequence.step(chunk.token)
         except KeyboardInterrupt:
             # The next prompt is a full prompt, so nothing is lost by starting afresh.
             if sequence.phase is SequencePhase.POISONED:

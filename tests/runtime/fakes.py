@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,9 @@ class FakeState:
 class FakeOutput:
     scores: npt.NDArray[np.float32]
 
+    def wait(self) -> None:
+        pass
+
     def token(self) -> int:
         return int(self.scores.argmax())
 
@@ -95,6 +99,7 @@ class FakeProgram:
     fail_at: int | None = None
     error: BaseException = field(default_factory=lambda: RuntimeError("device lost"))
     calls: list[tuple[str, int, int, int]] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
 
     def create_state(self) -> FakeState:
         return FakeState(self.manifest.state[0].shape[0])
@@ -107,10 +112,12 @@ class FakeProgram:
         assert self.manifest.prompt.min <= tokens.shape[1] <= self.manifest.prompt.max
         return self._run("prefill", tokens[0].tolist(), start, length, state)
 
-    def decode(self, token: Any, start: int, state: FakeState) -> FakeOutput:
-        if isinstance(token, FakeOutput):
-            token = token.token()
-        return self._run("decode", [token], start, 1, state)
+    def decode(self, steps: Seq[tuple[Any, int, FakeState]]) -> list[FakeOutput]:
+        self.batches.append(len(steps))
+        return [
+            self._run("decode", [t if isinstance(t, int) else t.token()], start, 1, state)
+            for t, start, state in steps
+        ]
 
     def _run(
         self, name: str, tokens: list[int], start: int, length: int, state: FakeState

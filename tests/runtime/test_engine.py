@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,10 +114,11 @@ def test_cancel_and_time_out_free_the_state(make_engine: Callable[..., Engine]) 
     engine = make_engine()
     gate = Gate()
     running = engine.submit("abc", token_filter=gate, max_new_tokens=50, ignore_eos=True)
-    late = engine.submit("xyz", timeout=1e-3)
+    late = engine.submit("xyz", timeout=1e-3, max_new_tokens=200, ignore_eos=True)
     assert gate.entered.wait(20)
     running.cancel()
     assert list(running) == []
+    time.sleep(2e-3)
     gate.open.set()
     assert running.result(20).finish_reason == "cancelled"
     with pytest.raises(RequestTimeout):
