@@ -18,7 +18,7 @@ MAX_BATCH = 32
 """Sequences in one decode step. Each brings its own attention, so the program grows with them."""
 
 DTYPES = ("f32", "f16", "bf16")
-KV_DTYPES = ("f32", "f16", "bf16")
+KV_DTYPES = ("f32", "f16", "bf16", "int8")
 DYNAMIC_SHAPES = ("input", "op", "none")
 QUANTIZE = ("none", "int8", "int4")
 GROUP_SIZES = ("32", "64", "128", "channel")
@@ -30,8 +30,8 @@ class CompileOptions:
 
     Attributes:
         dtype: Type in which weights that are not quantised are stored: f32, f16 or bf16.
-        kv_dtype: Type of the KV cache: f32, f16 or bf16; None for `dtype`, or f16 if weights are
-            quantised, whose rounding is then far above f16's.
+        kv_dtype: Type of the KV cache: f32, f16, bf16 or int8; None for `dtype`, or f16 if weights
+            are quantised, whose rounding is then far above f16's.
         ctx_size: Longest sequence in tokens, or None for the model's own up to 4096.
         prompt_multiple: Prompts are padded to a multiple of this.
         chunk_size: Longest prompt of one call, in tokens; longer ones take several calls.
