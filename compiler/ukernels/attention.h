@@ -424,9 +424,17 @@ INLINE void attend(const int kind, const Call *c, const char *keys, const char *
   const size_t low = window && earliest + 1 > window ? earliest + 1 - window : 0;
   const size_t kstep = c->kv_heads * c->width * size_of(kind);
   const size_t vstep = c->kv_heads * c->value_width * size_of(kind);
+  const size_t start = low / DEPTH * DEPTH;
+  // The first block is asked for here, each later one while that before it is computed.
+  for (size_t m = start; m < end && m < start + DEPTH; ++m) {
+    for (size_t i = 0; i < c->width * size_of(kind); i += 64)
+      __builtin_prefetch(keys + m * kstep + i, 0, 2);
+    for (size_t i = 0; i < c->value_width * size_of(kind); i += 64)
+      __builtin_prefetch(values + m * vstep + i, 0, 2);
+  }
   Scratch s;
   prepare(c, &s, has_sinks);
-  for (size_t m = low / DEPTH * DEPTH; m < end; m += DEPTH) {
+  for (size_t m = start; m < end; m += DEPTH) {
     const size_t rows = end - m, ahead = rows > DEPTH ? rows - DEPTH : 0;
     const int masked = m + DEPTH > earliest + 1 || (window && m + window < end);
     const size_t heads = c->kv_heads;
