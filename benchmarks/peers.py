@@ -37,6 +37,8 @@ from pathlib import Path
 from typing import Any
 
 from edgec.bench.machine import Load, describe
+from edgec.bench.report import write_report
+from edgec.bench.tables import machine_line, tables_of, to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = Path(__file__).resolve().parent / "engines"
@@ -410,51 +412,6 @@ def _summarise(result: dict[str, Any]) -> None:
 # --- Showing ----------------------------------------------------------------------------------
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """A table for each format: medians of tokens per second, and edgec's ratio to the best."""
-    lines = []
-    tests = result["tests"]
-    for kind, rows in result["formats"].items():
-        lines += [f"### {kind}", ""]
-        heads = ["engine", "weights", "bits", *tests, "first token, s", "peak RSS, MB"]
-        lines += [_line(heads), _line(["---", "---", *["---:"] * (len(heads) - 2)])]
-        absent = []
-        for name, row in rows.items():
-            if "absent" in row:
-                absent.append(f"{name} is absent: {row['absent']}.")
-                continue
-            loads = row.get("load_to_first_token_seconds", [])
-            bits = row["model_bytes"] * 8 / result["parameters"]
-            cells = [name, row["weights"], f"{bits:.1f}"]
-            cells += [_speed(row["tests"].get(test, {})) for test in tests]
-            cells += [f"{statistics.median(loads):.2f}" if loads else "–"]
-            lines.append(_line([*cells, f"{row.get('peak_rss_mb', 0):.0f}"]))
-        lines.append(_line(["edgec / best peer", "", "", *_ratios(rows, tests), "", ""]))
-        lines += ["", *absent, *([""] if absent else [])]
-    return "\n".join(lines)
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _speed(test: dict[str, Any]) -> str:
-    if "median" not in test:
-        return "failed" if "error" in test else "–"
-    mark = "*" * bool(test["disturbed"])
-    return f"{test['median']:.1f}{mark} ± {test['spread'] * 50:.0f} %"
-
-
-def _ratios(rows: dict[str, Any], tests: list[str]) -> list[str]:
-    ratios = []
-    for test in tests:
-        speeds = {n: r.get("tests", {}).get(test, {}).get("median") for n, r in rows.items()}
-        own = speeds.pop("edgec", None)
-        others = [s for s in speeds.values() if s]
-        ratios.append(f"{own / max(others):.2f}" if own and others else "–")
-    return ratios
-
-
 def say(text: str) -> None:
     """Progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
@@ -504,6 +461,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one repetition of pp32 and tg64")
     parser.add_argument("--prepare", action="store_true", help="install and convert, no more")
     parser.add_argument("--offline", action="store_true", help="install nothing")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="HTML page, plots, JSON")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     options = parser.parse_args()
     kinds = options.quantize.split(",")
@@ -542,9 +500,12 @@ def main() -> int:
     for kind in kinds:
         form = FORMATS[kind]
         result["formats"][form] = run(setup, form, wanted, tests, repetitions, loads)
-    print(markdown(result))
+    print(machine_line(result), end="\n\n")
+    print(to_markdown(tables_of(result)))
     if options.output:
         options.output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    if options.report:
+        say(f"{write_report(options.report, [result])}")
     return 0
 
 

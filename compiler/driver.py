@@ -80,6 +80,7 @@ def compile(
     dynamic_shapes: str = "input",
     quantize: str = "none",
     group_size: int | str | None = None,
+    embedding_quantize: str | None = None,
     asymmetric: bool = False,
     revision: str | None = None,
     offline: bool = False,
@@ -105,6 +106,7 @@ def compile(
         dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, batch, prompt_sizes,
             dynamic_shapes, quantize, layers, seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
+        embedding_quantize: Format of embedding tables and `lm_head`; None: as `quantize`.
         asymmetric: A zero point beside each scale; only with `quantize="int4"`.
         revision, offline, trust_remote_code, token: For the hub.
         cache_dir: Of builds without an output; default `default_cache_dir()`.
@@ -124,7 +126,7 @@ def compile(
         CompileError: a stage failed; nothing was written but the dump.
     """
     progress = progress or Silent()
-    if group_size is not None and quantize == "none":
+    if group_size is not None and quantize == "none" and embedding_quantize in (None, "none"):
         raise InputError(f"group-size {group_size}: nothing is quantised", "add --quantize int4")
     options = CompileOptions(
         dtype=dtype,
@@ -137,6 +139,7 @@ def compile(
         dynamic_shapes=dynamic_shapes,
         quantize=quantize,
         group_size=str(group_size or 32),
+        embedding_quantize=embedding_quantize,
         asymmetric=asymmetric,
         layers=layers,
         seed=seed,
@@ -185,6 +188,7 @@ def compile(
                     source.config,
                     dtype,
                     options.weight_format,
+                    embeddings=options.embedding_format,
                     stored=stored_formats(source.weights),
                     trust_remote_code=trust_remote_code,
                 )
@@ -237,15 +241,33 @@ def _check_stages(
     raise InputError(f"start-from {start}: not a dumped stage", f"must be named {known}")
 
 
+_NO_LIMIT = 1 << 20
+"""Tokens, for a model whose configuration states no limit: no table ends and none was trained."""
+
+
 def _max_context(source: ModelSource) -> int:
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        value = getattr(source.config.get_text_config(), name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    raise InputError(
-        f"model '{source.id}': its config does not say how long a context it takes",
-        "edgec needs max_position_embeddings",
+    """The longest sequence that the configuration states, or `_NO_LIMIT`."""
+    config = source.config.get_text_config()
+    named = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    limits = (
+        value
+        for name, value in config.to_dict().items()
+        if name == named or name in _LIMITS
+        if isinstance(value, int) and value > 0
     )
+    return min(limits, default=_NO_LIMIT)
+
+
+_LIMITS = (
+    "context_length",
+    "max_seq_len",
+    "max_sequence_length",
+    "max_target_positions",
+    "model_max_length",
+    "n_ctx",
+    "n_positions",
+    "seq_length",
+)
 
 
 def _entries(model: LoadedModel) -> dict[str, ArchiveEntry]:
@@ -340,7 +362,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     used = usage(model.module, model.parameters, model.discovery)
     idle = sum((1 - used.active[n]) * model.weight_count(n) for n in model.parameters)
     read = sum(used.read[n] * entry.bytes for n, entry in entries.items())
-    width = {"f32": 4, "f16": 2, "bf16": 2}
+    width = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
     state = 0
     for buffer in build.interface.state:
         state += math.prod(buffer.shape) * width[buffer.dtype]

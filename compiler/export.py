@@ -17,7 +17,7 @@ from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec, decode_n
 from edgec.models.call import call
 from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
-from edgec.models.state import BatchState, SequenceState
+from edgec.models.state import SCALES, BatchState, SequenceState
 from edgec.passes.lower_attention import BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
@@ -40,12 +40,16 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
     assert options.kv_dtype is not None
     rows = _attention_rows(options)
-    state = [
-        StateBuffer(name, kept.kind, (rows, *kept.shape), options.kv_dtype)
-        if kept.kind == "attention"
-        else StateBuffer(name, kept.kind, kept.shape, "f32")
-        for name, kept in model.discovery.state.items()
-    ]
+    state = []
+    for name, kept in model.discovery.state.items():
+        if kept.kind != "attention":
+            state.append(StateBuffer(name, kept.kind, kept.shape, "f32"))
+            continue
+        dtype = "i8" if options.kv_dtype == "int8" else options.kv_dtype
+        state.append(StateBuffer(name, kept.kind, (rows, *kept.shape), dtype))
+        if dtype == "i8":
+            shape = (rows, *kept.shape[:-1])
+            state.append(StateBuffer(name + SCALES, kept.kind, shape, "f32"))
     start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
     following = TensorSpec("next", (1, 1), "i32")
     logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
@@ -68,18 +72,19 @@ def _attention_rows(options: CompileOptions) -> int:
 
 
 class _Program(nn.Module):
-    """A HF model called as the contract says; `state` is a flat list of buffers."""
+    """A HF model called as the contract says; `state` is a flat list of the buffers `names`."""
 
-    def __init__(self, model: LoadedModel, capacity: int) -> None:
+    def __init__(self, model: LoadedModel, capacity: int, names: list[str]) -> None:
         super().__init__()
         self.model = model.module
         self.discovery = model.discovery
         self.capacity = capacity
+        self.names = names
 
     def sequence(
         self, start: torch.Tensor, state: list[torch.Tensor], length: torch.Tensor | None = None
     ) -> SequenceState:
-        buffers = dict(zip(self.discovery.state, state, strict=True))
+        buffers = dict(zip(self.names, state, strict=True))
         return SequenceState(start, self.capacity, self.discovery, buffers, length)
 
     def run(
@@ -149,7 +154,7 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     """
     assert options.chunk_size is not None
     spec = interface(model, options, 1)
-    capacity = _attention_rows(options)
+    capacity, names = _attention_rows(options), [b.name for b in spec.state]
 
     # Distinct objects each time: torch.export takes one tensor given twice for one input.
     def state() -> list[torch.Tensor]:
@@ -167,22 +172,24 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     prompt, dynamic = _prompt_dimension(options)
     programs = {
         "prefill": _export(
-            _Prefill(model, capacity),
+            _Prefill(model, capacity, names),
             (_tokens(prompt), number(), number(), _tokens(1), state()),
             (dynamic, None, None, None, [None] * len(spec.state)),
         ),
-        "decode": _export(_Decode(model, capacity), row(), None),
+        "decode": _export(_Decode(model, capacity, names), row(), None),
     }
     for size in options.batch:
         if size > 1:
             rows = [row() for _ in range(size)]
-            programs[decode_name(size)] = _export(_BatchedDecode(model, capacity), (rows,), None)
+            programs[decode_name(size)] = _export(
+                _BatchedDecode(model, capacity, names), (rows,), None
+            )
     for program in programs.values():
         _restore_buffers(program, model.buffers)
     return _import(programs, model, context)
 
 
-_TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+_TORCH = {"i8": "int8", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 def _tokens(count: int) -> torch.Tensor:

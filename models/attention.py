@@ -77,9 +77,12 @@ def _attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     form = (s_aux, scale, attention_mask.window, float(softcap or 0.0))
     results = [
-        attention(query[at : at + 1] if len(caches) > 1 else query, keys, values, start, *form)
+        attention(
+            query[at : at + 1] if len(caches) > 1 else query,
+            keys.rows, values.rows, start, *form, keys.scales, values.scales,
+        )
         for at, (keys, values, start) in enumerate(caches)
-    ]
+    ]  # fmt: skip
     return results[0] if len(results) == 1 else torch.cat(results), None
 
 

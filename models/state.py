@@ -28,9 +28,12 @@ from transformers.cache_utils import Cache
 
 from edgec.errors import ModelError
 from edgec.models.ops.cache_update import cache_update
+from edgec.models.ops.quantized_cache_update import quantized_cache_update
 
 __all__ = [
+    "SCALES",
     "BatchState",
+    "Cached",
     "CausalMask",
     "Discovery",
     "Kept",
@@ -39,6 +42,9 @@ __all__ = [
     "state_or_none",
     "using",
 ]
+
+SCALES = ".scales"
+"""What follows the name of an i8 buffer in that of its scales."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,20 @@ class Kept:
 
 @dataclass
 class Discovery:
-    """What a model asked for, in the order in which it asked; `state` by buffer name."""
+    """What a model asked for, in the order in which it asked.
+
+    Attributes:
+        state: What is kept, by buffer name.
+        masks: What it asked for as masks.
+        whole: Whether its own code attends, to all rows of the cache and with a mask for all of
+            them, as it would to transformers' static cache.
+        experts_per_token: How many experts a module was called for.
+        vocab_size: Width of the logits.
+    """
 
     state: dict[str, Kept] = field(default_factory=dict)
     masks: list[CausalMask] = field(default_factory=list)
+    whole: bool = False
     experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
     vocab_size: int = 0
 
@@ -84,6 +100,14 @@ class Discovery:
             raise ModelError(f"{name}: kept as {self.state[name]} and as {kept}")
 
 
+@dataclass(frozen=True)
+class Cached:
+    """A layer's keys or values, `[capacity, kv_heads, width]`; i8 ones with their rows' scales."""
+
+    rows: torch.Tensor
+    scales: torch.Tensor | None = None
+
+
 class SequenceState(Cache):
     """The state of one sequence during one call, in the form that HF models expect.
 
@@ -92,7 +116,8 @@ class SequenceState(Cache):
         capacity: Rows of each attention buffer.
         discovery: Filled when `buffers` is None, read otherwise.
         buffers: The tensors of `discovery.state` by name; of `attention` they are
-            `[capacity, kv_heads, width]`, of the other kinds as noted.
+            `[capacity, kv_heads, width]`, of the other kinds as noted. An i8 one has another
+            with the scales of its rows, f32 `[capacity, kv_heads]`, called as it and `SCALES`.
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
     """
@@ -155,12 +180,31 @@ class SequenceState(Cache):
         Args:
             key_states: `[1, kv_heads, tokens, width]`, and `value_states` likewise.
         """
+        if self.discovery.whole:
+            return self._whole(layer_idx, key_states, value_states)
         self._new[layer_idx] = (key_states, value_states)
         return key_states, value_states
 
+    def _whole(
+        self, layer_idx: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All rows of a layer's cache with the new ones in it, `[1, kv_heads, capacity, width]`."""
+        found = []
+        for part, states in (("key", key), ("value", value)):
+            name = f"layers.{layer_idx}.{part}"
+            _, heads, _, width = states.shape
+            if self.buffers is None:
+                self.discovery.keep(name, Kept("attention", (heads, width)))
+                found.append(states.new_empty(1, heads, self.capacity, width))
+                continue
+            cache = cache_update(self.buffers[name], states[0].transpose(0, 1), self.start)
+            self.write(name, cache)
+            found.append(cache.to(states.dtype).transpose(0, 1)[None])
+        return found[0], found[1]
+
     def attend(
         self, layer_idx: int, key: torch.Tensor, value: torch.Tensor, expanded: bool = False
-    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None:
+    ) -> list[tuple[Cached, Cached, torch.Tensor]] | None:
         """Writes the block's rows, and says what each sequence of the call attends to.
 
         Args:
@@ -198,11 +242,18 @@ class SequenceState(Cache):
             for at, part in enumerate(self.parts)
         ]
 
-    def append_rows(self, name: str, states: torch.Tensor) -> torch.Tensor:
+    def append_rows(self, name: str, states: torch.Tensor) -> Cached:
         """Writes `[kv_heads, tokens, width]` as rows from `start` on; the whole buffer then."""
         assert self.buffers is not None
-        cache: torch.Tensor = cache_update(self.buffers[name], states.transpose(0, 1), self.start)
-        self.write(name, cache)
+        rows, buffer = states.transpose(0, 1), self.buffers[name]
+        if buffer.dtype != torch.int8:
+            cache = Cached(cache_update(buffer, rows, self.start))
+        else:
+            scales = self.buffers[name + SCALES]
+            cache = Cached(*quantized_cache_update(buffer, scales, rows, self.start))
+            assert cache.scales is not None
+            self.write(name + SCALES, cache.scales)
+        self.write(name, cache.rows)
         return cache
 
     def next_mask(self) -> CausalMask:

@@ -95,6 +95,14 @@ class StateBuffer:
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first dimension is the position, so that tokens can be taken back."""
+        return self.kind in _KINDS_WITH_ROWS
+
+
+_KINDS_WITH_ROWS = frozenset({"attention"})
+
 
 @dataclass(frozen=True)
 class Program:

@@ -219,24 +219,30 @@ ATTENTION = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
 @pytest.mark.parametrize("case", ATTENTION, ids=lambda c: "-".join(map(str, c)))
 def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
     tokens, start, heads, kv_heads, width, value_width, window, softcap, has_sinks = case
     generator = torch.Generator().manual_seed(hash(case) % 1000)
     capacity = (start + tokens + 31) // 32 * 32 + 32
-    torch_type = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    torch_type = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
 
-    def cache(columns: int) -> tuple[Any, Any]:
-        """The cache's bits for the kernel, garbage in the rows past the last, and its values."""
+    def cache(columns: int) -> tuple[Any, Any, Any]:
+        """The cache's bits and scales, garbage in the rows past the last, and its values."""
+        scales = torch.rand(capacity, kv_heads, generator=generator) / 50
+        scales[start + tokens :] = float("nan")
+        if dtype == "i8":
+            rows = torch.randint(-127, 128, (capacity, kv_heads, columns), generator=generator)
+            wide = rows * scales[..., None]
+            return padded(rows.to(torch.int8).numpy()), padded(scales.numpy()), wide.numpy()
         rows = torch.randn(capacity, kv_heads, columns, generator=generator).to(torch_type)
         rows[start + tokens :] = float("nan")
         bits = rows if dtype == "f32" else rows.view(torch.int16)
-        return padded(bits.numpy()), rows.float().numpy()
+        return padded(bits.numpy()), padded(scales.numpy()), rows.float().numpy()
 
     query = torch.randn(heads, tokens, width, generator=generator).numpy() * 2
     sinks = torch.randn(heads, generator=generator).numpy()
-    (key, keys), (value, values) = cache(width), cache(value_width)
+    (key, key_scales, keys), (value, value_scales, values) = cache(width), cache(value_width)
     scale = width**-0.5
     expected = attention(
         query, keys, values, start, scale, window, softcap, sinks if has_sinks else None
@@ -248,8 +254,9 @@ def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
             for block in range(-(-tokens // span)):
                 call(
                     getattr(kernels, f"edgec_attention_{dtype}"), padded(query), key, value,
-                    padded(sinks), out, start, tokens, heads, kv_heads, width, value_width, window,
-                    int(has_sinks), per, span, scale, softcap, part, block,
+                    padded(sinks), key_scales, value_scales, out, start, tokens, heads, kv_heads,
+                    width, value_width, window, int(has_sinks), per, span, scale, softcap, part,
+                    block,
                 )  # fmt: skip
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
         error = np.abs(out[16:-16].reshape(expected.shape) - expected).max()

@@ -118,6 +118,8 @@ def compile_arms(
                     entry[key] = source[key]
             else:
                 entry |= exports.compile(arm, path, tuple(sizes))
+                done = [folder / e["artifact"] for e in entries if "artifact" in e]
+                _share_weights(path, done)
             entry["artifact"] = path.name
         except (EdgecError, StopIteration, KeyError) as error:
             # An arm that IREE cannot compile is a result.
@@ -221,6 +223,17 @@ def _with_multiple(source: Path, output: Path) -> None:
     (output / MANIFEST_NAME).unlink()
     text = dataclasses.replace(manifest, prompt=prompt).to_json()
     (output / MANIFEST_NAME).write_text(text, "utf-8")
+
+
+def _share_weights(path: Path, others: list[Path]) -> None:
+    """Makes equal weights of arms one file: the same model, so usually all of them are."""
+    manifest = Artifact.open(path).manifest
+    name = manifest.parameters.file
+    for other in others:
+        if Artifact.open(other).manifest.files[name] == manifest.files[name]:
+            (path / name).unlink()
+            os.link(other / name, path / name)
+            return
 
 
 def _slug(name: str) -> str:

@@ -36,6 +36,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8,
     "svg.hashsalt": "edgec",
     "svg.fonttype": "path",
+    "savefig.facecolor": "white",
     "figure.constrained_layout.use": True,
 }
 
@@ -58,12 +59,13 @@ def figures_of(result: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
         yield from kinds[result["benchmark"]](result)
 
 
-def save_figures(result: dict[str, Any], folder: Path) -> list[tuple[Path, str]]:
-    """Writes each figure as PNG and SVG; returns the SVGs with their captions."""
+def save_figures(result: dict[str, Any], folder: Path, suffix: str = "") -> list[tuple[Path, str]]:
+    """Writes each figure as `NAME<suffix>` in PNG and SVG; returns the SVGs with their captions."""
     import warnings
 
     written = []
-    for name, caption, figure in figures_of(result):
+    for plain, caption, figure in figures_of(result):
+        name = plain + suffix
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             figure.savefig(folder / f"{name}.png", dpi=200)

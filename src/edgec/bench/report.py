@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,19 @@ def write_report(folder: Path, results: list[dict[str, Any]]) -> Path:
         InputError: matplotlib is not installed, or a result is of something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = []
+    parts: list[str] = []
+    seen: Counter[str] = Counter()
     for result in results:
-        kind = result["benchmark"]
+        kind = result.get("benchmark", "")
         tables = tables_of(result)
-        (folder / f"{kind}.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        seen[kind] += 1
+        suffix = f"-{seen[kind]}" if seen[kind] > 1 else ""
+        (folder / f"{kind}{suffix}.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
         parts.append(
             f"<h2>{_TITLES[kind]}</h2>\n<p class=machine>{_text(machine_line(result))}</p>"
         )
-        for number, (file, caption) in enumerate(save_figures(result, folder)):
-            drawing = _inline(file.read_text("utf-8"), f"{kind}{number}")
+        for number, (file, caption) in enumerate(save_figures(result, folder, suffix)):
+            drawing = _inline(file.read_text("utf-8"), f"{kind}{suffix}{number}")
             parts.append(f"<figure>{drawing}<figcaption>{_text(caption)}</figcaption></figure>")
         parts += [to_html(table) for table in tables]
     page = folder / "index.html"

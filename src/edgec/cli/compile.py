@@ -54,7 +54,7 @@ def compile_model(
             "--kv-dtype",
             envvar="EDGEC_KV_DTYPE",
             metavar="TYPE",
-            help="Of the KV cache: f32, f16 or bf16; default --dtype, or f16 with --quantize.",
+            help="Of the KV cache: f32, f16, bf16, int8; default --dtype, or f16 with --quantize.",
         ),
     ] = None,
     ctx_size: Annotated[
@@ -112,6 +112,15 @@ def compile_model(
             envvar="EDGEC_GROUP_SIZE",
             metavar="N",
             help="Weights that share a scale: 32 (default), 64, 128 or channel.",
+        ),
+    ] = None,
+    embedding_quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--embedding-quantize",
+            envvar="EDGEC_EMBEDDING_QUANTIZE",
+            metavar="FORMAT",
+            help="The same for embeddings and lm_head; default as --quantize.",
         ),
     ] = None,
     asymmetric: Annotated[
@@ -174,6 +183,7 @@ def compile_model(
         "dynamic_shapes": dynamic_shapes,
         "quantize": quantize,
         "group_size": group_size,
+        "embedding_quantize": embedding_quantize,
         "asymmetric": asymmetric,
         "revision": revision,
         "offline": offline,
