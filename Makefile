@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum pyproject.toml))
 
 export PYTHON
 
-.PHONY: demo test lint format setup vulkan clean
+.PHONY: demo test lint format setup vulkan chromium clean
 
 # Equal builds are skipped; another build in its place is replaced only after a source changed.
 demo: setup  ## compile the bundled model and stream text from it
@@ -18,7 +18,7 @@ demo: setup  ## compile the bundled model and stream text from it
 	$(BIN)/edgec compile bundled:tiny-dense --target cpu -o $(DEMO) $${changed:+--force}
 	@printf "In the"; $(BIN)/edgec run $(DEMO) -p "In the" -n 64
 
-test: setup vulkan lint  ## all checks and tests; pytest comes last
+test: setup vulkan chromium lint  ## all checks and tests; pytest comes last
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 lint: setup
@@ -41,6 +41,9 @@ $(INSTALLED):
 
 vulkan:
 	@sh scripts/vulkan.sh
+
+chromium:
+	@sh scripts/chromium.sh
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

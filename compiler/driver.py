@@ -19,7 +19,7 @@ from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parameters import ArchiveEntry, write_archive
 from edgec.compiler.progress import Progress, Silent
-from edgec.compiler.quantization import StoredWeights, describe_quantization
+from edgec.compiler.quantization import StoredWeights, describe_quantization, weight_formats
 from edgec.compiler.stages import EXPORTED, STAGES, file_of, prompt_sizes, torch_pipeline
 from edgec.compiler.targets import Target, parse_targets, requirements
 from edgec.errors import InputError
@@ -35,6 +35,7 @@ from edgec.models.active import usage
 from edgec.models.check import CheckedWeights, check_weights
 from edgec.models.load import LoadedModel, load
 from edgec.models.sources import ModelSource, resolve
+from edgec.models.weights import stored_formats
 
 __all__ = ["compile", "default_cache_dir"]
 
@@ -74,9 +75,13 @@ def compile(
     ctx_size: int | None = None,
     prompt_multiple: int = 32,
     chunk_size: int | None = None,
+    batch: tuple[int, ...] = (1,),
+    prompt_sizes: tuple[int, ...] = (),
     dynamic_shapes: str = "input",
     quantize: str = "none",
     group_size: int | str | None = None,
+    embedding_quantize: str | None = None,
+    asymmetric: bool = False,
     revision: str | None = None,
     offline: bool = False,
     trust_remote_code: bool = False,
@@ -95,12 +100,14 @@ def compile(
     """Compiles a model for one or more targets.
 
     Args:
-        model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
+        model: Hub id, local folder, GGUF file, `bundled:NAME` or `preset:NAME`.
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
-        dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers,
-            seed, extra_compile_args: See `CompileOptions`.
+        dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, batch, prompt_sizes,
+            dynamic_shapes, quantize, layers, seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
+        embedding_quantize: Format of embedding tables and `lm_head`; None: as `quantize`.
+        asymmetric: A zero point beside each scale; only with `quantize="int4"`.
         revision, offline, trust_remote_code, token: For the hub.
         cache_dir: Of builds without an output; default `default_cache_dir()`.
         use_cache: Whether an equal build that is already there will do.
@@ -119,7 +126,7 @@ def compile(
         CompileError: a stage failed; nothing was written but the dump.
     """
     progress = progress or Silent()
-    if group_size is not None and quantize == "none":
+    if group_size is not None and quantize == "none" and embedding_quantize in (None, "none"):
         raise InputError(f"group-size {group_size}: nothing is quantised", "add --quantize int4")
     options = CompileOptions(
         dtype=dtype,
@@ -127,9 +134,13 @@ def compile(
         ctx_size=ctx_size,
         prompt_multiple=prompt_multiple,
         chunk_size=chunk_size,
+        batch=tuple(batch),
+        prompt_sizes=tuple(prompt_sizes),
         dynamic_shapes=dynamic_shapes,
         quantize=quantize,
         group_size=str(group_size or 32),
+        embedding_quantize=embedding_quantize,
+        asymmetric=asymmetric,
         layers=layers,
         seed=seed,
         extra_compile_args=tuple(extra_compile_args),
@@ -177,6 +188,8 @@ def compile(
                     source.config,
                     dtype,
                     options.weight_format,
+                    embeddings=options.embedding_format,
+                    stored=stored_formats(source.weights),
                     trust_remote_code=trust_remote_code,
                 )
                 weights = check_weights(loaded.expected, source.weights)
@@ -228,15 +241,33 @@ def _check_stages(
     raise InputError(f"start-from {start}: not a dumped stage", f"must be named {known}")
 
 
+_NO_LIMIT = 1 << 20
+"""Tokens, for a model whose configuration states no limit: no table ends and none was trained."""
+
+
 def _max_context(source: ModelSource) -> int:
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        value = getattr(source.config.get_text_config(), name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    raise InputError(
-        f"model '{source.id}': its config does not say how long a context it takes",
-        "edgec needs max_position_embeddings",
+    """The longest sequence that the configuration states, or `_NO_LIMIT`."""
+    config = source.config.get_text_config()
+    named = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    limits = (
+        value
+        for name, value in config.to_dict().items()
+        if name == named or name in _LIMITS
+        if isinstance(value, int) and value > 0
     )
+    return min(limits, default=_NO_LIMIT)
+
+
+_LIMITS = (
+    "context_length",
+    "max_seq_len",
+    "max_sequence_length",
+    "max_target_positions",
+    "model_max_length",
+    "n_ctx",
+    "n_positions",
+    "seq_length",
+)
 
 
 def _entries(model: LoadedModel) -> dict[str, ArchiveEntry]:
@@ -304,14 +335,17 @@ def _dump(build: _Build, *files: Path) -> None:
 def _write_weights(build: _Build, result: Path) -> None:
     entries = _entries(build.model)
     total = sum(entry.bytes for entry in entries.values())
-    kind = build.options.dtype if build.options.quantize == "none" else build.options.quantize
+    kind = " ".join(weight_formats(build.model)) or build.options.dtype
     with build.progress.stage("weights", f"{total / 1e6:.0f} MB {kind}"):
         write_archive(
             result / WEIGHTS,
             entries,
-            StoredWeights(build.model, build.weights, build.options.weight_format).read,
+            StoredWeights(build.model, build.weights).read,
             lambda done: build.progress.update(done, total, "B"),
         )
+    # What the model is, for those who count its operations; the runtime does not read it.
+    config = build.source.config.to_json_string(use_diff=False)
+    (result / "config.json").write_text(config, "utf-8")
     for name, content in build.source.files.items():
         if isinstance(content, bytes):
             (result / name).write_bytes(content)
@@ -326,9 +360,9 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     weights = sum(entry.bytes for entry in entries.values())
     count = model.parameter_count
     used = usage(model.module, model.parameters, model.discovery)
-    idle = sum((1 - used.active[n]) * p.numel() for n, p in model.parameters.items())
+    idle = sum((1 - used.active[n]) * model.weight_count(n) for n in model.parameters)
     read = sum(used.read[n] * entry.bytes for n, entry in entries.items())
-    width = {"f32": 4, "f16": 2, "bf16": 2}
+    width = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
     state = 0
     for buffer in build.interface.state:
         state += math.prod(buffer.shape) * width[buffer.dtype]
@@ -352,7 +386,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         ),
         options=options.to_dict(),
         dtype=options.dtype,
-        quantization=describe_quantization(model, options, build.targets),
+        quantization=describe_quantization(model, build.targets),
         prompt=build.interface.prompt,
         entry_points=build.interface.entry_points,
         state=build.interface.state,
@@ -371,6 +405,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         parameters=ParameterFile(WEIGHTS, PARAMETER_SCOPE, len(entries), weights),
         memory=Memory(weights, state, weights_per_token=int(read)),
         files=writing.file_records(result),
+        batch_sizes=options.batch,
     )
 
 

@@ -14,8 +14,11 @@ __all__ = ["DEFAULT_CONTEXT", "CompileOptions"]
 DEFAULT_CONTEXT = 4096
 """Tokens; a model with a shorter limit gets its own."""
 
+MAX_BATCH = 32
+"""Sequences in one decode step. Each brings its own attention, so the program grows with them."""
+
 DTYPES = ("f32", "f16", "bf16")
-KV_DTYPES = ("f32", "f16", "bf16")
+KV_DTYPES = ("f32", "f16", "bf16", "int8")
 DYNAMIC_SHAPES = ("input", "op", "none")
 QUANTIZE = ("none", "int8", "int4")
 GROUP_SIZES = ("32", "64", "128", "channel")
@@ -27,15 +30,21 @@ class CompileOptions:
 
     Attributes:
         dtype: Type in which weights that are not quantised are stored: f32, f16 or bf16.
-        kv_dtype: Type of the KV cache: f32, f16 or bf16; None for `dtype`, or f16 if weights are
-            quantised, whose rounding is then far above f16's.
+        kv_dtype: Type of the KV cache: f32, f16, bf16 or int8; None for `dtype`, or f16 if weights
+            are quantised, whose rounding is then far above f16's.
         ctx_size: Longest sequence in tokens, or None for the model's own up to 4096.
         prompt_multiple: Prompts are padded to a multiple of this.
         chunk_size: Longest prompt of one call, in tokens; longer ones take several calls.
+        batch: How many sequences one decode step may compute, in rising order and from 1 on: a
+            step of several reads the weights once for all of them.
+        prompt_sizes: Programs for these prompt lengths in place of one for every length; empty for
+            what the target needs. The first is `prompt_multiple`, so that any prompt fits.
         dynamic_shapes: `input`: the multiple is stated at the model's input; `none`: a plain
             dynamic dimension; `op`: that, and operations pad for themselves.
         quantize: Format of the weights of linear layers and embeddings: none, int8 or int4.
         group_size: Weights of a row that share a scale: 32, 64, 128 or channel (the row).
+        embedding_quantize: The same for embedding tables and `lm_head`; None: as `quantize`.
+        asymmetric: Whether each group has a zero point of its own; int4 only.
         layers: Only the first layers of the model, for measurements; None for all.
         seed: Of a preset's random weights.
         extra_compile_args: Passed on to iree-compile.
@@ -46,9 +55,13 @@ class CompileOptions:
     ctx_size: int | None = None
     prompt_multiple: int = 32
     chunk_size: int | None = None
+    batch: tuple[int, ...] = (1,)
+    prompt_sizes: tuple[int, ...] = ()
     dynamic_shapes: str = "input"
     quantize: str = "none"
     group_size: str = "32"
+    embedding_quantize: str | None = None
+    asymmetric: bool = False
     layers: int | None = None
     seed: int = 0
     extra_compile_args: tuple[str, ...] = ()
@@ -59,7 +72,13 @@ class CompileOptions:
             _one_of("kv-dtype", self.kv_dtype, KV_DTYPES)
         _one_of("dynamic-shapes", self.dynamic_shapes, DYNAMIC_SHAPES)
         _one_of("quantize", self.quantize, QUANTIZE)
+        if self.embedding_quantize is not None:
+            _one_of("embedding-quantize", self.embedding_quantize, QUANTIZE)
         _one_of("group-size", self.group_size, GROUP_SIZES)
+        if self.asymmetric and "int4" not in (self.quantize, self.embedding_quantize):
+            raise InputError(
+                f"asymmetric: {self.quantize} has no zero points", "add --quantize int4, or drop it"
+            )
         multiple = self.prompt_multiple
         if not 1 <= multiple <= 1024:
             raise InputError(f"prompt-multiple {multiple}: must be from 1 to 1024")
@@ -71,16 +90,39 @@ class CompileOptions:
                     f" {multiple}",
                     f"try {max(1, round(value / multiple)) * multiple}",
                 )
+        if not self.batch or any(not 1 <= size <= MAX_BATCH for size in self.batch):
+            raise InputError(f"batch {self.batch}: must be sizes from 1 to {MAX_BATCH}")
+        object.__setattr__(self, "batch", tuple(sorted({1, *self.batch})))
+        sizes = self.prompt_sizes
+        if sizes and (
+            sizes[0] != multiple
+            or any(size % multiple for size in sizes)
+            or list(sizes) != sorted(set(sizes))
+            or self.dynamic_shapes != "input"
+        ):
+            raise InputError(
+                f"prompt-sizes {sizes}: must be rising multiples of the prompt multiple that start"
+                f" with it, {multiple}, with dynamic-shapes input"
+            )
         if self.layers is not None and self.layers < 1:
             raise InputError(f"layers {self.layers}: must be at least 1")
 
     @property
     def weight_format(self) -> WeightFormat | None:
         """How matrices are quantised, if they are."""
-        if self.quantize == "none":
+        return self._format(self.quantize)
+
+    @property
+    def embedding_format(self) -> WeightFormat | None:
+        """How embedding tables and `lm_head` are."""
+        return self._format(self.embedding_quantize or self.quantize)
+
+    def _format(self, name: str) -> WeightFormat | None:
+        if name == "none":
             return None
         group = None if self.group_size == "channel" else int(self.group_size)
-        return WeightFormat({"int8": 8, "int4": 4}[self.quantize], group)
+        bits = {"int8": 8, "int4": 4}[name]
+        return WeightFormat(bits, group, self.asymmetric and bits == 4)
 
     def for_model(self, max_context: int, model: str) -> CompileOptions:
         """The options with context, chunk and the type of the cache filled in.

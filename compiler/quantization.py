@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from edgec.compiler.options import CompileOptions
 from edgec.compiler.targets import Target
 from edgec.models.check import CheckedWeights
 from edgec.models.linear import SCALES
 from edgec.models.load import LoadedModel
-from edgec.models.quantize import WeightFormat, quantize, quantize_experts
+from edgec.models.quantize import quantize, quantize_experts
 
-__all__ = ["LAYOUT", "StoredWeights", "describe_quantization"]
+__all__ = ["LAYOUT", "StoredWeights", "describe_quantization", "weight_formats"]
 
 LAYOUT = "panel16x4"
 """The packed layout's name in manifests, see docs/quantisation.md."""
@@ -24,12 +23,9 @@ class StoredWeights:
     the scales wait for their turn.
     """
 
-    def __init__(
-        self, model: LoadedModel, weights: CheckedWeights, form: WeightFormat | None
-    ) -> None:
+    def __init__(self, model: LoadedModel, weights: CheckedWeights) -> None:
         self._quantized = model.quantized
         self._weights = weights
-        self._form = form
         self._waiting: dict[str, torch.Tensor] = {}
 
     def read(self, name: str) -> torch.Tensor:
@@ -47,28 +43,36 @@ class StoredWeights:
 
     def _read(self, name: str) -> torch.Tensor:
         matrix = self._quantized.get(name)
-        if self._form is None or matrix is None:
+        if matrix is None:
             return self._weights.read(name)
         if matrix.experts:
             slices = self._weights.read_experts(name, matrix.experts)
             each = (s.T if matrix.transposed else s for s in slices)
-            packed, scales = quantize_experts(name, each, matrix.experts, self._form)
+            packed, scales = quantize_experts(name, each, matrix.experts, matrix.form)
         else:
-            packed, scales = quantize(name, self._weights.read(name), self._form)
+            packed, scales = self._weights.read_quantized(name) or quantize(
+                name, self._weights.read(name), matrix.form
+            )
         self._waiting[name + SCALES] = scales
         return packed
 
 
-def describe_quantization(
-    model: LoadedModel, options: CompileOptions, targets: tuple[Target, ...]
-) -> dict[str, str]:
+def weight_formats(model: LoadedModel) -> list[str]:
+    """The formats of the model's quantised matrices, by name: int4, int8, both or none."""
+    return sorted({f"int{matrix.form.bits}" for matrix in model.quantized.values()})
+
+
+def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> dict[str, str]:
     """What the manifest says about the weights' format.
 
     `unquantized` names the matrices that keep `dtype`: those of modules that edgec leaves alone.
     `activations` says what each target's program does with the input of a quantised layer.
     """
-    if options.quantize == "none":
+    if not model.quantized:
         return {"weights": "none"}
+    forms = {matrix.form for matrix in model.quantized.values()}
+    plain_experts = any(m.experts and not m.form.zero_points for m in model.quantized.values())
+    zero_points = "f16, experts none" if plain_experts else "f16"
     scales = {id(matrix.scales) for matrix in model.quantized.values()}
     kept = [
         name
@@ -79,9 +83,10 @@ def describe_quantization(
         and id(parameter) not in scales
     ]
     return {
-        "weights": options.quantize,
-        "group_size": options.group_size,
+        "weights": ", ".join(weight_formats(model)),
+        "group_size": ", ".join(sorted({str(form.group or "channel") for form in forms})),
         "scales": "f16",
+        "zero_points": zero_points if any(form.zero_points for form in forms) else "none",
         "layout": LAYOUT,
         "activations": ", ".join(f"{t.name} {_activations(t)}" for t in targets),
         "unquantized": ", ".join(kept),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.errors import ModelError
 from edgec.models.fused import Conversions, Fusion
-from edgec.models.weights import TensorInfo, WeightSource, first_few
+from edgec.models.weights import QuantizedSource, TensorInfo, WeightSource, first_few
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +63,13 @@ class CheckedWeights:
         if name in self.fused:
             return self.fused[name].convert(self.source.read)[name]
         return self.source.read(self.names[name])
+
+    def read_quantized(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Packed integers and scales of a matrix that the checkpoint has as integers, else None."""
+        stored = self.names.get(name)
+        if not isinstance(self.source, QuantizedSource) or stored not in self.source.formats():
+            return None
+        return self.source.read_quantized(stored)
 
     def read_experts(self, name: str, experts: int) -> Iterator[torch.Tensor]:
         """The slices of a parameter `[experts, ...]`, one after the other.

@@ -13,6 +13,7 @@ its few rows name their experts themselves, and only those experts' weights are 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,7 @@ def narrow_experts(
     Args:
         model: With float parameters.
         dtype: What matrices are stored in, unless `form` is given.
-        form: The format of quantised matrices.
+        form: The format of quantised matrices; experts have no zero points.
 
     Returns:
         The quantised matrices by the name of the parameter that they replace.
@@ -93,7 +94,8 @@ def narrow_experts(
                 setattr(module, name, nn.Parameter(empty, requires_grad=False))
                 continue
             full = f"{prefix}.{name}"
-            stored = _quantized(full, matrix, form, bool(module.is_transposed))
+            own = dataclasses.replace(form, zero_points=False)
+            stored = _quantized(full, matrix, own, bool(module.is_transposed))
             setattr(module, name, stored.packed)
             module.register_parameter(f"{name}{SCALES}", stored.scales)
             setattr(module, f"{name}{_FEATURES}", stored.rows)
@@ -115,7 +117,9 @@ def _quantized(
             (form.scales_shape(name, rows, columns), torch.float16),
         )
     )
-    return QuantizedMatrix(rows, columns, packed, scales, experts=count, transposed=transposed)
+    return QuantizedMatrix(
+        rows, columns, form, packed, scales, experts=count, transposed=transposed
+    )
 
 
 def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -129,12 +133,14 @@ class _Routing:
 
     Attributes:
         offsets: i32 `[experts + 1]`, the start of each expert's rows, for `grouped_matmul`.
+        counts: i32 `[experts]`, how many rows each has.
         sources: i64 `[rows]`, the token of each sorted row; where there is none, the first.
         slots: i64 `[tokens, k]`, the sorted row of each choice; of padding, the first.
         live: bool `[tokens, 1]`, false for padding.
     """
 
     offsets: torch.Tensor
+    counts: torch.Tensor
     sources: torch.Tensor
     slots: torch.Tensor
     live: torch.Tensor
@@ -165,13 +171,17 @@ def _experts(
     count, width = top_k_index.shape[1], hidden_states.shape[1]
     weights = top_k_weights.to(hidden_states.dtype)
     if length is None:
+        # One token, or one of each sequence of a batch.
+        tokens = hidden_states.shape[0]
         rows = hidden_states.expand(count, width)
-        chosen = top_k_index.reshape(count).to(torch.int32)
+        if tokens > 1:
+            rows = hidden_states[:, None].expand(tokens, count, width).reshape(-1, width)
+        chosen = top_k_index.reshape(tokens * count).to(torch.int32)
         result = _feed_forward(module, rows, None, chosen)
-        return (result * weights.reshape(count, 1)).sum(dim=0, keepdim=True)
+        return (result.reshape(tokens, count, width) * weights[:, :, None]).sum(dim=1)
     routing = _route(top_k_index, length, int(module.num_experts))
     rows = hidden_states[routing.sources]
-    result = _feed_forward(module, rows, routing.offsets, None)
+    result = _feed_forward(module, rows, routing, None)
     weights = torch.where(routing.live, weights, torch.zeros((), dtype=weights.dtype))
     return (result[routing.slots] * weights[:, :, None]).sum(dim=1)
 
@@ -179,10 +189,12 @@ def _experts(
 def _feed_forward(
     module: Any,
     rows: torch.Tensor,
-    offsets: torch.Tensor | None,
+    routing: _Routing | None,
     experts: torch.Tensor | None,
 ) -> torch.Tensor:
     """Up, the module's own gate and activation, down: f32 `[rows, width]` to the same."""
+
+    offsets, counts = (routing.offsets, routing.counts) if routing else (None, None)
 
     def project(name: str, x: torch.Tensor) -> torch.Tensor:
         bias = getattr(module, f"{name}_bias") if module.has_bias else None
@@ -196,7 +208,7 @@ def _feed_forward(
         else:
             features = getattr(module, f"{name}{_FEATURES}")
             product = quantized_grouped_matmul(
-                x, matrices, scales, bias, offsets, experts, features
+                x, matrices, scales, bias, offsets, counts, experts, features
             )
         return product
 
@@ -235,7 +247,9 @@ def _route(ids: torch.Tensor, length: torch.Tensor, experts: int) -> _Routing:
     targets = torch.where(live, slots, torch.full_like(slots, rows)).reshape(-1)
     sources = torch.zeros(rows + 1, dtype=torch.int64, device=ids.device)
     sources = sources.index_put((targets,), positions.expand(tokens, k).reshape(-1))[:rows]
-    return _Routing(offsets, sources, torch.where(live, slots, torch.zeros_like(slots)), live)
+    return _Routing(
+        offsets, counts, sources, torch.where(live, slots, torch.zeros_like(slots)), live
+    )
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -59,6 +60,7 @@ class QuantizedMatrix:
 
     rows: int
     columns: int
+    form: WeightFormat
     packed: nn.Parameter = field(repr=False)
     scales: nn.Parameter = field(repr=False)
     experts: int | None = None
@@ -102,7 +104,10 @@ class QuantizedEmbedding(nn.Module):
 
 
 def narrow_weights(
-    model: nn.Module, dtype: torch.dtype, form: WeightFormat | None = None
+    model: nn.Module,
+    dtype: torch.dtype,
+    form: WeightFormat | None = None,
+    own: Mapping[str, WeightFormat | None] | None = None,
 ) -> dict[str, QuantizedMatrix]:
     """Replaces the linear layers and embeddings of a model on the meta device, in place.
 
@@ -111,8 +116,9 @@ def narrow_weights(
 
     Args:
         model: With float parameters.
-        dtype: What matrices are stored in, unless `form` is given.
-        form: The format of quantised matrices.
+        dtype: What matrices are stored in that have no format.
+        form: The format of matrices; None: `dtype`.
+        own: Parameters that have another format, or none, by name.
 
     Returns:
         The quantised matrices by the name of the (first) parameter they replace.
@@ -139,7 +145,7 @@ def narrow_weights(
                 form.scales_shape(name, rows, columns), dtype=torch.float16, device=weight.device
             )
             first, second = (nn.Parameter(t, requires_grad=False) for t in (packed, scales))
-            quantized[id(weight)] = (name, QuantizedMatrix(rows, columns, first, second))
+            quantized[id(weight)] = (name, QuantizedMatrix(rows, columns, form, first, second))
         return quantized[id(weight)][1]
 
     # A table that a subclass of nn.Embedding holds keeps its type, and so does a tied lm_head.
@@ -163,14 +169,18 @@ def narrow_weights(
             if not linear_layer:
                 continue
             replacement = NarrowLinear(weight, bias)
-        elif form is not None:
-            matrix = quantize(f"{name}.weight", weight, form)
+        elif chosen := (own or {}).get(f"{name}.weight", form):
+            matrix = quantize(f"{name}.weight", weight, chosen)
             replacement = (
                 QuantizedLinear(matrix, bias) if linear_layer else QuantizedEmbedding(matrix)
             )
         else:
-            stored = narrow(weight)
-            replacement = NarrowLinear(stored, bias) if linear_layer else NarrowEmbedding(stored)
+            narrow_weight = narrow(weight)
+            replacement = (
+                NarrowLinear(narrow_weight, bias)
+                if linear_layer
+                else NarrowEmbedding(narrow_weight)
+            )
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, replacement)
     return dict(quantized.values())

@@ -6,7 +6,10 @@ read), with `P = ceil(N / 16)`; rows past N are zero:
     int8: i8 [P, K / 4, 16, 4]      element (p, b, n, j) is row 16p + n, column 4b + j
     int4: i8 [P, K / 8, 16, 4]      low nibble: column 8b + j; high nibble: column 8b + 4 + j;
                                     each is the value, -8 .. 7, plus 8
-    scales: f16 [P, K / group, 16]  a weight is its integer times its scale; there is no zero point
+    scales: f16 [P, K / group, 16]  a weight is its integer times its scale
+
+With zero points the scales are `[2, P, K / group, 16]`, the zero points z after the scales s, and a
+weight is (q - z) s. Zero points need not be whole numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +21,17 @@ import torch
 
 from edgec.errors import InputError, ModelError
 
-__all__ = ["PANEL", "WeightFormat", "dequantize", "quantize", "quantize_experts", "unpack"]
+__all__ = [
+    "PANEL",
+    "WeightFormat",
+    "dequantize",
+    "halves",
+    "pack",
+    "pack_scales",
+    "quantize",
+    "quantize_experts",
+    "unpack",
+]
 
 PANEL = 16
 """Rows (output channels) that are stored interleaved."""
@@ -36,10 +49,12 @@ class WeightFormat:
     Attributes:
         bits: 8 or 4.
         group: Neighbouring columns that share a scale; None: a whole row.
+        zero_points: Whether each group has a zero point of its own (asymmetric).
     """
 
     bits: int
     group: int | None
+    zero_points: bool = False
 
     def group_of(self, name: str, columns: int) -> int:
         """The group for a matrix of `columns` columns.
@@ -61,8 +76,9 @@ class WeightFormat:
     def packed_shape(self, rows: int, columns: int) -> tuple[int, int, int, int]:
         return (-(-rows // PANEL), columns // _COLUMNS[self.bits], PANEL, 4)
 
-    def scales_shape(self, name: str, rows: int, columns: int) -> tuple[int, int, int]:
-        return (-(-rows // PANEL), columns // self.group_of(name, columns), PANEL)
+    def scales_shape(self, name: str, rows: int, columns: int) -> tuple[int, ...]:
+        shape = (-(-rows // PANEL), columns // self.group_of(name, columns), PANEL)
+        return (2, *shape) if self.zero_points else shape
 
 
 def quantize(
@@ -94,12 +110,12 @@ def quantize(
         missing = -block.shape[0] % PANEL
         block = torch.nn.functional.pad(block, (0, 0, 0, missing))
         groups = block.reshape(-1, columns // group, group)
-        integers, scale = (_round8 if form.bits == 8 else _round4)(groups)
+        integers, scale = _ROUNDING[form.bits, form.zero_points](groups)
         if not bool(torch.isfinite(scale).all()):
             raise ModelError(f"weights: {name} has values too large for {form.bits} bits")
         count = block.shape[0] // PANEL
-        packed[first : first + count] = _pack(integers.reshape(-1, columns), form.bits)
-        scales[first : first + count] = scale.reshape(count, PANEL, -1).transpose(1, 2)
+        packed[first : first + count] = pack(integers.reshape(-1, columns), form.bits)
+        scales[..., first : first + count, :, :] = pack_scales(scale)
     return packed, scales
 
 
@@ -160,12 +176,73 @@ def _round4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return _divide(groups, half.to(torch.float32), -8, 7).to(torch.int8), half
 
 
+_SHRINK = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
+"""Parts of a group's range that the 15 steps cover; what lies outside is clipped."""
+
+
+def _round4_zero(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and offset of least squared error among a few ranges, fitted to their own rounding.
+
+    For integers q, `w = s q + b` is a line through the points (q, w): linear regression. Returns
+    the scales and the zero points `-b / s` in one tensor, f16 `[2, R, G]`.
+    """
+    low, high = groups.amin(-1), groups.amax(-1)
+    middle, half = (low + high) / 2, (high - low) / 2
+    mean = groups.mean(-1)
+    best = torch.full_like(low, -1.0)
+    scale, offset = torch.zeros_like(low), mean.clone()
+    for part in _SHRINK:
+        start = middle - part * half
+        step = part * half * (2 / 15)
+        q = _divide(groups - start[..., None], step, 0, 15).sub_(8)
+        q_mean = q.mean(-1)
+        spread = (q * q).mean(-1) - q_mean * q_mean
+        product = (q * groups).mean(-1) - q_mean * mean
+        # What a line leaves of the variance of w is least where it explains most.
+        gain = torch.where(spread > 1e-6, product * product / spread.clamp(min=1e-6), best)
+        better = gain > best
+        best = torch.where(better, gain, best)
+        scale = torch.where(better, product / spread.clamp(min=1e-6), scale)
+        offset = torch.where(better, mean - scale * q_mean, offset)
+    s, z, _ = halves(scale, offset)
+    return round_with(groups, s, z)
+
+
+def halves(
+    scale: torch.Tensor, offset: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The f16 scale s and zero point z of `scale q + offset`, f32 both, as `s (q - z)`.
+
+    Where the scale is too small beside the offset for z to be an f16 number, all weights of the
+    group are the offset: s is its magnitude and z is 1 or -1, for q = 0. The third result says
+    where that is so.
+    """
+    s = scale.to(torch.float16)
+    z = (-offset / s.to(torch.float32)).to(torch.float16)
+    flat = ~torch.isfinite(z)
+    s = torch.where(flat, offset.abs().to(torch.float16), s)
+    z = torch.where(flat, -offset.sign().to(torch.float16), z)
+    return s, z, flat
+
+
+def round_with(
+    groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The i8 integers nearest to f32 `[R, G, group]`, and scales and zero points as one tensor."""
+    wide = zero.to(torch.float32)[..., None]
+    shifted = groups / scale.to(torch.float32).clamp(min=1e-30)[..., None] + wide
+    return shifted.round_().clamp_(-8, 7).to(torch.int8), torch.stack([scale, zero])
+
+
+_ROUNDING = {(8, False): _round8, (4, False): _round4, (4, True): _round4_zero}
+
+
 def _divide(groups: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
     inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
     return (groups * inverse[..., None]).round_().clamp_(low, high)
 
 
-def _pack(integers: torch.Tensor, bits: int) -> torch.Tensor:
+def pack(integers: torch.Tensor, bits: int) -> torch.Tensor:
     """i8 `[16 P, K]` to panels."""
     rows, columns = integers.shape
     if bits == 8:
@@ -173,6 +250,12 @@ def _pack(integers: torch.Tensor, bits: int) -> torch.Tensor:
     nibbles = (integers + 8).to(torch.uint8).reshape(rows // PANEL, PANEL, columns // 8, 2, 4)
     merged = nibbles[..., 0, :] | (nibbles[..., 1, :] << 4)
     return merged.transpose(1, 2).contiguous().view(torch.int8)
+
+
+def pack_scales(scales: torch.Tensor) -> torch.Tensor:
+    """`[..., 16 P, G]` to panels, `[..., P, G, 16]`."""
+    *leading, rows, groups = scales.shape
+    return scales.reshape(*leading, rows // PANEL, PANEL, groups).transpose(-1, -2)
 
 
 def unpack(packed: torch.Tensor, columns: int) -> torch.Tensor:
@@ -188,6 +271,8 @@ def unpack(packed: torch.Tensor, columns: int) -> torch.Tensor:
 def dequantize(packed: torch.Tensor, scales: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """The matrix f32 `[rows, columns]` that a pair of packed integers and scales stands for."""
     integers = unpack(packed, columns).to(torch.float32)
-    by_row = scales.to(torch.float32).transpose(1, 2).reshape(integers.shape[0], -1, 1)
-    wide = integers.reshape(integers.shape[0], by_row.shape[1], -1) * by_row
+    by_row = scales.to(torch.float32).transpose(-1, -2)
+    by_row = by_row.reshape(*scales.shape[:-3], integers.shape[0], -1, 1)
+    groups = integers.reshape(integers.shape[0], by_row.shape[-2], -1)
+    wide = (groups - by_row[1]) * by_row[0] if scales.dim() == 4 else groups * by_row
     return wide.reshape(-1, columns)[:rows]

@@ -13,25 +13,31 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgec.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
 
+    from edgec.models.quantize import WeightFormat
+
 __all__ = [
     "INDEX_FILE",
     "SINGLE_FILE",
     "Progress",
+    "QuantizedSource",
     "RandomWeights",
     "SafetensorsWeights",
     "TensorInfo",
     "WeightSource",
     "first_few",
+    "map_bytes",
+    "sample_digest",
+    "stored_formats",
     "torch_dtype",
 ]
 
@@ -107,6 +113,22 @@ class WeightSource(Protocol):
         """SHA-256 (hex) that changes when the weights do."""
 
 
+@runtime_checkable
+class QuantizedSource(WeightSource, Protocol):
+    """A source that has some matrices as integers; `read` gives these dequantised, f32."""
+
+    def formats(self) -> dict[str, WeightFormat]:
+        """The matrices, by name, whose integers become those of a format as they are."""
+
+    def read_quantized(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Packed integers and scales of one of `formats`, see `edgec.models.quantize`."""
+
+
+def stored_formats(source: WeightSource) -> dict[str, WeightFormat]:
+    """The matrices that a source has as integers; most sources have none."""
+    return source.formats() if isinstance(source, QuantizedSource) else {}
+
+
 def first_few(items: list[str], limit: int = 8) -> str:
     """The items in one line, those past `limit` as a count: "a, b and 3 more"."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
@@ -161,20 +183,8 @@ class SafetensorsWeights:
         dtype, info = torch_dtype(place.info.dtype), place.info
         if info.count == 0:
             return torch.empty(info.shape, dtype=dtype)
-        skipped = place.offset % mmap.ALLOCATIONGRANULARITY
-        try:
-            with place.file.open("rb") as stream:
-                # Copy-on-write, not read-only: torch wants memory that it may write to.
-                view = mmap.mmap(
-                    stream.fileno(),
-                    info.nbytes + skipped,
-                    access=mmap.ACCESS_COPY,
-                    offset=place.offset - skipped,
-                )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{place.file}: cannot read tensor {name}: {error}") from None
-        flat = torch.frombuffer(view, dtype=torch.uint8, offset=skipped, count=info.nbytes)
-        if skipped % _BYTES[info.dtype]:  # a header of odd length; torch wants aligned elements
+        flat = map_bytes(place.file, place.offset, info.nbytes, name)
+        if flat.storage_offset() % _BYTES[info.dtype]:  # torch wants aligned elements
             flat = flat.clone()
         return flat.view(dtype).view(info.shape)
 
@@ -187,23 +197,53 @@ class SafetensorsWeights:
         total = hashlib.sha256()
         for file in sorted({place.file for place in self._places.values()}):
             places = [p for p in self._places.values() if p.file == file]
-            total.update(f"{file.name} {_sample_digest(file, places)}\n".encode())
+            sampled = sample_digest(file, ((p.offset, p.info.nbytes) for p in places))
+            total.update(f"{file.name} {sampled}\n".encode())
         return total.hexdigest()
 
 
-def _sample_digest(file: Path, places: list[_Place]) -> str:
-    """SHA-256 of a small file, or of a large one's size, header and samples of its tensors."""
+def map_bytes(file: Path, offset: int, count: int, name: str) -> torch.Tensor:
+    """u8 `[count]`, a view of a part of a file that is unmapped when the tensor is freed.
+
+    Raises:
+        ModelError: the file was removed or cut short after its header was read.
+    """
+    import torch
+
+    skipped = offset % mmap.ALLOCATIONGRANULARITY
+    try:
+        with file.open("rb") as stream:
+            # Copy-on-write, not read-only: torch wants memory that it may write to.
+            view = mmap.mmap(
+                stream.fileno(),
+                count + skipped,
+                access=mmap.ACCESS_COPY,
+                offset=offset - skipped,
+            )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: cannot read tensor {name}: {error}") from None
+    return torch.frombuffer(view, dtype=torch.uint8, offset=skipped, count=count)
+
+
+def sample_digest(file: Path, spans: Iterable[tuple[int, int]]) -> str:
+    """SHA-256 of a small file, or of a large one's size, header and samples of its tensors.
+
+    Args:
+        file: The file.
+        spans: Offset and size in bytes of each tensor.
+    """
+    tensors = sorted(spans)
     size = file.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with file.open("rb") as stream:
         if size <= WHOLE_FILE:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(stream.read(min((p.offset for p in places), default=size)))
-        for place in sorted(places, key=lambda place: place.offset):
-            last = max(place.info.nbytes - SAMPLE, 0)
+        digest.update(stream.read(min((offset for offset, _ in tensors), default=size)))
+        for offset, count in tensors:
+            last = max(count - SAMPLE, 0)
             for start in (0, last // 2, last):
-                stream.seek(place.offset + start)
-                digest.update(stream.read(min(SAMPLE, place.info.nbytes)))
+                stream.seek(offset + start)
+                digest.update(stream.read(min(SAMPLE, count)))
     return digest.hexdigest()
 
 

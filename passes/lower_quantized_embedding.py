@@ -41,7 +41,7 @@ def _template(
     result: TorchTensor,
     width: int,
 ) -> str:
-    columns, groups = weight.shape[1], scales.shape[1]
+    columns, groups, zeros = weight.shape[1], scales.shape[-2], len(scales.shape) == 4
     if not columns or not groups or (columns * 4 != width and columns * 8 != width):
         raise ValueError(f"quantized_embedding: {weight} does not hold {width} columns")
     per_block, group = width // columns, width // groups
@@ -59,9 +59,18 @@ def _template(
     %nibble = arith.andi %shifted, %mask : i32
     %zero = arith.constant 8 : i32
     %integer = arith.subi %nibble, %zero : i32"""
+    scale, zero = "%p, %g, %n", ""
+    shifted = "%float"
+    if zeros:
+        scale, shifted = "%c0, %p, %g, %n", "%above"
+        zero = f"""
+    %z = tensor.extract %scales[%c1, %p, %g, %n] : {scales.builtin}
+    %z_f32 = arith.extf %z : f16 to f32
+    %above = arith.subf %float, %z_f32 : f32"""
     return f"""
 util.func private @"{symbol}"(%ids: {ids.builtin}, %weight: {weight.builtin},
     %scales: {scales.builtin}) -> {result.builtin} {{
+  %c0 = arith.constant 0 : index
   %c1 = arith.constant 1 : index
   %four = arith.constant 4 : index
   %panel = arith.constant 16 : index
@@ -82,11 +91,11 @@ util.func private @"{symbol}"(%ids: {ids.builtin}, %weight: {weight.builtin},
     %j = arith.remui %column, %four : index
     %g = arith.divui %column, %group : index
     %byte = tensor.extract %weight[%p, %block, %n, %j] : {weight.builtin}
-    %scale = tensor.extract %scales[%p, %g, %n] : {scales.builtin}
+    %scale = tensor.extract %scales[{scale}] : {scales.builtin}
 {integer}
-    %float = arith.sitofp %integer : i32 to f32
+    %float = arith.sitofp %integer : i32 to f32{zero}
     %scale_f32 = arith.extf %scale : f16 to f32
-    %value = arith.mulf %float, %scale_f32 : f32
+    %value = arith.mulf {shifted}, %scale_f32 : f32
     linalg.yield %value : f32
   }} -> {result.builtin}
   util.return %result : {result.builtin}

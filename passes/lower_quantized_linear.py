@@ -12,10 +12,12 @@ from math import prod
 
 from iree.compiler import ir
 
+from edgec.passes.merged_linear import Layer, Placed, hoist, merged_template, same_input
 from edgec.passes.quantized_kernel import QuantizedShape, kernel_fits, kernel_template
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
+    call_together,
     constant_int,
     custom_ops,
     insert_function,
@@ -25,7 +27,7 @@ from edgec.passes.rewriting import (
     tensor_type,
 )
 
-__all__ = ["LowerQuantizedLinear", "integer_of"]
+__all__ = ["Halves", "LowerQuantizedLinear"]
 
 
 @dataclass(frozen=True)
@@ -35,38 +37,59 @@ class LowerQuantizedLinear:
     kernel: str = "generic"
 
     def run(self, module: ir.Module) -> None:
-        for op in custom_ops(module, "quantized_linear"):
-            x, weight, scales = (parse_torch_tensor(op.operands[i].type) for i in range(3))
-            result = parse_torch_tensor(op.results[0].type)
-            features = constant_int(op.operands[4])
-            biased = not is_none(op.operands[3])
-            operands = [v for v in list(op.operands)[:4] if not is_none(v)]
-            leading = x.shape[:-1]
-            m = None if None in leading else prod(d for d in leading if d is not None)
-            shape = QuantizedShape.of(m, features, x, weight, scales)
-            compute = _contraction(shape)
+        layers = [(op, _layer(op)) for op in custom_ops(module, "quantized_linear")]
+        if self.kernel != "generic":
+            layers = self._merge(module, layers)
+        for op, layer in layers:
+            compute = _contraction(layer.shape)
             extra, kind = "", "quantized_linear"
-            if self.kernel != "generic" and kernel_fits(shape):
-                extra, compute = kernel_template(shape, self.kernel)
+            if self.kernel != "generic" and kernel_fits(layer.shape):
+                extra, compute = kernel_template(layer.shape, self.kernel)
                 kind = f"quantized_linear.{self.kernel}"
-            symbol = symbol_name(kind, x, weight, scales, str(features), "bias" if biased else "")
-            text = extra + _function(symbol, x, weight, scales, result, shape, biased, compute)
+            x = parse_torch_tensor(op.operands[0].type)
+            symbol = symbol_name(kind, x, *_labels(layer))
+            text = extra + _function(symbol, x, layer, compute)
             insert_function(module, symbol, text)
-            call_template(op, symbol, operands, result)
+            operands = [v for v in list(op.operands)[:4] if not is_none(v)]
+            call_template(op, symbol, operands, layer.result)
+
+    def _merge(self, module: ir.Module, layers: list[Placed]) -> list[Placed]:
+        """Lowers the layers of one row that share it, and returns the others."""
+        fitting = [(op, layer) for op, layer in layers if kernel_fits(layer.shape)]
+        left = {id(op): (op, layer) for op, layer in layers}
+        for group in same_input(fitting):
+            first, members = group[0][0], [layer for _, layer in group]
+            given = [v for op, _ in group for v in list(op.operands)[1:4] if not is_none(v)]
+            if not all(hoist(v, first) for v in given):
+                continue
+            x = parse_torch_tensor(first.operands[0].type)
+            labels = [label for layer in members for label in _labels(layer)]
+            symbol = symbol_name(f"quantized_linear.{self.kernel}", x, *labels)
+            insert_function(module, symbol, merged_template(symbol, x, members, self.kernel))
+            call_together([op for op, _ in group], symbol, [first.operands[0], *given])
+            for op, _ in group:
+                del left[id(op)]
+        return list(left.values())
 
 
-def _function(
-    symbol: str,
-    x: TorchTensor,
-    weight: TorchTensor,
-    scales: TorchTensor,
-    result: TorchTensor,
-    shape: QuantizedShape,
-    biased: bool,
-    compute: str,
-) -> str:
+def _layer(op: ir.Operation) -> Layer:
+    x, weight, scales = (parse_torch_tensor(op.operands[i].type) for i in range(3))
+    leading = x.shape[:-1]
+    m = None if None in leading else prod(d for d in leading if d is not None)
+    shape = QuantizedShape.of(m, constant_int(op.operands[4]), x, weight, scales)
+    result = parse_torch_tensor(op.results[0].type)
+    return Layer(shape, weight, scales, result, not is_none(op.operands[3]))
+
+
+def _labels(layer: Layer) -> list[TorchTensor | str]:
+    bias = ["bias"] if layer.biased else []
+    return [layer.weight, layer.scales, str(layer.shape.n), *bias]
+
+
+def _function(symbol: str, x: TorchTensor, layer: Layer, compute: str) -> str:
     """A function around `compute`, which turns %rows [m, k] into %product [m, n]."""
-    n = shape.n
+    shape, weight, scales, result = layer.shape, layer.weight, layer.scales, layer.result
+    n, biased = shape.n, layer.biased
     leading = x.shape[:-1]
     rows, out = tensor_type((shape.m, shape.k), "f32"), tensor_type((shape.m, n), "f32")
     axes = f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"
@@ -105,41 +128,51 @@ util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin},
 
 
 def _contraction(shape: QuantizedShape) -> str:
-    """The layer as a `linalg.generic` over panels; a nibble's place is a dimension of its own."""
+    """The layer as a `linalg.generic` over panels."""
     m, n, k, group = shape.m, shape.n, shape.k, shape.group
     columns = 4 if shape.bits == 8 else 8
-    groups, blocks, halves = k // group, group // columns, columns // 4
+    groups, blocks = k // group, group // columns
     rows = tensor_type((m, k), "f32")
-    split = tensor_type((m, groups, blocks, halves, 4), "f32")
+    inner = (4,) if shape.bits == 8 else (2, 4)
+    split = tensor_type((m, groups, blocks, *inner), "f32")
     packed = tensor_type((shape.panels, k // columns, 16, 4), "i8")
     grouped = tensor_type((shape.panels, groups, blocks, 16, 4), "i8")
     scales = tensor_type((shape.panels, groups, 16), "f16")
+    zeros = _ZeroPoints.of(shape, scales)
     wide = tensor_type((m, shape.panels, 16), "f32")
     flat, out = tensor_type((m, shape.panels * 16), "f32"), tensor_type((m, n), "f32")
     size = "%m" if m is None else str(m)
-    integer = integer_of(shape.bits, half=5)
+    halves = Halves.of(
+        shape.bits,
+        "%split",
+        (m, groups, blocks),
+        size,
+        (_DIMS, "m, g, b, j"),
+        above=shape.zero_points,
+    )
+    axes = ", ".join(str(i) for i in range(1, 3 + len(inner)))
     return f"""
   %zero = arith.constant 0.0 : f32
-  %split = tensor.expand_shape %rows [[0], [1, 2, 3, 4]]
-      output_shape [{size}, {groups}, {blocks}, {halves}, 4] : {rows} into {split}
+  %split = tensor.expand_shape %rows [[0], [{axes}]]
+      output_shape [{size}, {groups}, {blocks}, {", ".join(map(str, inner))}]
+      : {rows} into {split}{halves.define}
   %grouped = tensor.expand_shape %weight [[0], [1, 2], [3], [4]]
       output_shape [{shape.panels}, {groups}, {blocks}, 16, 4] : {packed} into {grouped}
+{zeros.slices}
   %wide_empty = tensor.empty({"%m" if m is None else ""}) : {wide}
   %wide_zero = linalg.fill ins(%zero : f32) outs(%wide_empty : {wide}) -> {wide}
   %wide = linalg.generic {{
-      indexing_maps = [affine_map<(m, p, n, g, b, h, j) -> (m, g, b, h, j)>,
-                       affine_map<(m, p, n, g, b, h, j) -> (p, g, b, n, j)>,
-                       affine_map<(m, p, n, g, b, h, j) -> (p, g, n)>,
-                       affine_map<(m, p, n, g, b, h, j) -> (m, p, n)>],
+      indexing_maps = [{halves.maps}
+                       affine_map<({_DIMS}) -> (p, g, b, n, j)>,
+                       affine_map<({_DIMS}) -> (p, g, n)>,{zeros.map}
+                       affine_map<({_DIMS}) -> (m, p, n)>],
       iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction",
-                        "reduction", "reduction"]
-    }} ins(%split, %grouped, %scales : {split}, {grouped}, {scales}) outs(%wide_zero : {wide}) {{
-  ^bb0(%a: f32, %w: i8, %scale: f16, %sum: f32):
-{integer}
-    %float = arith.sitofp %integer : i32 to f32
-    %scale_f32 = arith.extf %scale : f16 to f32
-    %dequantized = arith.mulf %float, %scale_f32 : f32
-    %p = arith.mulf %a, %dequantized : f32
+                        "reduction"]
+    }} ins({halves.operands}, %grouped, {zeros.operands}
+           : {halves.types}, {grouped}, {zeros.types})
+      outs(%wide_zero : {wide}) {{
+  ^bb0({halves.arguments}, %w: i8, %scale: f16{zeros.argument}, %sum: f32):
+{halves.product}
     %s = arith.addf %sum, %p : f32
     linalg.yield %s : f32
   }} -> {wide}
@@ -147,22 +180,125 @@ def _contraction(shape: QuantizedShape) -> str:
   %product = tensor.extract_slice %flat[0, 0] [{size}, {n}] [1, 1] : {flat} to {out}"""
 
 
-def integer_of(bits: int, half: int) -> str:
-    """Text of a `linalg.generic`'s body that makes %integer, i32, of the packed byte %w.
+_DIMS = "m, p, n, g, b, j"
 
-    Args:
-        bits: 8 or 4.
-        half: The dimension that says which nibble; not looked at for 8 bits.
+
+@dataclass(frozen=True)
+class _ZeroPoints:
+    """What zero points add to the contraction's text; without them, nothing."""
+
+    operands: str
+    types: str
+    slices: str = ""
+    map: str = ""
+    argument: str = ""
+
+    @staticmethod
+    def of(shape: QuantizedShape, scales: str) -> _ZeroPoints:
+        if not shape.zero_points:
+            return _ZeroPoints("%scales", scales)
+        groups = shape.k // shape.group
+        both = tensor_type((2, shape.panels, groups, 16), "f16")
+        slices = "\n".join(
+            f"""\
+  %{name} = tensor.extract_slice %scales[{i}, 0, 0, 0] [1, {shape.panels}, {groups}, 16]
+      [1, 1, 1, 1] : {both} to {scales}"""
+            for i, name in enumerate(("factors", "zeros"))
+        )
+        return _ZeroPoints(
+            operands="%factors, %zeros",
+            types=f"{scales}, {scales}",
+            slices=slices,
+            map=f"\n                       affine_map<({_DIMS}) -> (p, g, n)>,",
+            argument=", %z: f16",
+        )
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The activations of a contraction, apart for low and high nibbles; text of its parts.
+
+    A byte holds two weights of 4 bits. Both are taken from it in the body, each with its own
+    activation. A dimension for the nibble instead, and its number in the body or as an operand,
+    is what Vulkan's code generation cannot compile, or computes wrongly.
     """
-    if bits == 8:
-        return "    %integer = arith.extsi %w : i8 to i32"
-    return f"""    %half = linalg.index {half} : index
-    %half_i32 = arith.index_cast %half : index to i32
-    %four = arith.constant 4 : i32
-    %shift = arith.muli %half_i32, %four : i32
-    %byte = arith.extui %w : i8 to i32
-    %shifted = arith.shrui %byte, %shift : i32
+
+    define: str
+    operands: str
+    types: str
+    arguments: str
+    maps: str
+    product: str
+
+    @staticmethod
+    def of(
+        bits: int,
+        source: str,
+        sizes: tuple[int | None, ...],
+        size: str,
+        dims: tuple[str, str],
+        *,
+        above: bool = False,
+    ) -> Halves:
+        """The text for activations `[*sizes, 4]` with 8 bits, `[*sizes, 2, 4]` with 4.
+
+        Args:
+            bits: 8 or 4.
+            source: The value that has them.
+            sizes: Of dimensions before the columns of a block; the first may be dynamic.
+            size: Of the first, as a value or number.
+            dims: Of the `linalg.generic`: all, and those of the activations.
+            above: Whether %z, f16, is subtracted from the integers.
+        """
+        inner = tensor_type((*sizes, 4), "f32")
+        one = f"affine_map<({dims[0]}) -> ({dims[1]})>,"
+        if bits == 8:
+            return Halves("", source, inner, "%a: f32", one, _product(above, ("a", "w", "signed")))
+        outer = tensor_type((*sizes, 2, 4), "f32")
+        rank = len(sizes)
+        lengths = ", ".join([size, *map(str, sizes[1:]), "1", "4"])
+        define = "".join(
+            f"""
+  %{name} = tensor.extract_slice {source}[{"0, " * rank}{i}, 0] [{lengths}]
+      [{"1, " * rank}1, 1] : {outer} to {inner}"""
+            for i, name in enumerate(("low_half", "high_half"))
+        )
+        return Halves(
+            define,
+            "%low_half, %high_half",
+            f"{inner}, {inner}",
+            "%a: f32, %a_high: f32",
+            f"{one} {one}",
+            _product(above, ("a", "low", "low"), ("a_high", "high", "high")),
+        )
+
+
+_INTEGERS = {
+    "signed": "    %w_i32 = arith.extsi %w : i8 to i32",
+    "low": """    %byte = arith.extui %w : i8 to i32
     %mask = arith.constant 15 : i32
-    %nibble = arith.andi %shifted, %mask : i32
     %eight = arith.constant 8 : i32
-    %integer = arith.subi %nibble, %eight : i32"""
+    %low_nibble = arith.andi %byte, %mask : i32
+    %low_i32 = arith.subi %low_nibble, %eight : i32""",
+    "high": """    %four = arith.constant 4 : i32
+    %high_nibble = arith.shrui %byte, %four : i32
+    %high_i32 = arith.subi %high_nibble, %eight : i32""",
+}
+
+
+def _product(above: bool, *parts: tuple[str, str, str]) -> str:
+    """Text of a body that makes %p, f32: activations by the weights of one byte, and %scale."""
+    lines = ["    %z_f32 = arith.extf %z : f16 to f32"] if above else []
+    for activation, name, integer in parts:
+        lines += [_INTEGERS[integer], f"    %{name}_f32 = arith.sitofp %{name}_i32 : i32 to f32"]
+        if above:
+            lines.append(f"    %{name}_above = arith.subf %{name}_f32, %z_f32 : f32")
+        weight = f"%{name}_{'above' if above else 'f32'}"
+        lines.append(f"    %{name}_p = arith.mulf %{activation}, {weight} : f32")
+    total = f"%{parts[0][1]}_p"
+    if len(parts) == 2:
+        lines.append(f"    %both_p = arith.addf {total}, %{parts[1][1]}_p : f32")
+        total = "%both_p"
+    lines.append("    %scale_f32 = arith.extf %scale : f16 to f32")
+    lines.append(f"    %p = arith.mulf {total}, %scale_f32 : f32")
+    return "\n".join(lines)

@@ -19,16 +19,20 @@ __all__ = [
     "QuantizedShape",
     "kernel_fits",
     "kernel_template",
+    "workgroup_panels",
 ]
 
 KERNELS = "quantized_linear"
 """The kernels' source, of which there is one for each feature level."""
 
+_KINDS = ("i8", "i4", "i4z")
 BLOCK = 32  # columns that share a scale of the activations
 MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
 QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
+_ROW_WORKGROUPS = 16  # of a product with one row, each of which quantises that row for itself
+_MOST_BYTES = 262144  # of weights, of such a workgroup
 
 
 @dataclass(frozen=True)
@@ -40,52 +44,70 @@ class QuantizedShape:
     k: int
     group: int
     bits: int
+    zero_points: bool = False
 
     @property
     def panels(self) -> int:
         return -(-self.n // 16)
+
+    @property
+    def kind(self) -> str:
+        """The ending of the kernels' names: i8, i4, or i4z with zero points."""
+        return f"i{self.bits}{'z' if self.zero_points else ''}"
 
     @staticmethod
     def of(
         m: int | None, n: int, x: TorchTensor, weight: TorchTensor, scales: TorchTensor
     ) -> QuantizedShape:
         """Raises ValueError when the tensors do not belong together."""
-        k, groups = x.shape[-1], scales.shape[1]
+        k, groups = x.shape[-1], scales.shape[-2]
         if k is None or not groups or weight.shape[1] not in (k // 4, k // 8):
             raise ValueError(f"quantized_linear: x {x}, weight {weight}, scales {scales}")
-        return QuantizedShape(m, n, k, k // groups, 8 if weight.shape[1] == k // 4 else 4)
+        bits = 8 if weight.shape[1] == k // 4 else 4
+        return QuantizedShape(m, n, k, k // groups, bits, len(scales.shape) == 4)
 
 
 def kernel_fits(shape: QuantizedShape) -> bool:
     """Whether the kernels take the layer: whole blocks of columns within each group."""
-    return shape.k % BLOCK == 0 and shape.group % BLOCK == 0
+    zero_points = shape.bits == 4 or not shape.zero_points
+    return shape.k % BLOCK == 0 and shape.group % BLOCK == 0 and zero_points
 
 
 def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
     """The executable that wraps the kernels, and text that computes %product from %rows."""
-    exports = "".join(_exports(bits) for bits in (8, 4))
-    functions = "".join(_functions(bits) for bits in (8, 4))
+    exports = "".join([*map(_quantize_export, (8, 4)), *map(_exports, _KINDS)])
+    functions = "".join([*map(_quantize_function, (8, 4)), *map(_functions, _KINDS)])
     name = "edgec_quantized_linear"
     return executable(name, KERNELS, kernel, exports, functions), _dispatch(shape)
+
+
+def workgroup_panels(panels: int, shape: QuantizedShape) -> int:
+    """How many of a row's product's panels a workgroup takes."""
+    most = _MOST_BYTES * 8 // (16 * shape.k * shape.bits)
+    return max(1, min(-(-panels // _ROW_WORKGROUPS), most))
 
 
 def _dispatch(shape: QuantizedShape) -> str:
     m, n, k = shape.m, shape.n, shape.k
     bits, panels = shape.bits, shape.panels
+    fused = m == 1 and k <= MAX_FUSED_K
     each = max(1, _WORKGROUP_BYTES * 8 // (16 * k * bits))
+    if fused:
+        each = workgroup_panels(panels, shape)
     dynamic = "{%m}" if m is None else ""
     rows, out = tensor_type((m, k), "f32"), tensor_type((m, n), "f32")
     weight = tensor_type((panels, k * bits // 32, 16, 4), "i8")
-    scales = tensor_type((panels, k // shape.group, 16), "f16")
+    parts = (2,) if shape.zero_points else ()
+    scales = tensor_type((*parts, panels, k // shape.group, 16), "f16")
     constants = f"""
   %n = arith.constant {n} : index
   %k = arith.constant {k} : index
   %group = arith.constant {shape.group} : index
   %panels = arith.constant {panels} : index
   %each = arith.constant {each} : index"""
-    if m == 1 and k <= MAX_FUSED_K:
+    if fused:
         return f"""{constants}
-  %product = flow.dispatch @edgec_quantized_linear::@matvec_i{bits}[%panels, %each](
+  %product = flow.dispatch @edgec_quantized_linear::@matvec_{shape.kind}[%panels, %each](
       %rows, %weight, %scales, %n, %k, %group, %each)
       : ({rows}, {weight}, {scales}, index, index, index, index) -> {out}"""
     q, s = tensor_type((m, k), "i8"), tensor_type((m, k // BLOCK), "f32")
@@ -93,13 +115,13 @@ def _dispatch(shape: QuantizedShape) -> str:
     return f"""{constants}
   %q:3 = flow.dispatch @edgec_quantized_linear::@quantize_i{bits}[%m](%rows, %m, %k)
       : ({rows}{dynamic}, index, index) -> ({q}{dynamic}, {s}{dynamic}, {c}{dynamic})
-  %product = flow.dispatch @edgec_quantized_linear::@matmul_i{bits}[%panels, %each, %m](
+  %product = flow.dispatch @edgec_quantized_linear::@matmul_{shape.kind}[%panels, %each, %m](
       %q#0, %q#1, %q#2, %weight, %scales, %m, %n, %k, %group, %each)
       : ({q}{dynamic}, {s}{dynamic}, {c}{dynamic}, {weight}, {scales},
          index, index, index, index, index) -> {out}{dynamic}"""
 
 
-def _exports(bits: int) -> str:
+def _quantize_export(bits: int) -> str:
     return f"""
   stream.executable.export public @quantize_i{bits} workgroups(%m: index)
       -> (index, index, index) {{
@@ -107,8 +129,12 @@ def _exports(bits: int) -> str:
     %rows = arith.constant {QUANTIZED_ROWS} : index
     %x = arith.ceildivui %m, %rows : index
     stream.return %x, %c1, %c1 : index, index, index
-  }}
-  stream.executable.export public @matmul_i{bits} workgroups(
+  }}"""
+
+
+def _exports(kind: str) -> str:
+    return f"""
+  stream.executable.export public @matmul_{kind} workgroups(
       %panels: index, %each: index, %m: index) -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %rows = arith.constant {_ROWS} : index
@@ -116,7 +142,7 @@ def _exports(bits: int) -> str:
     %y = arith.ceildivui %m, %rows : index
     stream.return %x, %y, %c1 : index, index, index
   }}
-  stream.executable.export public @matvec_i{bits} workgroups(%panels: index, %each: index)
+  stream.executable.export public @matvec_{kind} workgroups(%panels: index, %each: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %x = arith.ceildivui %panels, %each : index
@@ -124,42 +150,42 @@ def _exports(bits: int) -> str:
   }}"""
 
 
-def _functions(bits: int) -> str:
+def _quantize_function(bits: int) -> str:
+    return wrap_kernel(
+        f"quantize_i{bits}",
+        f"edgec_quantize_rows_i{bits}",
+        ["f32", "i8", "f32", "i32"],
+        indices=["m", "k"],
+        body=f"""
+      %x = stream.dispatch.workgroup.id[0] : index
+      %count = arith.constant {QUANTIZED_ROWS} : index
+      %first = arith.muli %x, %count : index""",
+        extra=["first", "count"],
+    )
+
+
+def _functions(kind: str) -> str:
     """The exported functions: they unwrap the bindings and call the kernel's C function."""
     first = """
       %x = stream.dispatch.workgroup.id[0] : index
       %first = arith.muli %x, %each : index"""
-    return (
-        wrap_kernel(
-            f"quantize_i{bits}",
-            f"edgec_quantize_rows_i{bits}",
-            ["f32", "i8", "f32", "i32"],
-            indices=["m", "k"],
-            body=f"""
-      %x = stream.dispatch.workgroup.id[0] : index
-      %count = arith.constant {QUANTIZED_ROWS} : index
-      %first = arith.muli %x, %count : index""",
-            extra=["first", "count"],
-        )
-        + wrap_kernel(
-            f"matmul_i{bits}",
-            f"edgec_quantized_matmul_i{bits}",
-            ["i8", "f32", "i32", "i8", "f16", "f32"],
-            indices=["m", "n", "k", "group", "each"],
-            body=f"""{first}
+    return wrap_kernel(
+        f"matmul_{kind}",
+        f"edgec_quantized_matmul_{kind}",
+        ["i8", "f32", "i32", "i8", "f16", "f32"],
+        indices=["m", "n", "k", "group", "each"],
+        body=f"""{first}
       %y = stream.dispatch.workgroup.id[1] : index
       %count = arith.constant {_ROWS} : index
       %row = arith.muli %y, %count : index""",
-            extra=["first", "each", "row", "count"],
-            hidden=("each",),
-        )
-        + wrap_kernel(
-            f"matvec_i{bits}",
-            f"edgec_quantized_matvec_i{bits}",
-            ["f32", "i8", "f16", "f32"],
-            indices=["n", "k", "group", "each"],
-            body=first,
-            extra=["first", "each"],
-            hidden=("each",),
-        )
+        extra=["first", "each", "row", "count"],
+        hidden=("each",),
+    ) + wrap_kernel(
+        f"matvec_{kind}",
+        f"edgec_quantized_matvec_{kind}",
+        ["f32", "i8", "f16", "f32"],
+        indices=["n", "k", "group", "each"],
+        body=first,
+        extra=["first", "each"],
+        hidden=("each",),
     )

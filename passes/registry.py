@@ -26,6 +26,9 @@ PASSES = {
     "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
     "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
+    "lower-quantized-cache-update": (
+        "edgec.passes.lower_quantized_cache_update:LowerQuantizedCacheUpdate"
+    ),
     "lower-causal-conv": "edgec.passes.lower_causal_conv:LowerCausalConv",
     "lower-chunk-scan": "edgec.passes.lower_chunk_scan:LowerChunkScan",
     "lower-linear-scan": "edgec.passes.lower_linear_scan:LowerLinearScan",
@@ -51,6 +54,7 @@ LOWERINGS = {
     "histogram": "lower-histogram",
     "linear": "lower-linear",
     "linear_scan": "lower-linear-scan",
+    "quantized_cache_update": "lower-quantized-cache-update",
     "quantized_embedding": "lower-quantized-embedding",
     "quantized_grouped_matmul": "lower-quantized-grouped-matmul",
     "quantized_linear": "lower-quantized-linear",

@@ -10,6 +10,7 @@ from iree.compiler import ir
 __all__ = [
     "TorchTensor",
     "call_template",
+    "call_together",
     "constant_bool",
     "constant_float",
     "constant_int",
@@ -157,25 +158,62 @@ def call_template(
     op: ir.Operation, symbol: str, operands: list[ir.Value], *results: TorchTensor
 ) -> None:
     """Replaces `op` by a call of the private function `symbol` over builtin tensors."""
-    context = op.context
-    with ir.InsertionPoint(op), op.location:
-        converted = [_to_builtin(value) for value in operands]
+    assert len(results) == len(op.results)
+    call_together([op], symbol, operands)
+
+
+def call_together(ops: list[ir.Operation], symbol: str, operands: list[ir.Value]) -> None:
+    """Replaces `ops` by one call at the place of the first, which has all their results."""
+    context = ops[0].context
+    old = [result for op in ops for result in op.results]
+    with ir.InsertionPoint(ops[0]), ops[0].location:
+        types = [parse_torch_tensor(result.type).builtin for result in old]
         call = ir.Operation.create(
             "util.call",
-            results=[ir.Type.parse(result.builtin, context) for result in results],
-            operands=converted,
+            results=[ir.Type.parse(type_, context) for type_ in types],
+            operands=[_to_builtin(value) for value in operands],
             attributes={"callee": ir.FlatSymbolRefAttr.get(symbol, context)},
         )
-        for old, new in zip(op.results, call.results, strict=True):
-            back = ir.Operation.create(
-                "torch_c.from_builtin_tensor", results=[old.type], operands=[new]
-            )
-            old.replace_all_uses_with(back.results[0])
-    op.erase()
+        for before, new in zip(old, call.results, strict=True):
+            before.replace_all_uses_with(_from_builtin(new, before.type))
+    for op in ops:
+        op.erase()
+
+
+def _from_builtin(value: ir.Value, type_: ir.Type) -> ir.Value:
+    signed = _signed(type_)
+    if signed is not None:
+        value = _create("tensor.bitcast", value, signed)
+    return _create("torch_c.from_builtin_tensor", value, type_)
 
 
 def _to_builtin(value: ir.Value) -> ir.Value:
     type_ = ir.Type.parse(parse_torch_tensor(value.type).builtin, value.context)
-    return ir.Operation.create(
-        "torch_c.to_builtin_tensor", results=[type_], operands=[value]
-    ).results[0]
+    signed = _signed(value.type)
+    # An argument that is only read is imported as it is.
+    if signed is None or isinstance(value.owner, ir.Block):
+        return _create("torch_c.to_builtin_tensor", value, type_)
+    # Back to what it was made of: a weight, or the result of another call.
+    inner = value
+    for name in ("torch_c.from_builtin_tensor", "tensor.bitcast"):
+        if not isinstance(inner.owner, ir.Block) and inner.owner.operation.name == name:
+            inner = inner.owner.operation.operands[0]
+    if inner.type == type_:
+        return inner
+    return _create("tensor.bitcast", _create("torch_c.to_builtin_tensor", value, signed), type_)
+
+
+def _signed(type_: ir.Type) -> ir.Type | None:
+    """The builtin type of an i8 torch tensor, with its sign.
+
+    IREE imports a buffer of i8 that is written to as `si8`, which it cannot convert to the `i8` of
+    all other tensors. A bitcast between them can stay; `state-in-place` removes it.
+    """
+    tensor = parse_torch_tensor(type_)
+    if tensor.dtype != "i8":
+        return None
+    return ir.Type.parse(tensor_type(tensor.shape, "si8"), type_.context)
+
+
+def _create(name: str, operand: ir.Value, result: ir.Type) -> ir.Value:
+    return ir.Operation.create(name, results=[result], operands=[operand]).results[0]

@@ -41,7 +41,8 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         import jinja2
 
-        self._special_tokens = dict(special_tokens)
+        self.source = source
+        self.special_tokens = dict(special_tokens)
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
@@ -81,7 +82,7 @@ class ChatTemplate:
             values = json.loads(json.dumps({"messages": [dict(m) for m in messages], **variables}))
         except (TypeError, ValueError) as error:
             raise InputError(f"chat messages must be plain JSON: {error}") from None
-        values = {**self._special_tokens, "add_generation_prompt": add_generation_prompt, **values}
+        values = {**self.special_tokens, "add_generation_prompt": add_generation_prompt, **values}
         try:
             return self._template.render(values)
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
@@ -90,6 +91,7 @@ class ChatTemplate:
 
 def _environment() -> jinja2.Environment:
     import jinja2
+    import jinja2.compiler
     import jinja2.ext
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -102,9 +104,21 @@ def _environment() -> jinja2.Environment:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
+    class NothingComputed(jinja2.compiler.CodeGenerator):
+        """Leaves constants such as `'x' * 10**10`, which jinja would compute on parsing."""
+
+        def _output_child_to_const(self, node: Any, frame: Any, finalize: Any) -> str:
+            if not isinstance(node, jinja2.nodes.TemplateData):
+                raise jinja2.nodes.Impossible
+            return super()._output_child_to_const(node, frame, finalize)
+
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        optimized=False,
+        extensions=[Generation, jinja2.ext.loopcontrols],
     )
+    environment.code_generator_class = NothingComputed
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now

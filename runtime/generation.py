@@ -7,6 +7,9 @@ Who drives it, a `Session` or the `Engine`, runs the steps on a sequence and han
     step = sequence.extend(prompt[cached:])
     while not (chunk := generation.accept(step)).finish_reason:
         step = sequence.step(chunk.token)
+
+Where the next token is the greedy one, the step after it can be queued before it is read
+(`runs_ahead`): then the device computes while the host makes text of the last token.
 """
 
 from __future__ import annotations
@@ -77,6 +80,17 @@ class Generation:
     def resume(self) -> None:
         """Leaves the time since the last `accept` out of the timings (a consumer took it)."""
         self._since = time.perf_counter()
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the step after the next token is needed, and needs no choice of that token.
+
+        An end that only the token itself shows (end-of-text, a stop string) makes that step
+        needless. Its sequence then holds the last token too, which is as good a prefix.
+        """
+        limit = self._config.max_new_tokens or 0
+        greedy = not self._sampler.needs_logits and self._logprobs is None
+        return greedy and len(self.tokens) + 1 < limit
 
     def accept(self, step: Step) -> StreamChunk:
         """The next token, chosen from the result after the last one, and what comes of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,11 @@ __all__ = ["CompiledProgram", "Output", "State"]
 
 
 class Output(Protocol):
-    """What an entry point returned, still on the device."""
+    """What a queued call will have left on the device for one sequence; reading it waits."""
+
+    def wait(self) -> None:
+        """Waits until the call is done."""
+        ...
 
     def token(self) -> int:
         """Reads back the greedy token (4 bytes)."""
@@ -34,9 +39,22 @@ class State(Protocol):
 
     def free(self) -> None: ...
 
+    def copy_from(self, other: Any, rows: int) -> None: ...
+
+    def checkpoint(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+    def read(self, rows: int) -> list[npt.NDArray[np.uint8]]: ...
+
+    def write(self, parts: Seq[npt.NDArray[np.uint8]], rows: int) -> None: ...
+
 
 class CompiledProgram(Protocol):
-    """The two entry points of the manifest's calling convention, and the state they work on."""
+    """The entry points of the manifest's calling convention, and the state they work on.
+
+    Calls are queued, in order for each state, and return before they are done.
+    """
 
     @property
     def manifest(self) -> Manifest: ...
@@ -46,9 +64,13 @@ class CompiledProgram(Protocol):
         ...
 
     def prefill(self, tokens: npt.NDArray[np.int32], start: int, length: int, state: Any) -> Output:
-        """Runs a block i32[1, P] of which the first `length` tokens are true."""
+        """Queues a block i32[1, P] of which the first `length` tokens are true."""
         ...
 
-    def decode(self, token: int | Output, start: int, state: Any) -> Output:
-        """Runs one token. That of an earlier output stays on the device, an int is copied."""
+    def decode(self, steps: Seq[tuple[int | Output, int, Any]]) -> Seq[Output]:
+        """Queues one token of each sequence, given as (token, start, state), in one call.
+
+        That of an earlier output stays on the device, an int is copied. The number of sequences
+        is one of the manifest's batch sizes, or smaller than one.
+        """
         ...

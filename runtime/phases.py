@@ -34,8 +34,9 @@ _P = SequencePhase
 _WORKING = frozenset({_P.PREFILL, _P.DECODE, _P.FOLLOW_UP_PREFILL})
 _ENDS = frozenset({_P.CREATED, _P.RETIRED, _P.POISONED})
 _TRANSITIONS: dict[SequencePhase, frozenset[SequencePhase]] = {
-    # decode from created: a prompt of one token, as benchmarks at depth 0 have it.
-    _P.CREATED: frozenset({_P.PREFILL, _P.DECODE, _P.RETIRED, _P.POISONED}),
+    # decode from created: a prompt of one token, as benchmarks at depth 0 have it. inactive: what
+    # another sequence held was copied, or restored from a file.
+    _P.CREATED: frozenset({_P.PREFILL, _P.DECODE, _P.INACTIVE, _P.RETIRED, _P.POISONED}),
     _P.PREFILL: _ENDS | {_P.DECODE, _P.INACTIVE},
     _P.DECODE: _ENDS | {_P.DECODE, _P.INACTIVE},
     _P.INACTIVE: _ENDS | {_P.DECODE, _P.FOLLOW_UP_PREFILL},
@@ -92,6 +93,11 @@ class PhaseLog:
     @property
     def counters(self) -> Mapping[SequencePhase, PhaseCounters]:
         return MappingProxyType(self._counters)
+
+    def poison(self) -> None:
+        """Notes that a call failed: nothing can be computed until a reset."""
+        if self._phase not in (SequencePhase.POISONED, SequencePhase.RETIRED):
+            self.enter(SequencePhase.POISONED)
 
     def enter(self, phase: SequencePhase) -> None:
         """Goes to another phase; the steps of one decode phase are one entry.

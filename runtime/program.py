@@ -6,6 +6,9 @@ One loaded program serves any number of sequences; each brings its own state buf
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import numpy.typing as npt
 
 from edgec.artifact import Artifact, sha256_of
 from edgec.errors import ArtifactError, DeviceError, InputError
-from edgec.manifest import Program
+from edgec.manifest import Program, decode_name
 from edgec.runtime import transfer
 from edgec.runtime.cpu import check_cpu
 from edgec.runtime.cuda import check_cuda
@@ -30,26 +33,68 @@ __all__ = ["LoadedProgram", "select_program"]
 _IREE_ERRORS = (RuntimeError, ValueError, LookupError, OSError)
 
 
-class DeviceOutput:
-    """The two result buffer views of an entry point: f32[1, V] and i32[1, 1]."""
+class _Logits:
+    """The logits f32[B, V] of a call, read from the device once."""
 
-    def __init__(self, device: Any, logits: Any, token: Any) -> None:
+    def __init__(self, device: Any, view: Any) -> None:
         self._device = device
+        self._view = view
+        self._rows: Any = None
+
+    def row(self, index: int) -> npt.NDArray[np.float32]:
+        rows = self._rows
+        if rows is None:
+            rows = transfer.read(self._device, self._view, np.float32)
+            if len(rows) > 1:
+                self._rows = rows
+        row: npt.NDArray[np.float32] = rows[index].copy() if len(rows) > 1 else rows[0]
+        return row
+
+
+class DeviceOutput:
+    """What a call will have left for one of its sequences: reading it waits for the call."""
+
+    def __init__(self, state: StateBuffers, logits: _Logits, row: int) -> None:
+        self._state = state
+        self._semaphore, self._done = state.timeline
         self._logits = logits
-        self.token_view = token
+        self._row = row
+
+    @property
+    def token_view(self) -> Any:
+        """The greedy token i32[1, 1], there once the call is done."""
+        return self._state.slot_of(self._done - 1)
+
+    def wait(self) -> None:
+        try:
+            self._semaphore.wait(self._done)
+        except _IREE_ERRORS as error:
+            raise DeviceError(f"a call failed on the device: {_first_line(error)}") from error
 
     def token(self) -> int:
-        return int(self._read(self.token_view, np.int32)[0, 0])
+        self.wait()
+        return int(self._read(lambda: transfer.read_token(self.token_view)))
 
     def logits(self) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = self._read(self._logits, np.float32)[0]
+        self.wait()
+        logits: npt.NDArray[np.float32] = self._read(lambda: self._logits.row(self._row))
         return logits
 
-    def _read(self, view: Any, dtype: npt.DTypeLike) -> Any:
+    def _read(self, read: Callable[[], Any]) -> Any:
         try:
-            return transfer.read(self._device, view, dtype)
+            return read()
         except _IREE_ERRORS as error:
             raise DeviceError(f"a result cannot be read: {_first_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One sequence's part of a call; `length` is None in a decode step."""
+
+    tokens: Any
+    start: int
+    length: int | None
+    state: StateBuffers
 
 
 class LoadedProgram:
@@ -100,8 +145,9 @@ class LoadedProgram:
         except _IREE_ERRORS as error:
             raise _unloadable(folder, self.program.file, error) from error
         self._functions = {}
-        for name in (*self._prefills().values(), "decode"):
-            function = module.lookup_function(name)
+        decodes = map(decode_name, self.manifest.batch_sizes)
+        for name in (*self._prefills().values(), *decodes):
+            function = module.lookup_function(f"{name}$async")
             if function is None:
                 raise ArtifactError(f"artifact {folder}: {self.program.file} has no {name}")
             self._functions[name] = function
@@ -113,15 +159,15 @@ class LoadedProgram:
     def prefill(
         self, tokens: npt.NDArray[np.int32], start: int, length: int, state: StateBuffers
     ) -> DeviceOutput:
-        """Runs a block of tokens i32[1, P], of which the first `length` are true.
+        """Queues a block of tokens i32[1, P], of which the first `length` are true.
 
         A program with prompt sizes takes it in several calls where P is not one of them.
         """
         prefills, size, done = self._prefills(), tokens.shape[1], 0
         for part in split_block(size, self.program.prompt_sizes):
             block = transfer.upload_tokens(self._device, tokens[:, done : done + part])
-            true = min(part, length - done)
-            output = self._call(prefills.get(part, "prefill"), block, start + done, true, state)
+            row = _Row(block, start + done, min(part, length - done), state)
+            (output,) = self._call(prefills.get(part, "prefill"), [row])
             done += part
         return output
 
@@ -130,36 +176,61 @@ class LoadedProgram:
         sizes = self.program.prompt_sizes
         return {size: f"prefill_{size}" for size in sizes} or {0: "prefill"}
 
-    def decode(self, token: int | Output, start: int, state: StateBuffers) -> DeviceOutput:
-        """Runs one token. That of an earlier output stays on the device, an int is copied."""
-        if isinstance(token, DeviceOutput):
-            view = token.token_view
-        else:
-            assert isinstance(token, int), "an output of another program"
-            view = transfer.upload_tokens(self._device, np.array([[token]], np.int32))
-        return self._call("decode", view, start, None, state)
+    def decode(self, steps: Seq[tuple[int | Output, int, Any]]) -> list[DeviceOutput]:
+        """Queues one token of each sequence, given as (token, start, state), in one call.
 
-    def _call(
-        self, name: str, tokens: Any, start: int, length: int | None, state: StateBuffers
-    ) -> DeviceOutput:
+        The token of an earlier output is not read for that: it stays on the device.
+
+        Args:
+            steps: No more than the largest batch size.
+        """
+        rows = []
+        for token, start, state in steps:
+            state.reserve()
+            if isinstance(token, DeviceOutput):
+                rows.append(_Row(token.token_view, start, None, state))
+            else:
+                assert isinstance(token, int), "an output of another program"
+                rows.append(_Row(state.upload(token), start, None, state))
+        size = min(size for size in self.manifest.batch_sizes if size >= len(rows))
+        return self._call(decode_name(size), rows, size)
+
+    def _call(self, name: str, rows: list[_Row], size: int = 1) -> list[DeviceOutput]:
+        """Queues a call behind what its sequences have queued.
+
+        A place of a batch that no sequence takes repeats the first one: it computes the same
+        again and writes the same into the same rows. No state of its own is needed for that.
+        """
         import iree.runtime as rt
 
-        arguments = rt.VmVariantList(3 + len(state.views))
-        arguments.push_ref(tokens)
-        arguments.push_int(start)
-        if length is not None:
-            arguments.push_int(length)
-        for view in state.views:
-            arguments.push_ref(view)
-        results = rt.VmVariantList(2)
+        count = size * (4 + len(rows[0].state.views)) + 2
+        arguments, results = rt.VmVariantList(count), rt.VmVariantList(1)
+        before, after = rt.HalFence(len(rows)), rt.HalFence(len(rows))
         try:
+            for row in (*rows, *rows[:1] * (size - len(rows))):
+                row.state.reserve()
+                arguments.push_ref(row.tokens)
+                arguments.push_int(row.start)
+                if row.length is not None:
+                    arguments.push_int(row.length)
+                arguments.push_ref(row.state.next_slot())
+                for view in row.state.views:
+                    arguments.push_ref(view)
+            for row in rows:
+                semaphore, value = row.state.timeline
+                before.insert(semaphore, value)
+                after.insert(semaphore, value + 1)
+            arguments.push_ref(before)
+            arguments.push_ref(after)
             with self._lock:
                 self._context.invoke(self._functions[name], arguments, results)
-            logits = results.get_as_object(0, rt.HalBufferView)
-            token = results.get_as_object(1, rt.HalBufferView)
+            logits = _Logits(self._device, results.get_as_object(0, rt.HalBufferView))
         except _IREE_ERRORS as error:
-            raise DeviceError(f"{name} failed at position {start}: {_first_line(error)}") from error
-        return DeviceOutput(self._device, logits, token)
+            where = ", ".join(str(row.start) for row in rows)
+            raise DeviceError(f"{name} failed at position {where}: {_first_line(error)}") from error
+        for row in rows:
+            row.state.queued((arguments, logits))
+        return [DeviceOutput(row.state, logits, at) for at, row in enumerate(rows)]
 
 
 def select_program(artifact: Artifact, device: str | None) -> Program:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edgec.errors import DeviceError, EdgecError, RequestTimeout
@@ -14,7 +15,7 @@ from edgec.runtime.pool import SequencePool
 from edgec.runtime.request import Request
 from edgec.runtime.results import GenerationResult
 from edgec.runtime.sampling import TokenFilter
-from edgec.runtime.sequence import Sequence, Step
+from edgec.runtime.sequence import Sequence, Step, step_together
 
 __all__ = ["Counters", "Job", "Scheduler"]
 
@@ -51,20 +52,24 @@ class Job:
     started: float = field(default_factory=time.perf_counter)
     sequence: Sequence | None = None
     generation: Generation | None = None
-    computed: int = 0
-    """How many tokens of the prompt the sequence holds."""
+    chunks: Iterator[Step] | None = None
+    """Queues the next chunk of the prompt; None once all are queued."""
+    step: Step | None = None
+    """The last call that was queued, as long as its token is not accepted."""
     token: int = 0
-    """The last generated token, which the state does not hold yet."""
+    """The last token that was accepted; the state holds it one step later."""
 
     @property
     def prefilling(self) -> bool:
-        return self.computed < len(self.ids)
+        return self.sequence is not None and self.chunks is not None
 
 
 class Scheduler:
     """Runs jobs by turns: one chunk of one prompt, then a step of every sequence that decodes.
 
-    So a stream waits for one chunk at most, however long the prompts of others are.
+    So a stream waits for one chunk at most, however long the prompts of others are. Within a turn
+    calls are queued before the results of the turn before are read, wherever a sequence can run
+    ahead of its tokens.
     """
 
     def __init__(self, model: LoadedModel, pool: SequencePool) -> None:
@@ -73,6 +78,7 @@ class Scheduler:
         self.running: list[Job] = []
         self._model = model
         self._pool = pool
+        self._batch = max(model.program.manifest.batch_sizes)
 
     @property
     def busy(self) -> bool:
@@ -80,15 +86,21 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def turn(self) -> None:
-        """Admits what fits, computes one chunk of a prompt and one step of each sequence."""
+        """Admits what fits, queues one chunk and one step of each sequence, reads results."""
         self._drop()
         self._admit()
+        for job in tuple(self.running):
+            if job.step is not None and job.generation and not job.generation.runs_ahead:
+                self._accept(job, job.step)
+        ahead = [(job, job.step) for job in self.running if job.step is not None]
         prompt = next((job for job in self.running if job.prefilling), None)
         decoding = [job for job in self.running if not job.prefilling]
         if prompt is not None:
             self._prefill(prompt)
-        for job in decoding:
-            self._decode(job)
+        self._decode(decoding)
+        for job, step in ahead:
+            if job.generation is not None and job.sequence is not None:
+                self._accept(job, step)
 
     def stop(self, error: EdgecError) -> None:
         """Ends all jobs with an error and frees their state."""
@@ -122,9 +134,10 @@ class Scheduler:
                 return
             self.waiting.popleft()
             self.running.append(job)
-            job.sequence, job.computed = acquired
-            self.counters.cached_tokens += job.computed
-            job.generation = self._generation(job, job.computed)
+            job.sequence, cached = acquired
+            job.chunks = job.sequence.chunks(job.ids[cached:])
+            job.generation = self._generation(job, cached)
+            self.counters.cached_tokens += cached
 
     def _generation(self, job: Job, cached: int) -> Generation:
         return Generation(
@@ -139,31 +152,40 @@ class Scheduler:
         )
 
     def _prefill(self, job: Job) -> None:
-        assert job.sequence is not None
-        chunk = job.ids[job.computed : job.computed + self._model.program.manifest.prompt.max]
+        assert job.sequence is not None and job.chunks is not None
+        held = job.sequence.length
         try:
-            step = job.sequence.extend(chunk)
+            step = next(job.chunks)
+            if job.sequence.length >= len(job.ids) and job.cache_prompt:
+                job.sequence.checkpoint()
         except Exception as error:
             self._fail(job, error)
             return
-        job.computed += len(chunk)
         self.counters.prefill_calls += 1
-        self.counters.prompt_tokens += len(chunk)
-        if not job.prefilling:
-            self._accept(job, step)
+        self.counters.prompt_tokens += job.sequence.length - held
+        if job.sequence.length >= len(job.ids):
+            job.chunks, job.step = None, step
 
-    def _decode(self, job: Job) -> None:
-        assert job.sequence is not None
-        try:
-            step = job.sequence.step(job.token)
-        except Exception as error:
-            self._fail(job, error)
-            return
-        self.counters.decode_calls += 1
-        self.counters.decode_tokens += 1
-        self._accept(job, step)
+    def _decode(self, jobs: list[Job]) -> None:
+        """Queues a step of each, together where the program has a batched decode."""
+        while jobs:
+            group, jobs = jobs[: self._batch], jobs[self._batch :]
+            steps = [
+                (job.sequence, job.step or job.token) for job in group if job.sequence is not None
+            ]
+            try:
+                results = step_together(steps)
+            except Exception as error:
+                for job in group:
+                    self._fail(job, error)
+                continue
+            self.counters.decode_calls += 1
+            self.counters.decode_tokens += len(group)
+            for job, step in zip(group, results, strict=True):
+                job.step = step
 
     def _accept(self, job: Job, step: Step) -> None:
+        """Takes the token of a step; waits for it."""
         assert job.generation is not None
         try:
             chunk = job.generation.accept(step)
@@ -172,6 +194,8 @@ class Scheduler:
             return
         self.counters.generated_tokens += 1
         job.token = chunk.token
+        if job.step is step:
+            job.step = None
         if chunk.result is not None:
             self.counters.completed += 1
             # The state is free before anybody hears of the end.
@@ -196,4 +220,4 @@ class Scheduler:
             self.waiting.remove(job)
         if job.sequence is not None:
             self._pool.release(job.sequence, job.session_id, keep)
-            job.sequence = None
+            job.sequence = job.chunks = job.step = None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,37 +15,52 @@ import numpy.typing as npt
 from edgec.errors import DeviceError, InputError
 from edgec.runtime.interfaces import CompiledProgram, Output, State
 from edgec.runtime.phases import PhaseCounters, PhaseLog, SequencePhase
+from edgec.runtime.snapshot import read_snapshot, write_snapshot
 
-__all__ = ["PADDING_TOKEN", "Sequence", "Step", "check_ids"]
+__all__ = ["PADDING_TOKEN", "Sequence", "Step", "check_ids", "step_together"]
+
+_T = TypeVar("_T")
 
 PADDING_TOKEN = 0
 """Fills a prompt block up to its multiple. Any id would do: padding never reaches a result."""
 
 
 class Step:
-    """The result of a call: read from the device when asked for, the token once."""
+    """The result of a call: read from the device when asked for, the token once.
 
-    def __init__(self, output: Output, counters: PhaseCounters) -> None:
+    The call may still be queued or running; reading waits for it. If it failed, that is where the
+    error shows, and its sequence is poisoned.
+    """
+
+    def __init__(self, output: Output, log: PhaseLog) -> None:
         self._output = output
-        self._counters = counters
+        # Not the sequence: what holds device memory must not wait for a garbage collection.
+        self._log = log
+        self._counters = log.current
         self._token: int | None = None
 
     def token(self) -> int:
         """The greedy next token (the argmax of the logits)."""
         if self._token is None:
-            self._token = self._output.token()
+            self._token = self._read(self._output.token)
             self._counters.bytes += 4
         return self._token
 
     def logits(self) -> npt.NDArray[np.float32]:
         """The logits after the last token, f32[V], as a new array."""
-        logits = self._output.logits()
+        logits = self._read(self._output.logits)
         self._counters.bytes += logits.nbytes
         return logits
 
-    def as_input(self, token: int) -> int | Output:
-        """`token` for the next call: where it still lies on the device, nothing is copied."""
-        return self._output if self._token == token else token
+    def _read(self, read: Callable[[], _T]) -> _T:
+        start = time.perf_counter()
+        try:
+            return read()
+        except Exception:
+            self._log.poison()
+            raise
+        finally:
+            self._counters.seconds += time.perf_counter() - start
 
 
 class Sequence:
@@ -64,6 +82,8 @@ class Sequence:
         self._log = PhaseLog()
         self._tokens: list[int] = []
         self._last: Step | None = None
+        self._unread: Step | None = None
+        self._checkpoint = 0  # how many tokens the state held then; 0: none was taken
         self._state: State = program.create_state()
 
     @property
@@ -77,8 +97,8 @@ class Sequence:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The token ids that the state holds."""
-        return tuple(self._tokens)
+        """The token ids that the state holds. Waits for the last, where it is not read yet."""
+        return tuple(self._known())
 
     @property
     def length(self) -> int:
@@ -93,7 +113,7 @@ class Sequence:
     @property
     def can_truncate(self) -> bool:
         """Whether tokens can be taken back: not from a state that has no row per position."""
-        return all(buffer.kind == "attention" for buffer in self._program.manifest.state)
+        return all(buffer.has_rows for buffer in self._program.manifest.state)
 
     def extend(self, tokens: Seq[int]) -> Step:
         """Computes a prompt, or new input after what the state holds, in padded chunks.
@@ -108,31 +128,33 @@ class Sequence:
             InputError: no tokens, an id outside the vocabulary, or more than the context holds.
             DeviceError: a chunk failed (the sequence is poisoned), or it is retired or poisoned.
         """
+        return deque(self.chunks(tokens), maxlen=1)[0]
+
+    def chunks(self, tokens: Seq[int]) -> Iterator[Step]:
+        """`extend` chunk by chunk: each `next` queues one and gives its result.
+
+        Nothing else may be done with the sequence until the last one is queued; what was queued
+        until then is held.
+        """
         self.check_tokens(tokens)
         self._check_room(len(tokens))
         self.pause()
         self._log.enter(SequencePhase.FOLLOW_UP_PREFILL if self._tokens else SequencePhase.PREFILL)
-        step = None
         for first in range(0, len(tokens), self._prompt.max):
-            step = self._prefill(tokens[first : first + self._prompt.max])
-        assert step is not None
-        return step
+            yield self._prefill(tokens[first : first + self._prompt.max])
 
-    def step(self, token: int) -> Step:
+    def step(self, token: int | Step) -> Step:
         """Computes one token.
+
+        Args:
+            token: Its id; or the last result, for its greedy token wherever that lies: then
+                nothing waits for it.
 
         Raises:
             InputError: an id outside the vocabulary, or the context is full.
             DeviceError: the step failed (the sequence is poisoned), or it is retired or poisoned.
         """
-        self.check_tokens([token])
-        self._check_room(1)
-        self._log.enter(SequencePhase.DECODE)
-        source = self._last.as_input(token) if self._last else token
-        copied = 4 if isinstance(source, int) else 0
-        return self._run(
-            [token], 1, copied, lambda: self._program.decode(source, self.length, self._state)
-        )
+        return step_together([(self, token)])[0]
 
     def pause(self) -> None:
         """Ends the turn: nothing runs, the state stays in memory for a follow-up."""
@@ -155,7 +177,10 @@ class Sequence:
         if length == self.length:
             return
         if not self.can_truncate:
-            raise InputError("this model's state cannot be rolled back", "reset the sequence")
+            if length == 0 or length != self._checkpoint:
+                raise InputError("this model's state cannot be rolled back", "reset the sequence")
+            self._state.rollback()
+        self._known()
         del self._tokens[length:]
         self._last = None
         self._settle()
@@ -165,9 +190,15 @@ class Sequence:
 
         At least one token is left to compute: it is what yields the logits.
         """
-        held, limit = self._tokens, min(self.length, len(prompt) - 1)
-        common = next((i for i in range(limit) if held[i] != prompt[i]), limit)
-        return common if common == self.length or self.can_truncate else 0
+        common = self.common(prompt)
+        if common == self.length or self.can_truncate:
+            return common
+        return self._checkpoint if self._checkpoint <= common else 0
+
+    def common(self, prompt: Seq[int]) -> int:
+        """How many tokens a prompt has in common with what the state holds, all but its last."""
+        held, limit = self._known(), min(self.length, len(prompt) - 1)
+        return next((i for i in range(limit) if held[i] != prompt[i]), limit)
 
     def keep(self, prompt: Seq[int]) -> int:
         """Brings the state back to what is `reusable` for a prompt, and says how much that is.
@@ -176,12 +207,69 @@ class Sequence:
             DeviceError: the sequence is retired or poisoned.
         """
         self._check_usable()
-        common = self.reusable(prompt)
-        if common or self.can_truncate:
-            self.truncate(common)
+        length = self.reusable(prompt)
+        if length or self.can_truncate:
+            self.truncate(length)
         else:
             self.reset()
-        return common
+        return length
+
+    def checkpoint(self) -> None:
+        """Lets a state without rows be taken back to where it is now. Costs a copy of that state.
+
+        Does nothing where everything has rows. There is one checkpoint: the last.
+        """
+        if not self.can_truncate:
+            self._state.checkpoint()
+            self._checkpoint = self.length
+
+    def copy_prefix(self, other: Sequence, length: int) -> None:
+        """Takes over the first `length` tokens of another sequence, which stays as it is.
+
+        Raises:
+            InputError: this one is not empty, or a state without rows is to be taken over in part.
+            DeviceError: the copy failed, or one of the two is retired or poisoned.
+        """
+        self._check_usable()
+        other._check_usable()
+        if self._tokens or not (other.can_truncate or length == other.length):
+            raise InputError(f"{length} of {other.length} tokens cannot be taken over")
+        self._state.copy_from(other._state, length)
+        self._hold_again(other.tokens[:length])
+
+    def save(self, path: str | Path) -> None:
+        """Writes tokens and state into a file, for `restore`.
+
+        Raises:
+            InputError: there is nothing to save, or the file cannot be written.
+            DeviceError: the sequence is retired or poisoned.
+        """
+        self._check_usable()
+        if not self._tokens:
+            raise InputError("an empty sequence has nothing to save")
+        digest = self._program.manifest.digest
+        write_snapshot(Path(path), digest, self._known(), self._state.read(self.length))
+
+    def restore(self, path: str | Path) -> None:
+        """Takes over, in place of what it holds, a sequence that was saved with this artifact.
+
+        Raises:
+            InputError: no such file, damaged, or of another artifact; nothing has changed.
+            DeviceError: the sequence is retired, or the device failed.
+        """
+        tokens, buffers = read_snapshot(Path(path), self._program.manifest.digest)
+        if not 0 < len(tokens) <= self.context:
+            raise InputError(f"{path}: {len(tokens)} tokens, the context is {self.context}")
+        check_ids(tokens, self.vocab_size)
+        self.reset()
+        self._state.write(buffers, len(tokens))
+        self._hold_again(tokens)
+
+    def _hold_again(self, tokens: Seq[int]) -> None:
+        """Counts as held what was not computed here."""
+        if tokens:
+            self._tokens = list(tokens)
+            self._log.enter(SequencePhase.INACTIVE)
 
     def reset(self) -> None:
         """Forgets all tokens and zeroes the state; also heals a poisoned sequence.
@@ -192,8 +280,9 @@ class Sequence:
         if self.phase is SequencePhase.RETIRED:
             raise DeviceError("the sequence is retired", "make a new one")
         self._state.zero()
+        self._checkpoint = 0
         self._tokens.clear()
-        self._last = None
+        self._last = self._unread = None
         if self.phase is not SequencePhase.CREATED:
             self._log.enter(SequencePhase.CREATED)
 
@@ -202,7 +291,7 @@ class Sequence:
         if self.phase is not SequencePhase.RETIRED:
             self._log.enter(SequencePhase.RETIRED)
             self._tokens.clear()
-            self._last = None
+            self._last = self._unread = None
             self._state.free()
 
     def check_tokens(self, tokens: Seq[int]) -> None:
@@ -228,42 +317,70 @@ class Sequence:
         if self.phase is SequencePhase.RETIRED:
             raise DeviceError("the sequence is retired", "make a new one")
 
+    def _known(self) -> list[int]:
+        """The ids held, with the last one read if it was fed back unread."""
+        if self._unread is not None:
+            self._tokens[-1] = self._unread.token()
+            self._unread = None
+        return self._tokens
+
     def _prefill(self, tokens: Seq[int]) -> Step:
         multiple = self._prompt.multiple_of
         size = max(self._prompt.min, -(-len(tokens) // multiple) * multiple)
         block = np.full((1, size), PADDING_TOKEN, np.int32)
         block[0, : len(tokens)] = tokens
-        return self._run(
-            tokens,
-            size,
-            block.nbytes,
-            lambda: self._program.prefill(block, self.length, len(tokens), self._state),
+        self._known()
+        (output,) = _run(
+            [self],
+            lambda: [self._program.prefill(block, self.length, len(tokens), self._state)],
         )
+        self._log.current.bytes += block.nbytes
+        return self._hold(tokens, size, output)
 
-    def _run(self, tokens: Seq[int], padded: int, copied: int, call: Callable[[], Output]) -> Step:
-        """Makes one call and, only when it succeeded, counts its tokens as held."""
-        counters, start = self._log.current, time.perf_counter()
-        try:
-            output = call()
-            counters.seconds += time.perf_counter() - start
-            counters.calls += 1
-            counters.tokens += len(tokens)
-            counters.padded_tokens += padded
-            counters.bytes += copied
-            self._tokens += [int(token) for token in tokens]
-            self._last = Step(output, counters)
-        except Exception:
-            self._log.enter(SequencePhase.POISONED)
-            raise
-        except BaseException:
-            # Ctrl-C, after which the call may have run. Attention rows past the length are never
-            # read; any other state may have moved on and cannot be trusted.
-            if self.can_truncate:
-                self._settle()
-            else:
-                self._log.enter(SequencePhase.POISONED)
-            raise
+    def _begin_step(self, token: int | Step) -> tuple[int | Output, int, State]:
+        """Checks a step and says what the program needs for it."""
+        self._check_usable()
+        last = self._last
+        if isinstance(token, Step):
+            if token is not last:
+                raise InputError("a step goes on from the sequence's last result only")
+        else:
+            check_ids([token], self.vocab_size)
+        self._check_room(1)
+        if isinstance(token, Step):
+            return token._output, self.length, self._state
+        if last is not None and token == last._token:
+            return last._output, self.length, self._state
+        return int(token), self.length, self._state
+
+    def _end_step(self, token: int | Step, copied: bool, output: Output) -> Step:
+        self._known()
+        if isinstance(token, Step):
+            self._unread = token if token._token is None else None
+            token = token._token or 0
+        self._log.current.bytes += 4 * copied
+        return self._hold([token], 1, output)
+
+    def _hold(self, tokens: Seq[int], padded: int, output: Output) -> Step:
+        """Counts the tokens of a call that was queued as held."""
+        counters = self._log.current
+        counters.calls += 1
+        counters.tokens += len(tokens)
+        counters.padded_tokens += padded
+        self._tokens += [int(token) for token in tokens]
+        self._last = Step(output, self._log)
         return self._last
+
+    def _interrupted(self) -> None:
+        """After a Ctrl-C the call may have run all the same.
+
+        Attention rows past the length are never read; any other state may have moved on and
+        cannot be trusted.
+        """
+        if self.can_truncate:
+            self._settle()
+        else:
+            self._log.poison()
 
     def _settle(self) -> None:
         """Goes to the phase of a sequence at rest that holds what it holds."""
@@ -285,3 +402,44 @@ def check_ids(ids: Seq[int], vocab_size: int) -> None:
     if low < 0 or high >= vocab_size:
         bad = low if low < 0 else high
         raise InputError(f"token id {bad}: the vocabulary has ids 0 to {vocab_size - 1}")
+
+
+def step_together(steps: Seq[tuple[Sequence, int | Step]]) -> list[Step]:
+    """Computes one token of each of several sequences on one program, in one call.
+
+    Args:
+        steps: Sequences, no more than the largest batch of the program, and their tokens as in
+            `Sequence.step`.
+
+    Raises:
+        InputError: an id outside the vocabulary, or a context is full; nothing has changed.
+        DeviceError: the call failed and all the sequences are poisoned, or one of them is
+            retired or poisoned.
+    """
+    calls = [sequence._begin_step(token) for sequence, token in steps]
+    for sequence, _ in steps:
+        sequence._log.enter(SequencePhase.DECODE)
+    sequences = [sequence for sequence, _ in steps]
+    outputs = _run(sequences, lambda: sequences[0]._program.decode(calls))
+    return [
+        sequence._end_step(token, isinstance(call[0], int), output)
+        for (sequence, token), call, output in zip(steps, calls, outputs, strict=True)
+    ]
+
+
+def _run(sequences: Seq[Sequence], call: Callable[[], Seq[Output]]) -> Seq[Output]:
+    """Queues a call of sequences that are in a working phase."""
+    start, counters = time.perf_counter(), [sequence._log.current for sequence in sequences]
+    try:
+        return call()
+    except Exception:
+        for sequence in sequences:
+            sequence._log.poison()
+        raise
+    except BaseException:
+        for sequence in sequences:
+            sequence._interrupted()
+        raise
+    finally:
+        for counter in counters:
+            counter.seconds += time.perf_counter() - start

@@ -199,7 +199,9 @@ class Session:
                 self.model.tokenizer, ids, cached, config, sequence.vocab_size, started
             )
             step = sequence.extend(ids[cached:])
+            sequence.checkpoint()
             while True:
+                ahead = sequence.step(step) if generation.runs_ahead else None
                 chunk = generation.accept(step)
                 yield chunk
                 if chunk.finish_reason is not None:
@@ -210,7 +212,7 @@ class Session:
                         "use session.share() for two at a time",
                     )
                 generation.resume()
-                step = sequence.step(chunk.token)
+                step = ahead or sequence.step(chunk.token)
         except KeyboardInterrupt:
             # The next prompt is a full prompt, so nothing is lost by starting afresh.
             if sequence.phase is SequencePhase.POISONED:

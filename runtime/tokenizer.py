@@ -74,6 +74,11 @@ class Tokenizer:
         token = self.special_tokens.get("eos_token")
         return None if token is None else self.id_of(token)
 
+    def to_json(self) -> str:
+        """The whole tokenizer, in the format of `tokenizer.json`."""
+        text: str = self._tokenizer.to_str()
+        return text
+
     def id_of(self, token: str) -> int | None:
         """The id of a token by its exact spelling, special ones too."""
         index: int | None = self._tokenizer.token_to_id(token)

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["execute", "read", "upload_tokens"]
+__all__ = [
+    "execute",
+    "read",
+    "read_bytes",
+    "read_token",
+    "token_slot",
+    "upload_bytes",
+    "upload_tokens",
+    "write_token",
+]
 
 
 def upload_tokens(device: Any, tokens: npt.NDArray[np.int32]) -> Any:
@@ -25,6 +34,26 @@ def upload_tokens(device: Any, tokens: npt.NDArray[np.int32]) -> Any:
         buffer=np.ascontiguousarray(tokens, dtype=np.int32),
         element_type=int(rt.HalElementType.SINT_32),
     )
+
+
+def token_slot(device: Any) -> Any:
+    """A buffer view i32[1, 1] in memory that the host sees and the device reads and writes."""
+    import iree.runtime as rt
+
+    memory = rt.MemoryType.HOST_LOCAL | rt.MemoryType.DEVICE_VISIBLE
+    usage = rt.BufferUsage.DEFAULT | rt.BufferUsage.MAPPING
+    buffer = device.allocator.allocate_buffer(int(memory), int(usage), 4)
+    return rt.HalBufferView(buffer, [1, 1], int(rt.HalElementType.SINT_32))
+
+
+def write_token(view: Any, token: int) -> None:
+    """Writes one token into a `token_slot` that no queued call uses."""
+    view.map().asarray([1, 1], np.dtype(np.int32))[0, 0] = token
+
+
+def read_token(view: Any) -> int:
+    """Reads the token of a `token_slot`."""
+    return int(view.map().asarray([1, 1], np.dtype(np.int32))[0, 0])
 
 
 def read(device: Any, view: Any, dtype: npt.DTypeLike, *, staged: bool | None = None) -> Any:
@@ -42,6 +71,25 @@ def read(device: Any, view: Any, dtype: npt.DTypeLike, *, staged: bool | None = 
         buffer = _to_staging(device, buffer)
     # The mapping dies with the buffer: copy before anybody can hold on to it.
     return np.array(buffer.map().asarray(view.shape, np.dtype(dtype)), copy=True)
+
+
+def read_bytes(device: Any, buffer: Any) -> npt.NDArray[np.uint8]:
+    """A host copy of a whole buffer."""
+    if not _mappable(buffer):
+        buffer = _to_staging(device, buffer)
+    return np.array(buffer.map().asarray([buffer.byte_length()], np.dtype(np.uint8)), copy=True)
+
+
+def upload_bytes(device: Any, content: npt.NDArray[np.uint8]) -> Any:
+    """A device buffer with a copy of `content`."""
+    import iree.runtime as rt
+
+    return device.allocator.allocate_buffer_copy(
+        memory_type=int(rt.MemoryType.DEVICE_LOCAL),
+        allowed_usage=int(rt.BufferUsage.DEFAULT),
+        device=device,
+        buffer=np.ascontiguousarray(content),
+    )
 
 
 def execute(device: Any, command_buffer: Any) -> None:

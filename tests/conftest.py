@@ -100,6 +100,14 @@ def tiny_dense_artifact(compile_once: Callable[..., Artifact]) -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def tiny_moe_artifact(compile_once: Callable[..., Artifact]) -> Artifact:
+    """The bundled mixture of experts for the CPU and for llvmpipe, f32."""
+    return compile_once(
+        "tiny-moe", "bundled:tiny-moe", target="cpu,vulkan:llvmpipe", ctx_size=256, chunk_size=64
+    )
+
+
+@pytest.fixture(scope="session")
 def run_edgec() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_edgec(*arguments, **of_subprocess_run)`: the command line in a process of its own."""
 

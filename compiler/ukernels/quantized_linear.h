@@ -7,7 +7,7 @@
 // Weights: panels of 16 output channels (see docs/quantisation.md).
 //   int8: [panel][k / 4][16][4] signed bytes
 //   int4: [panel][k / 8][16][4] bytes; low nibble is k, high nibble k + 4, both plus 8
-//   scales: [panel][k / group][16] f16
+//   scales: [panel][k / group][16] f16; with zero points, these follow in the same shape
 // Activations: int8 in blocks of 32 along k, each with an f32 scale and an i32 correction, which
 // is minus the kernel's zero point times the sum of the block.
 //
@@ -21,6 +21,7 @@
 //   dot(acc, w, p)             acc[n] += sum of w[n][j] * p[j], j = 0..3
 //   load_half(p)               16 x f16 as f32
 //   scale_add(sum, acc, s, x)  sum + f32(acc) * s * x
+//   times(a, b, x)             a * b * x
 //   store(p, v)
 //   quantize_block(x, q, s)    32 floats to int8; stores the scale, returns the sum
 
@@ -33,22 +34,32 @@
 #define MAX_FUSED_K 16384
 #define INLINE static inline __attribute__((always_inline))
 
-// One panel by `rows` rows; `rows` and `bits` are constants at every call.
-INLINE void tile(const int rows, const int bits, const int8_t *q, const float *s, const int32_t *c,
-                 const uint8_t *w, const uint16_t *ws, float *out, size_t n, size_t width,
-                 size_t k, size_t group) {
+// One panel by `rows` rows; `rows`, `bits` and whether there are `zeros` (zero points, in wz) are
+// constants at every call. What a zero point z adds to a block is -z times its scales and the sum
+// of its activations, which the correction holds times -ZERO4.
+INLINE void tile(const int rows, const int bits, const int zeros, const int8_t *q, const float *s,
+                 const int32_t *c, const uint8_t *w, const uint16_t *ws, const uint16_t *wz,
+                 float *out, size_t n, size_t width, size_t k, size_t group) {
   const size_t blocks = k / BLOCK, per_group = group / BLOCK;
   vf sum[ROWS];
 #pragma unroll
   for (int r = 0; r < rows; ++r) sum[r] = zero_f();
   size_t until = 0;
-  vf scale = zero_f();
+  vf scale = zero_f(), shift = zero_f();
   for (size_t b = 0; b < blocks; ++b) {
     if (b == until) {
       scale = load_half(ws);
       ws += PANEL;
+      if (zeros) {
+        shift = times(scale, load_half(wz), 1.0f / ZERO4);
+        wz += PANEL;
+      }
       until += per_group;
     }
+    // The next panel is asked for meanwhile: hardware looks ahead less, and not past a page.
+#pragma unroll
+    for (int i = 0; i < BLOCK * PANEL * bits / 8; i += 64)
+      __builtin_prefetch(w + k * PANEL * bits / 8 + i, 0, 2);
     vi acc[ROWS];
 #pragma unroll
     for (int r = 0; r < rows; ++r) acc[r] = splat_i(c[r * blocks + b]);
@@ -75,7 +86,10 @@ INLINE void tile(const int rows, const int bits, const int8_t *q, const float *s
       w += BLOCK * PANEL / 2;
     }
 #pragma unroll
-    for (int r = 0; r < rows; ++r) sum[r] = scale_add(sum[r], acc[r], scale, s[r * blocks + b]);
+    for (int r = 0; r < rows; ++r) {
+      sum[r] = scale_add(sum[r], acc[r], scale, s[r * blocks + b]);
+      if (zeros) sum[r] = scale_add(sum[r], splat_i(c[r * blocks + b]), shift, s[r * blocks + b]);
+    }
   }
 #pragma unroll
   for (int r = 0; r < rows; ++r) {
@@ -90,23 +104,27 @@ INLINE void tile(const int rows, const int bits, const int8_t *q, const float *s
 }
 
 // Panels first .. first + count of rows m0 .. m1.
-INLINE void matmul(const int bits, const int8_t *q, const float *s, const int32_t *c,
-                   const uint8_t *w, const uint16_t *ws, float *out, size_t m0, size_t m1, size_t n,
-                   size_t k, size_t group, size_t first, size_t count) {
+INLINE void matmul(const int bits, const int zeros, const int8_t *q, const float *s,
+                   const int32_t *c, const uint8_t *w, const uint16_t *ws, float *out, size_t m0,
+                   size_t m1, size_t n, size_t k, size_t group, size_t first, size_t count) {
   const size_t panels = (n + PANEL - 1) / PANEL, blocks = k / BLOCK;
   const size_t end = first + count < panels ? first + count : panels;
   for (size_t p = first; p < end; ++p) {
     const uint8_t *wp = w + p * PANEL * k * bits / 8;
     const uint16_t *sp = ws + p * PANEL * (k / group);
+    const uint16_t *zp = sp + panels * PANEL * (k / group);
     const size_t width = n - p * PANEL < PANEL ? n - p * PANEL : PANEL;
     size_t m = m0;
     float *o = out + p * PANEL;
-    for (; m + ROWS <= m1; m += ROWS)
-      tile(ROWS, bits, q + m * k, s + m * blocks, c + m * blocks, wp, sp, o + m * n, n, width, k,
-           group);
-    for (; m < m1; ++m)
-      tile(1, bits, q + m * k, s + m * blocks, c + m * blocks, wp, sp, o + m * n, n, width, k,
-           group);
+#define ROWS_OF_TILE(rows)                                                                       \
+  for (; m + (rows) <= m1; m += (rows))                                                          \
+    tile(rows, bits, zeros, q + m * k, s + m * blocks, c + m * blocks, wp, sp, zp, o + m * n, n, \
+         width, k, group);
+    ROWS_OF_TILE(ROWS)
+    if (ROWS > 4) ROWS_OF_TILE(ROWS > 4 ? 4 : 1)
+    ROWS_OF_TILE(2)
+    ROWS_OF_TILE(1)
+#undef ROWS_OF_TILE
   }
 }
 
@@ -129,20 +147,20 @@ INLINE void quantize_row(const float *x, int8_t *q, float *s, int32_t *c, size_t
   }
 
 // out f32 [m][n], its columns of `count` panels from `first`, its rows of `rows` from `row`.
-#define MATMUL(bits)                                                                              \
-  void edgec_quantized_matmul_i##bits(                                                            \
+#define MATMUL(name, bits, zeros)                                                                 \
+  void edgec_quantized_matmul_##name(                                                             \
       const int8_t *q, size_t qo, const float *s, size_t so, const int32_t *c, size_t co,         \
       const uint8_t *w, size_t wo, const uint16_t *ws, size_t wso, float *out, size_t oo,         \
       size_t m, size_t n, size_t k, size_t group, size_t first, size_t count, size_t row,         \
       size_t rows) {                                                                              \
     const size_t end = row + rows < m ? row + rows : m;                                           \
-    matmul(bits, q + qo, s + so, c + co, w + wo, ws + wso, out + oo, row, end, n, k, group,       \
-           first, count);                                                                         \
+    matmul(bits, zeros, q + qo, s + so, c + co, w + wo, ws + wso, out + oo, row, end, n, k,       \
+           group, first, count);                                                                       \
   }
 
 // One row: each workgroup quantises it for itself, which costs less than another dispatch.
-#define MATVEC(bits)                                                                              \
-  void edgec_quantized_matvec_i##bits(const float *x, size_t xo, const uint8_t *w, size_t wo,     \
+#define MATVEC(name, bits, zeros)                                                                 \
+  void edgec_quantized_matvec_##name(const float *x, size_t xo, const uint8_t *w, size_t wo,      \
                                       const uint16_t *ws, size_t wso, float *out, size_t oo,      \
                                       size_t n, size_t k, size_t group, size_t first,             \
                                       size_t count) {                                             \
@@ -150,14 +168,70 @@ INLINE void quantize_row(const float *x, int8_t *q, float *s, int32_t *c, size_t
     float s[MAX_FUSED_K / BLOCK];                                                                 \
     int32_t c[MAX_FUSED_K / BLOCK];                                                               \
     quantize_row(x + xo, q, s, c, k, ZERO_OF(bits));                                              \
-    matmul(bits, q, s, c, w + wo, ws + wso, out + oo, 0, 1, n, k, group, first, count);           \
+    matmul(bits, zeros, q, s, c, w + wo, ws + wso, out + oo, 0, 1, n, k, group, first, count);    \
   }
 
 QUANTIZE(8)
 QUANTIZE(4)
-MATMUL(8)
-MATMUL(4)
-MATVEC(8)
-MATVEC(4)
+MATMUL(i8, 8, 0)
+MATMUL(i4, 4, 0)
+MATMUL(i4z, 4, 1)
+MATVEC(i8, 8, 0)
+MATVEC(i4, 4, 0)
+MATVEC(i4z, 4, 1)
 
 #include "quantized_grouped.h"
+
+// One row by the panels of several layers, of which `first` .. `first` + `count` are this
+// workgroup's.
+INLINE void matvecs(const int bits, const int zeros, const int parts, const float *x,
+                    const uint8_t *const *w, const uint16_t *const *ws, float *const *out,
+                    const size_t *n, size_t k, size_t group, size_t first, size_t count) {
+  int8_t q[MAX_FUSED_K];
+  float s[MAX_FUSED_K / BLOCK];
+  int32_t c[MAX_FUSED_K / BLOCK];
+  quantize_row(x, q, s, c, k, ZERO_OF(bits));
+  size_t before = 0;
+  for (int i = 0; i < parts; ++i) {
+    const size_t panels = (n[i] + PANEL - 1) / PANEL;
+    const size_t from = first > before ? first - before : 0;
+    const size_t to = first + count > before ? first + count - before : 0;
+    if (from < panels && to > from)
+      matmul(bits, zeros, q, s, c, w[i], ws[i], out[i], 0, 1, n[i], k, group, from, to - from);
+    before += panels;
+  }
+}
+
+#define MATVEC2(name, bits, zeros)                                                                \
+  void edgec_quantized_matvec2_##name(                                                            \
+      const float *x, size_t xo, const uint8_t *w0, size_t wo0, const uint16_t *s0, size_t so0,   \
+      const uint8_t *w1, size_t wo1, const uint16_t *s1, size_t so1, float *o0, size_t oo0,       \
+      float *o1, size_t oo1, size_t n0, size_t n1, size_t k, size_t group, size_t first,          \
+      size_t count) {                                                                             \
+    const uint8_t *const w[] = {w0 + wo0, w1 + wo1};                                              \
+    const uint16_t *const s[] = {s0 + so0, s1 + so1};                                             \
+    float *const out[] = {o0 + oo0, o1 + oo1};                                                    \
+    const size_t n[] = {n0, n1};                                                                  \
+    matvecs(bits, zeros, 2, x + xo, w, s, out, n, k, group, first, count);                        \
+  }
+
+#define MATVEC3(name, bits, zeros)                                                                \
+  void edgec_quantized_matvec3_##name(                                                            \
+      const float *x, size_t xo, const uint8_t *w0, size_t wo0, const uint16_t *s0, size_t so0,   \
+      const uint8_t *w1, size_t wo1, const uint16_t *s1, size_t so1, const uint8_t *w2,           \
+      size_t wo2, const uint16_t *s2, size_t so2, float *o0, size_t oo0, float *o1, size_t oo1,   \
+      float *o2, size_t oo2, size_t n0, size_t n1, size_t n2, size_t k, size_t group,             \
+      size_t first, size_t count) {                                                               \
+    const uint8_t *const w[] = {w0 + wo0, w1 + wo1, w2 + wo2};                                    \
+    const uint16_t *const s[] = {s0 + so0, s1 + so1, s2 + so2};                                   \
+    float *const out[] = {o0 + oo0, o1 + oo1, o2 + oo2};                                          \
+    const size_t n[] = {n0, n1, n2};                                                              \
+    matvecs(bits, zeros, 3, x + xo, w, s, out, n, k, group, first, count);                        \
+  }
+
+MATVEC2(i8, 8, 0)
+MATVEC2(i4, 4, 0)
+MATVEC2(i4z, 4, 1)
+MATVEC3(i8, 8, 0)
+MATVEC3(i4, 4, 0)
+MATVEC3(i4z, 4, 1)

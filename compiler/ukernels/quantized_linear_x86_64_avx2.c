@@ -60,6 +60,12 @@ PRIMITIVE vf scale_add(vf sum, vi acc, vf scale, float x) {
               _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc.b), _mm256_mul_ps(scale.b, factor), sum.b)};
 }
 
+PRIMITIVE vf times(vf a, vf b, float x) {
+  const __m256 factor = _mm256_set1_ps(x);
+  return (vf){_mm256_mul_ps(_mm256_mul_ps(a.a, b.a), factor),
+              _mm256_mul_ps(_mm256_mul_ps(a.b, b.b), factor)};
+}
+
 PRIMITIVE void store(float *p, vf v) {
   _mm256_storeu_ps(p, v.a);
   _mm256_storeu_ps(p + 8, v.b);

@@ -40,6 +40,10 @@ PRIMITIVE vf scale_add(vf sum, vi acc, vf scale, float x) {
   return _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_mul_ps(scale, _mm512_set1_ps(x)), sum);
 }
 
+PRIMITIVE vf times(vf a, vf b, float x) {
+  return _mm512_mul_ps(_mm512_mul_ps(a, b), _mm512_set1_ps(x));
+}
+
 PRIMITIVE void store(float *p, vf v) { _mm512_storeu_ps(p, v); }
 
 PRIMITIVE int32_t quantize_block(const float *x, int8_t *q, float *s) {

@@ -31,7 +31,10 @@ def quantize_rows(
 
 
 def quantized_linear(
-    x: npt.NDArray[np.float32], integers: npt.NDArray[Any], scales: npt.NDArray[np.float16]
+    x: npt.NDArray[np.float32],
+    integers: npt.NDArray[Any],
+    scales: npt.NDArray[np.float16],
+    zero_points: npt.NDArray[np.float16] | None = None,
 ) -> npt.NDArray[np.float64]:
     """`x @ w.T` as the kernels compute it: integer sums a block, scaled and added in floats.
 
@@ -39,6 +42,7 @@ def quantized_linear(
         x: `[M, K]`.
         integers: Unpacked weights, `[N, K]`.
         scales: `[N, K / group]`.
+        zero_points: `[N, K / group]` or None.
 
     Returns:
         f64 `[M, N]`; the kernels add in f32.
@@ -48,8 +52,12 @@ def quantized_linear(
     blocks = k // _BLOCK
     a = q.reshape(m, blocks, _BLOCK).astype(np.int64)
     w = integers.reshape(-1, blocks, _BLOCK).astype(np.int64)
-    sums = np.einsum("mbk,nbk->mnb", a, w)
-    each = np.repeat(scales.astype(np.float64), blocks // scales.shape[1], axis=1)
+    sums: npt.NDArray[Any] = np.einsum("mbk,nbk->mnb", a, w)
+    repeats = blocks // scales.shape[1]
+    each = np.repeat(scales.astype(np.float64), repeats, axis=1)
+    if zero_points is not None:
+        zeros = np.repeat(zero_points.astype(np.float64), repeats, axis=1)
+        sums = sums - a.sum(axis=-1)[:, None, :] * zeros
     result: npt.NDArray[np.float64] = np.einsum("mnb,mb,nb->mn", sums, s.astype(np.float64), each)
     return result
 

@@ -11,6 +11,7 @@ from edgec.models.ops.grouped_matmul import grouped_matmul
 from edgec.models.ops.histogram import histogram
 from edgec.models.ops.linear import linear
 from edgec.models.ops.linear_scan import linear_scan
+from edgec.models.ops.quantized_cache_update import quantized_cache_update
 from edgec.models.ops.quantized_embedding import quantized_embedding
 from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
 from edgec.models.ops.quantized_linear import quantized_linear
@@ -26,6 +27,7 @@ __all__ = [
     "histogram",
     "linear",
     "linear_scan",
+    "quantized_cache_update",
     "quantized_embedding",
     "quantized_grouped_matmul",
     "quantized_linear",
@@ -41,6 +43,7 @@ OPS = (
     "histogram",
     "linear",
     "linear_scan",
+    "quantized_cache_update",
     "quantized_embedding",
     "quantized_grouped_matmul",
     "quantized_linear",

@@ -18,7 +18,7 @@ def quantized_embedding(
     Args:
         ids: i32 or i64 `[1, tokens]`.
         weight: Packed integers i8, see `edgec.models.quantize`; its shape gives the bits.
-        scales: f16 `[P, width / group, 16]`.
+        scales: f16 `[P, width / group, 16]`, or with zero points `[2, P, width / group, 16]`.
         width: K, the columns of the table.
 
     Returns:

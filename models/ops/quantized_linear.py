@@ -25,7 +25,7 @@ def quantized_linear(
     Args:
         x: Activations, f32 `[..., K]`.
         weight: Packed integers i8, see `edgec.models.quantize`; K and its shape give the bits.
-        scales: f16 `[P, K / group, 16]`.
+        scales: f16 `[P, K / group, 16]`, or with zero points `[2, P, K / group, 16]`.
         bias: f32 `[features]` or None.
         features: N, the rows of the matrix.
 

@@ -5,14 +5,20 @@ tokenizer's files. Everything that the runtime knows about a model is in the man
 
 The calling convention of the two entry points, in order:
 
-    prefill(tokens i32[1, P], start i64, length i64, *state) -> (logits f32[1, V], token i32[1, 1])
-    decode (tokens i32[1, 1], start i64,             *state) -> (logits f32[1, V], token i32[1, 1])
+    prefill(tokens i32[1, P], start i64, length i64, next i32[1, 1], *state) -> logits f32[1, V]
+    decode (tokens i32[1, 1], start i64,             next i32[1, 1], *state) -> logits f32[1, V]
+
+For each of `batch_sizes` above 1 there is a `decode_<B>`, which takes the arguments of `decode` B
+times, one sequence after the other, and gives logits f32[B, V].
 
 `P` is a multiple of `prompt.multiple_of`; only the first `length` tokens are true, the others are
 padding. `start` is the position of the first token in the sequence (any number, not a multiple).
-`logits` belong to the last true token and `token` is their argmax. The state buffers are read
-and updated in place; their first dimension has `prompt.multiple_of` more rows than the context,
-so that a padded block that ends past the context still fits.
+`logits` belong to the last true token, and their argmax is written into the buffer `next`, which
+can be the next step's `tokens` while the host still waits for it. The functions of these names
+block; `prefill$async` and `decode$async` take two more arguments, a fence to wait for and one to
+signal, and return when the work is queued. The state buffers are read and updated in place; the
+first dimension of those of the kind `attention` has `prompt.multiple_of` more rows than the
+context, so that a padded block that ends past the context still fits.
 """
 
 from __future__ import annotations
@@ -40,10 +46,11 @@ __all__ = [
     "Prompt",
     "StateBuffer",
     "TensorSpec",
+    "decode_name",
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,14 @@ class StateBuffer:
     kind: str
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first dimension is the position, so that tokens can be taken back."""
+        return self.kind in _KINDS_WITH_ROWS
+
+
+_KINDS_WITH_ROWS = frozenset({"attention"})
 
 
 @dataclass(frozen=True)
@@ -179,6 +194,7 @@ class Manifest:
     parameters: ParameterFile
     memory: Memory
     files: dict[str, FileRecord]
+    batch_sizes: tuple[int, ...] = (1,)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -211,6 +227,11 @@ class Manifest:
         manifest = _parse(Manifest, data, where, "manifest")
         assert isinstance(manifest, Manifest)
         return manifest
+
+
+def decode_name(batch: int) -> str:
+    """The entry point that computes a step of so many sequences."""
+    return "decode" if batch == 1 else f"decode_{batch}"
 
 
 def _parse(expected: Any, value: Any, where: Path, name: str) -> Any:

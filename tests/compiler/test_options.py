@@ -19,7 +19,7 @@ from edgec.errors import InputError
     [
         ({"dtype": "f8"}, "dtype 'f8': must be one of f32, f16, bf16"),
         ({"dtype": ""}, "dtype ''"),
-        ({"kv_dtype": "f8"}, "kv-dtype 'f8': must be one of f32, f16, bf16"),
+        ({"kv_dtype": "f8"}, "kv-dtype 'f8': must be one of f32, f16, bf16, int8"),
         ({"dynamic_shapes": "some"}, "dynamic-shapes 'some': must be one of input, op, none"),
         ({"prompt_multiple": 0}, "prompt-multiple 0: must be from 1 to 1024"),
         ({"prompt_multiple": -32}, "prompt-multiple -32"),
@@ -30,6 +30,9 @@ from edgec.errors import InputError
         ({"ctx_size": 96, "prompt_multiple": 64}, r"ctx-size 96: .*, 64 \(try 128\)"),
         ({"chunk_size": 33}, r"chunk-size 33: .* \(try 32\)"),
         ({"chunk_size": 0}, "chunk-size 0"),
+        ({"embedding_quantize": "int2"}, "embedding-quantize 'int2': must be one of none, int8"),
+        ({"asymmetric": True}, "asymmetric: none has no zero points"),
+        ({"asymmetric": True, "quantize": "int8"}, r"int8 has no .* \(add --quantize int4"),
         ({"layers": 0}, "layers 0: must be at least 1"),
     ],
 )

@@ -66,16 +66,18 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", ["i8", "i4", "i4z"])
 @pytest.mark.parametrize(("m", "n", "k", "group"), CASES)
-def test_matmul(kernels: Any, bits: int, m: int, n: int, k: int, group: int | None) -> None:
+def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | None) -> None:
+    bits, zeros = int(kind[1]), kind.endswith("z")
     generator = torch.Generator().manual_seed(m * n * k + bits)
     x = torch.randn(m, k, generator=generator).numpy() * 3
     x[0, :32] = 0  # a block without a scale
-    weight = torch.randn(n, k, generator=generator)
-    packed, scales = quantize("w", weight, WeightFormat(bits, group))
-    by_row = scales.transpose(1, 2).reshape(-1, scales.shape[1])[:n].numpy()
-    expected = quantized_linear(x, unpack(packed, k)[:n].numpy(), by_row)
+    weight = torch.randn(n, k, generator=generator) + (0.7 if zeros else 0)
+    packed, scales = quantize("w", weight, WeightFormat(bits, group, zeros))
+    parts = scales if zeros else scales[None]
+    by_row = [p.transpose(1, 2).reshape(-1, scales.shape[-2])[:n].numpy() for p in parts]
+    expected = quantized_linear(x, unpack(packed, k)[:n].numpy(), *by_row)
     blocks, panels = k // 32, packed.shape[0]
 
     q, s, c = np.zeros(16 + m * k, np.int8), np.zeros(16 + m * blocks, np.float32), None
@@ -91,7 +93,7 @@ def test_matmul(kernels: Any, bits: int, m: int, n: int, k: int, group: int | No
     for first in range(0, panels, 2):
         for row in range(0, m, 16):
             call(
-                getattr(kernels, f"edgec_quantized_matmul_i{bits}"), q, s, c, weights, factors, out,
+                getattr(kernels, f"edgec_quantized_matmul_{kind}"), q, s, c, weights, factors, out,
                 m, n, k, group or k, first, 2, row, 16,
             )  # fmt: skip
     assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
@@ -102,11 +104,42 @@ def test_matmul(kernels: Any, bits: int, m: int, n: int, k: int, group: int | No
         out = np.full(16 + n + 16, np.nan, np.float32)
         for first in range(0, panels, 2):
             call(
-                getattr(kernels, f"edgec_quantized_matvec_i{bits}"), padded(x), weights, factors,
+                getattr(kernels, f"edgec_quantized_matvec_{kind}"), padded(x), weights, factors,
                 out, n, k, group or k, first, 2,
             )  # fmt: skip
         assert np.abs(out[16:-16] - expected[0]).max() <= 2e-6 * scale
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+
+
+@pytest.mark.parametrize("kind", ["i8", "i4", "i4z"])
+@pytest.mark.parametrize("features", [(37, 64), (5, 48, 90)])
+def test_layers_of_one_row(kernels: Any, kind: str, features: tuple[int, ...]) -> None:
+    """Several layers' panels by workgroups that begin and end within any of them."""
+    generator = torch.Generator().manual_seed(sum(features))
+    k, form = 96, WeightFormat(int(kind[1]), 32, zero_points=kind.endswith("z"))
+    x = torch.randn(1, k, generator=generator)
+    weights: list[Any] = []
+    for n in features:
+        packed, scales = quantize("w", torch.randn(n, k, generator=generator), form)
+        weights.append((packed, scales))
+    outs = [np.full(16 + n + 16, np.nan, np.float32) for n in features]
+    tensors = [padded(t.numpy()) for pair in weights for t in pair]
+    panels = sum(packed.shape[0] for packed, _ in weights)
+    for first in range(0, panels, 4):
+        call(
+            getattr(kernels, f"edgec_quantized_matvec{len(features)}_{kind}"),
+            padded(x.numpy()), *tensors, *outs, *features, k, 32, first, 4,
+        )  # fmt: skip
+    for n, (packed, scales), out, weight in zip(
+        features, weights, outs, zip(tensors[::2], tensors[1::2], strict=True), strict=True
+    ):
+        alone = np.full(16 + n + 16, np.nan, np.float32)
+        call(
+            getattr(kernels, f"edgec_quantized_matvec_{kind}"),
+            padded(x.numpy()), *weight, alone, n, k, 32, 0, packed.shape[0],
+        )  # fmt: skip
+        assert np.array_equal(out, alone, equal_nan=True)
+        assert scales.shape[-3] == packed.shape[0]
 
 
 def test_extremes(kernels: Any) -> None:
@@ -137,7 +170,7 @@ def test_experts(kernels: Any, bits: int, n: int, k: int, counts: list[int]) -> 
     expected = np.full((m, n), np.nan)
     for e in range(experts):
         by_row = scales[e].transpose(1, 2).reshape(-1, blocks)[:n].numpy()
-        own = slice(offsets[e], offsets[e + 1])
+        own = slice(offsets[e], offsets[e] + counts[e])
         expected[own] = quantized_linear(x[own], unpack(packed[e], k)[:n].numpy(), by_row)
     scale = np.nanmax(np.abs(expected))
 
@@ -149,20 +182,22 @@ def test_experts(kernels: Any, bits: int, n: int, k: int, counts: list[int]) -> 
             getattr(kernels, f"edgec_quantize_groups_i{bits}"), padded(x), starts, q, s, c,
             experts, k, row, 8,
         )  # fmt: skip
-    assert np.array_equal(np.isnan(s[16:].reshape(m, blocks)[:, 0]), np.isnan(expected[:, 0]))
+    done = ~np.isnan(s[16:].reshape(m, blocks)[:, 0])
+    assert np.array_equal(done, np.arange(m) < offsets[-1])
     weights, factors = padded(packed.numpy()), padded(scales.numpy())
     out = np.full(16 + m * n, np.nan, np.float32)
     for expert in range(experts):
         for first in range(0, packed.shape[1], 2):
             call(
                 getattr(kernels, f"edgec_grouped_matmul_i{bits}"), q, s, c, weights, factors,
-                starts, out, n, k, 32, first, 2, expert,
+                starts, padded(np.array(counts, np.int32)), out, n, k, 32, first, 2, expert,
             )  # fmt: skip
     actual = out[16:].reshape(m, n)
-    assert np.array_equal(np.isnan(actual), np.isnan(expected))
+    true = ~np.isnan(expected)
+    assert not np.isnan(actual[true]).any() and np.isnan(actual[offsets[-1] :]).all()
     assert np.nanmax(np.abs(actual - expected)) <= 2e-6 * scale
 
-    rows = np.array([0, int(offsets[-1]) - 1, int(offsets[-2])])
+    rows = np.array([int(offsets[e]) + counts[e] - 1 for e in range(experts) if counts[e]])
     own = np.searchsorted(offsets, rows, side="right").astype(np.int32) - 1
     few = np.full(16 + len(rows) * n, np.nan, np.float32)
     for row in range(len(rows)):
@@ -184,24 +219,30 @@ ATTENTION = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
 @pytest.mark.parametrize("case", ATTENTION, ids=lambda c: "-".join(map(str, c)))
 def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
     tokens, start, heads, kv_heads, width, value_width, window, softcap, has_sinks = case
     generator = torch.Generator().manual_seed(hash(case) % 1000)
     capacity = (start + tokens + 31) // 32 * 32 + 32
-    torch_type = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    torch_type = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
 
-    def cache(columns: int) -> tuple[Any, Any]:
-        """The cache's bits for the kernel, garbage in the rows past the last, and its values."""
+    def cache(columns: int) -> tuple[Any, Any, Any]:
+        """The cache's bits and scales, garbage in the rows past the last, and its values."""
+        scales = torch.rand(capacity, kv_heads, generator=generator) / 50
+        scales[start + tokens :] = float("nan")
+        if dtype == "i8":
+            rows = torch.randint(-127, 128, (capacity, kv_heads, columns), generator=generator)
+            wide = rows * scales[..., None]
+            return padded(rows.to(torch.int8).numpy()), padded(scales.numpy()), wide.numpy()
         rows = torch.randn(capacity, kv_heads, columns, generator=generator).to(torch_type)
         rows[start + tokens :] = float("nan")
         bits = rows if dtype == "f32" else rows.view(torch.int16)
-        return padded(bits.numpy()), rows.float().numpy()
+        return padded(bits.numpy()), padded(scales.numpy()), rows.float().numpy()
 
     query = torch.randn(heads, tokens, width, generator=generator).numpy() * 2
     sinks = torch.randn(heads, generator=generator).numpy()
-    (key, keys), (value, values) = cache(width), cache(value_width)
+    (key, key_scales, keys), (value, value_scales, values) = cache(width), cache(value_width)
     scale = width**-0.5
     expected = attention(
         query, keys, values, start, scale, window, softcap, sinks if has_sinks else None
@@ -213,8 +254,9 @@ def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
             for block in range(-(-tokens // span)):
                 call(
                     getattr(kernels, f"edgec_attention_{dtype}"), padded(query), key, value,
-                    padded(sinks), out, start, tokens, heads, kv_heads, width, value_width, window,
-                    int(has_sinks), per, span, scale, softcap, part, block,
+                    padded(sinks), key_scales, value_scales, out, start, tokens, heads, kv_heads,
+                    width, value_width, window, int(has_sinks), per, span, scale, softcap, part,
+                    block,
                 )  # fmt: skip
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
         error = np.abs(out[16:-16].reshape(expected.shape) - expected).max()

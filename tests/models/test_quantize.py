@@ -67,3 +67,33 @@ def test_weights_that_are_no_numbers_are_named(bad: float) -> None:
     weight[2, 7] = bad
     with pytest.raises(ModelError, match="some.weight has NaN or infinite"):
         quantize("some.weight", weight, WeightFormat(8, 32))
+
+
+def test_zero_points_fit_groups_off_centre() -> None:
+    """A line through each group: far better than a scale alone where weights are not centred."""
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    weight += torch.linspace(-3, 3, 64)[:, None]
+
+    def error(form: WeightFormat) -> float:
+        packed, scales = quantize("w", weight, form)
+        assert scales.shape == form.scales_shape("w", 64, 256)
+        return float((dequantize(packed, scales, 64, 256) - weight).square().mean())
+
+    found = error(WeightFormat(4, 32, zero_points=True))
+    assert found < 0.4 * error(WeightFormat(4, 32))
+    low, high = weight.reshape(64, -1, 32).amin(-1), weight.reshape(64, -1, 32).amax(-1)
+    step = ((high - low) / 15)[..., None]
+    q = ((weight.reshape(64, -1, 32) - low[..., None]) / step).round()
+    plain = (q * step + low[..., None] - weight.reshape(64, -1, 32)).square().mean()
+    assert found < 0.97 * plain
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6, -3.0, 0.37])
+def test_zero_points_of_constant_groups(value: float) -> None:
+    """No range to divide by; and a range that vanishes beside the offset."""
+    form = WeightFormat(4, 32, zero_points=True)
+    for spread in (0.0, 1e-6):
+        weight = torch.full((3, 64), value)
+        weight[:, ::2] += spread * value
+        found = dequantize(*quantize("w", weight, form), 3, 64)
+        assert torch.allclose(found, weight, rtol=1e-3, atol=6e-8)

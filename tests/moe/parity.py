@@ -56,7 +56,12 @@ def make(folder: Path, model_type: str, changes: dict[str, Any], seed: int = 0) 
 
 
 def check_parity(
-    folder: Path, model_type: str, changes: dict[str, Any], tolerance: float = 1e-4, **options: Any
+    folder: Path,
+    model_type: str,
+    changes: dict[str, Any],
+    tolerance: float = 1e-4,
+    device: str = "cpu",
+    **options: Any,
 ) -> None:
     """Compiles a tiny model and compares logits of prompts and decode steps, and greedy tokens."""
     model = make(folder / "model", model_type, changes)
@@ -64,7 +69,7 @@ def check_parity(
     edgec.compile(str(folder / "model"), output=artifact, ctx_size=256, **options)
     if "quantize" in options:
         round_weights(folder / "model", model, {"int8": 8, "int4": 4}[options["quantize"]])
-    check_generation(artifact, model, model_type, tolerance)
+    check_generation(edgec.Session(artifact, device), model, model_type, tolerance)
 
 
 def round_weights(folder: Path, model: Any, bits: int) -> None:
@@ -81,11 +86,16 @@ def round_weights(folder: Path, model: Any, bits: int) -> None:
                 round_matrix(name, matrix.T if how.transposed else matrix)
 
 
-def check_generation(artifact: Path, model: Any, model_type: str, tolerance: float) -> None:
-    """Compares an artifact's logits of prompts and decode steps with the model's own."""
-    session = edgec.Session(artifact)
+def check_generation(
+    session: edgec.Session,
+    model: Any,
+    name: str,
+    tolerance: float,
+    prompts: tuple[int, ...] = PROMPTS,
+) -> None:
+    """Compares logits of prompts and decode steps, and greedy tokens, with the model's own."""
     generator = torch.Generator().manual_seed(1)
-    for length in PROMPTS:
+    for length in prompts:
         ids = torch.randint(0, VOCABULARY, (length,), generator=generator).tolist()
         sequence = session.share().sequence
         step = sequence.extend(ids)
@@ -101,5 +111,5 @@ def check_generation(artifact: Path, model: Any, model_type: str, tolerance: flo
         spread = wanted.max() - wanted.min()
         for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
             error = float(np.abs(a - b).max() / spread)
-            assert error <= tolerance, f"{model_type}, prompt {length}, step {i}: {error:.2e}"
-            assert a.argmax() == b.argmax(), f"{model_type}, prompt {length}, step {i}"
+            assert error <= tolerance, f"{name}, prompt {length}, step {i}: {error:.2e}"
+            assert a.argmax() == b.argmax(), f"{name}, prompt {length}, step {i}"

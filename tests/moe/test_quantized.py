@@ -54,7 +54,7 @@ def test_experts_are_read_one_by_one(tmp_path: Path, name: str, bits: int) -> No
             reads.append(tensor)
             return original(source, tensor)
 
-    stored = StoredWeights(loaded, check_weights(loaded.expected, Watched()), form)  # type: ignore[arg-type]
+    stored = StoredWeights(loaded, check_weights(loaded.expected, Watched()))  # type: ignore[arg-type]
     parameters = dict(model.named_parameters())
     banks = {n: m for n, m in loaded.quantized.items() if m.experts}
     assert len(banks) == 4

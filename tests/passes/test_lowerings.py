@@ -30,13 +30,7 @@ _MLIR = {
 }
 
 
-def _compile(
-    name: str,
-    arguments: list[Any],
-    dynamic: dict[int, int],
-    folder: Path,
-    portable: bool = True,
-) -> Path:
+def operator_module(name: str, arguments: list[Any], dynamic: dict[int, int]) -> str:
     """A module whose `main` calls one operator; `dynamic` maps argument to its dynamic dim."""
     lines, types, operands, inputs = [], [], [], []
     for i, value in enumerate(arguments):
@@ -56,7 +50,7 @@ def _compile(
             types.append(_type(value, dynamic.get(i)))
             inputs.append(f"%a{i}: {types[-1]}")
         operands.append(f"%a{i}")
-    results = _tuple(getattr(ops, name)(*arguments))
+    results = as_tuple(getattr(ops, name)(*arguments))
     first = next((i for i, d in dynamic.items()), None)
     size = None if first is None else arguments[first].shape[dynamic[first]]
     outs = []
@@ -65,13 +59,24 @@ def _compile(
         outs.append(_type(result, shape.index(size) if size in shape else None))
     out, names = ", ".join(outs), ", ".join(f"%r#{i}" for i in range(len(outs)))
     body = "\n".join(lines)
-    text = f"""
+    return f"""
 func.func @main({", ".join(inputs)}) -> ({out}) {{
 {body}
 %r:{len(outs)} = torch.operator "torch.edgec.{name}"({", ".join(operands)})
     : ({", ".join(types)}) -> ({out})
 return {names} : {out}
 }}"""
+
+
+def _compile(
+    name: str,
+    arguments: list[Any],
+    dynamic: dict[int, int],
+    folder: Path,
+    portable: bool = True,
+) -> Path:
+    """A program of `operator_module` for this CPU."""
+    text = operator_module(name, arguments, dynamic)
     target = parse_targets("cpu")[0]
     with ir.Context():
         module = ir.Module.parse(text)
@@ -85,7 +90,7 @@ return {names} : {out}
     return folder / "out.vmfb"
 
 
-def _tuple(value: Any) -> tuple[torch.Tensor, ...]:
+def as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
@@ -107,14 +112,14 @@ def _run(program: Path, arguments: list[Any], results: int = 1) -> list[np.ndarr
         if value.dtype == torch.int64 and not value.dim():
             inputs.push_int(int(value))
             continue
-        keep.append(_upload(device, value))
+        keep.append(upload(device, value))
         inputs.push_ref(keep[-1])
     context.invoke(module.lookup_function("main"), inputs, outputs)
     views = [outputs.get_as_object(i, rt.HalBufferView) for i in range(results)]
     return [rt.DeviceArray(device, v, implicit_host_transfer=True).to_host() for v in views]
 
 
-def _upload(device: Any, value: torch.Tensor) -> Any:
+def upload(device: Any, value: torch.Tensor) -> Any:
     types = rt.HalElementType
     element = {
         torch.float32: types.FLOAT_32,
@@ -132,8 +137,15 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
 
 def check(program: Path, name: str, arguments: list[Any], tolerance: float = 1e-5) -> None:
     """Runs a compiled operator; the error is in units of the largest expected value."""
-    expected = _tuple(getattr(ops, name)(*arguments))
-    for actual, wanted in zip(_run(program, arguments, len(expected)), expected, strict=True):
+    expected = as_tuple(getattr(ops, name)(*arguments))
+    compare(_run(program, arguments, len(expected)), expected, tolerance)
+
+
+def compare(
+    found: list[np.ndarray[Any, Any]], expected: tuple[torch.Tensor, ...], tolerance: float = 1e-5
+) -> None:
+    """Integers must be equal; an error is in units of the largest expected value."""
+    for actual, wanted in zip(found, expected, strict=True):
         assert actual.shape == wanted.shape
         if not wanted.is_floating_point():
             assert np.array_equal(actual, wanted.numpy())
@@ -163,6 +175,19 @@ def test_linear(tmp_path: Path, dtype: torch.dtype, rows: int | None, biased: bo
     program = _compile("linear", examples[0], {} if rows else {0: 1}, tmp_path)
     for arguments in examples:
         check(program, "linear", arguments)
+
+
+def test_quantized_cache_update(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cache = torch.randint(-127, 128, (128, 2, 16)).to(torch.int8)
+    examples = [
+        [cache, torch.rand(128, 2), torch.randn(tokens, 2, 16), torch.tensor(start)]
+        for tokens, start in [(31, 0), (31, 5), (1, 127)]
+    ]
+    examples[0][2][3] = 0  # a row without a scale
+    program = _compile("quantized_cache_update", examples[0], {2: 0}, tmp_path)
+    for arguments in examples:
+        check(program, "quantized_cache_update", arguments)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -202,7 +227,7 @@ def test_attention(
         value[start + tokens :] = 1e3
         return [
             query, key.to(dtype), value.to(dtype), torch.tensor(start),
-            torch.randn(6) if sinks else None, 0.25, window, softcap,
+            torch.randn(6) if sinks else None, 0.25, window, softcap, None, None,
         ]  # fmt: skip
 
     lengths, starts = ([32, 37] if dynamic else [1]), [0, 31, 41, 64]
@@ -212,33 +237,44 @@ def test_attention(
         check(program, "attention", arguments)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("dtype", "portable"),
+    [*((dtype, False) for dtype in (*FLOATS, torch.int8)), (torch.int8, True)],
+)
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_attention_of_the_cpu(tmp_path: Path, dynamic: bool, dtype: torch.dtype) -> None:
+def test_attention_of_the_cpu(
+    tmp_path: Path, dynamic: bool, dtype: torch.dtype, portable: bool
+) -> None:
     """The kernel's dispatch, where this CPU has one; its forms are in test_ukernels.py."""
     torch.manual_seed(0)
-    key, value = torch.randn(160, 2, 32).to(dtype), torch.randn(160, 2, 48).to(dtype)
+    size, scales = 1.0, [None, None]
+    if dtype == torch.int8:
+        size, scales = 40.0, [torch.rand(160, 2) / 40 for _ in range(2)]
+    key, value = (torch.randn(160, 2, width).mul(size).to(dtype) for width in (32, 48))
+    sinks = torch.randn(6)
     examples = [
-        [torch.randn(1, 6, m, 32), key, value, torch.tensor(s), torch.randn(6), 0.25, 40, 20.0]
+        [torch.randn(1, 6, m, 32), key, value, torch.tensor(s), sinks, 0.25, 40, 20.0, *scales]
         for m, s in ([(32, 0), (64, 41)] if dynamic else [(1, 0), (1, 99)])
     ]
-    program = _compile(
-        "attention", examples[0], {0: 2} if dynamic else {}, tmp_path, portable=False
-    )
+    program = _compile("attention", examples[0], {0: 2} if dynamic else {}, tmp_path, portable)
     for arguments in examples:
         check(program, "attention", arguments)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+FORMATS = [(8, False), (4, False), (4, True)]
+
+
+@pytest.mark.parametrize(("bits", "zeros"), FORMATS)
 @pytest.mark.parametrize(
     ("rows", "group", "biased"), [(None, 32, False), (1, 64, True), (40, None, True)]
 )
 def test_quantized_linear(
-    tmp_path: Path, bits: int, rows: int | None, group: int | None, biased: bool
+    tmp_path: Path, bits: int, zeros: bool, rows: int | None, group: int | None, biased: bool
 ) -> None:
     """The contraction that every target can compile; N is not a whole number of panels."""
     torch.manual_seed(0)
-    packed, scales = quantize("w", torch.randn(40, 64), WeightFormat(bits, group))
+    weight = torch.randn(40, 64) + 0.5 * zeros
+    packed, scales = quantize("w", weight, WeightFormat(bits, group, zeros))
     bias = torch.randn(40) if biased else None
     lengths = [rows] if rows else [2, 33]
     examples = [[torch.randn(1, m, 64), packed, scales, bias, 40] for m in lengths]
@@ -247,11 +283,12 @@ def test_quantized_linear(
         check(program, "quantized_linear", arguments)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("bits", "zeros"), FORMATS)
 @pytest.mark.parametrize("tokens", [None, 1])
-def test_quantized_embedding(tmp_path: Path, bits: int, tokens: int | None) -> None:
+def test_quantized_embedding(tmp_path: Path, bits: int, zeros: bool, tokens: int | None) -> None:
     torch.manual_seed(0)
-    packed, scales = quantize("w", torch.randn(37, 64), WeightFormat(bits, 32))
+    weight = torch.randn(37, 64) + 0.5 * zeros
+    packed, scales = quantize("w", weight, WeightFormat(bits, 32, zeros))
     lengths = [tokens] if tokens else [2, 33]
     examples = [
         [torch.randint(0, 37, (1, m), dtype=torch.int32), packed, scales, 64] for m in lengths
@@ -366,6 +403,7 @@ def quantized_experts(
     offsets = _sorted_rows([3, 0, 40, 16]) if sorted_rows else None
     experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
     x = torch.randn(3 if offsets is None else int(offsets[-1]), columns)
-    arguments = [x, packed, scales, bias, offsets, experts, 40]
+    counts = torch.tensor([3, 0, 40, 16], dtype=torch.int32) if sorted_rows else None
+    arguments = [x, packed, scales, bias, offsets, counts, experts, 40]
     dynamic = {0: 0} if sorted_rows else {}
     return _compile("quantized_grouped_matmul", arguments, dynamic, folder, portable), arguments

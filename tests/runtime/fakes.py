@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,10 +72,29 @@ class FakeState:
     def free(self) -> None:
         self.rows = []
 
+    def copy_from(self, other: FakeState, rows: int) -> None:
+        self.rows[:rows] = other.rows[:rows]
+        self.running = other.running
+
+    def checkpoint(self) -> None:
+        self.saved = self.running
+
+    def rollback(self) -> None:
+        self.running = self.saved
+
+    def read(self, rows: int) -> list[npt.NDArray[np.uint8]]:
+        return [np.frombuffer(json.dumps([self.rows[:rows], self.running]).encode(), np.uint8)]
+
+    def write(self, parts: Seq[npt.NDArray[np.uint8]], rows: int) -> None:
+        self.rows[:rows], self.running = json.loads(bytes(parts[0]))
+
 
 @dataclass
 class FakeOutput:
     scores: npt.NDArray[np.float32]
+
+    def wait(self) -> None:
+        pass
 
     def token(self) -> int:
         return int(self.scores.argmax())
@@ -95,6 +116,7 @@ class FakeProgram:
     fail_at: int | None = None
     error: BaseException = field(default_factory=lambda: RuntimeError("device lost"))
     calls: list[tuple[str, int, int, int]] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
 
     def create_state(self) -> FakeState:
         return FakeState(self.manifest.state[0].shape[0])
@@ -107,10 +129,12 @@ class FakeProgram:
         assert self.manifest.prompt.min <= tokens.shape[1] <= self.manifest.prompt.max
         return self._run("prefill", tokens[0].tolist(), start, length, state)
 
-    def decode(self, token: Any, start: int, state: FakeState) -> FakeOutput:
-        if isinstance(token, FakeOutput):
-            token = token.token()
-        return self._run("decode", [token], start, 1, state)
+    def decode(self, steps: Seq[tuple[Any, int, FakeState]]) -> list[FakeOutput]:
+        self.batches.append(len(steps))
+        return [
+            self._run("decode", [t if isinstance(t, int) else t.token()], start, 1, state)
+            for t, start, state in steps
+        ]
 
     def _run(
         self, name: str, tokens: list[int], start: int, length: int, state: FakeState
@@ -123,7 +147,7 @@ class FakeProgram:
         if self.manifest.state[0].kind == "attention":
             history = repr(state.rows[: start + length])
         else:
-            state.running += repr(tokens[:length])
+            state.running += "".join(f"{token}," for token in tokens[:length])
             history = state.running
         seed = int.from_bytes(hashlib.sha256(history.encode()).digest()[:8])
         scores = np.random.default_rng(seed).normal(0, 3, VOCAB).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,13 @@ def test_where_templates_come_from(tmp_path: Path, tokenizer_folder: Path) -> No
     assert load(chat_template=several) == "yes"
     (tmp_path / "chat_template.jinja").write_text("file {{ eos_token }}")
     assert load(chat_template="config", eos_token="</s>") == "file </s>"
+
+
+@pytest.mark.parametrize("huge", ["'x' * 99999999", "'x' | center(99999999)", "'%99999999d' % 1"])
+def test_parsing_computes_nothing(huge: str) -> None:
+    tracemalloc.start()
+    try:
+        ChatTemplate(f"{{% if false %}}{{% set y = {huge} %}}{{{{ {huge} }}}}{{% endif %}}", {})
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()

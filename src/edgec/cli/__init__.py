@@ -27,6 +27,7 @@ COMMANDS = {
     "compile": "edgec.cli.compile:compile_model",
     "run": "edgec.cli.run:run",
     "chat": "edgec.cli.chat:chat",
+    "serve": "edgec.cli.serve:serve",
     "bench": "edgec.cli.bench:bench_artifact",
     "eval": "edgec.cli.evaluate:app",
     "inspect": "edgec.cli.inspect:inspect",

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from edgec.errors import EdgecError
 
-__all__ = ["COMPILE_MODULES", "installed", "require_compile"]
+__all__ = ["COMPILE_MODULES", "SERVE_MODULES", "installed", "require_compile", "require_serve"]
 
 COMPILE_MODULES = (
     "torch",
@@ -16,6 +16,7 @@ COMPILE_MODULES = (
     "iree.compiler",
     "iree.turbine",
 )
+SERVE_MODULES = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
 
 
 def installed(module: str) -> bool:
@@ -35,4 +36,16 @@ def require_compile(what: str) -> None:
     if missing := [module for module in COMPILE_MODULES if not installed(module)]:
         raise EdgecError(
             f"{what} needs pip install 'edgec[compile]'", f"not installed: {', '.join(missing)}"
+        )
+
+
+def require_serve(what: str) -> None:
+    """Refuses to go on without the packages that serving needs.
+
+    Raises:
+        EdgecError: one of them is not installed; `what` is the command that needs it.
+    """
+    if missing := [module for module in SERVE_MODULES if not installed(module)]:
+        raise EdgecError(
+            f"{what} needs pip install 'edgec[serve]'", f"not installed: {', '.join(missing)}"
         )

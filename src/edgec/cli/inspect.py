@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -127,4 +128,12 @@ def _few(value: str, limit: int = 4) -> str:
 
 def _quantization(manifest: Manifest) -> str:
     settings = {k: v for k, v in manifest.quantization.items() if v and v != "none"}
-    return "".join(f", {name} {value}" for name, value in settings.items())
+    if kept := settings.get("unquantized"):
+        settings["unquantized"] = _layers_together(kept.split(", "))
+    return "".join(f", {name.replace('_', ' ')} {value}" for name, value in settings.items())
+
+
+def _layers_together(names: list[str]) -> str:
+    """Names of parameters, those that differ in their layer only as one and a count."""
+    counts = Counter(re.sub(r"\.\d+\.", ".*.", name, count=1) for name in names)
+    return ", ".join(name + (f" ({many})" if many > 1 else "") for name, many in counts.items())

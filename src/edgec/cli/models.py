@@ -22,10 +22,40 @@ app = typer.Typer(
 
 
 @app.callback()
-def models(context: typer.Context, json: Json = False, verbose: Verbose = False) -> None:
-    """List the presets and bundled models; make a model folder."""
+def models(
+    context: typer.Context,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Compile and compare every family of transformers.")
+    ] = False,
+    families: Annotated[
+        str,
+        typer.Option(
+            "--families", metavar="A,B", help="With --coverage: only these, or `failing`."
+        ),
+    ] = "",
+    jobs: Annotated[
+        int, typer.Option("--jobs", metavar="N", min=1, help="With --coverage: processes.")
+    ] = 1,
+    target: Annotated[str, typer.Option("--target", help="With --coverage: the target.")] = "cpu",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="With --coverage: forget earlier results.")
+    ] = False,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write", metavar="FILE", show_default=False, help="With --coverage: docs/models.md."
+        ),
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the presets and bundled models; make a model folder; measure coverage."""
     if context.invoked_subcommand:
         return
+    if coverage:
+        from edgec.cli.coverage import run_coverage
+
+        raise typer.Exit(run_coverage(families, jobs, target, fresh=fresh, write=write, json=json))
     require_compile("edgec models")
     from edgec.models.create import list_models
 

@@ -1,0 +1,154 @@
+"""From a checked request body to generations on the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgec.errors import DeviceError, EdgecError, EngineClosed, QueueFull, RequestTimeout
+from edgec.errors import InputError as EdgecInputError
+from edgec.runtime.request import Request
+from edgec.runtime.sampling import TokenFilter
+from edgec.runtime.server.bias import FilterChain, LogitBias, RepetitionCounts
+from edgec.runtime.server.errors import ApiError
+from edgec.runtime.server.grammar import GrammarFilter
+from edgec.runtime.server.schemas import GenerationRequest
+from edgec.runtime.server.service import Served
+
+__all__ = ["Call", "api_error", "check_length", "make_filter", "sampling_options"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What to submit for one choice of the answer."""
+
+    ids: list[int]
+    options: dict[str, Any]
+    token_filter: TokenFilter | None
+    logprobs: int | None
+    session_id: str | None
+    cache_prompt: bool
+    timeout: float | None
+
+    def submit(self, served: Served) -> Request:
+        """Starts it.
+
+        Raises:
+            ApiError: the engine does not take it.
+        """
+        try:
+            return served.engine.submit(
+                self.ids,
+                session_id=self.session_id,
+                cache_prompt=self.cache_prompt,
+                token_filter=self.token_filter,
+                logprobs=self.logprobs,
+                timeout=self.timeout,
+                **self.options,
+            )
+        except EdgecError as error:
+            raise api_error(error) from None
+
+
+def api_error(error: BaseException) -> ApiError:
+    """What a client is told of an error of the engine's."""
+    match error:
+        case ApiError():
+            return error
+        case QueueFull():
+            return ApiError(429, str(error), code="queue_full", retry_after=1)
+        case EngineClosed():
+            return ApiError(503, "the server is stopping", code="server_stopping", retry_after=10)
+        case RequestTimeout():
+            return ApiError(504, str(error), code="timeout")
+        case EdgecInputError():
+            return ApiError(400, str(error), code="invalid_value")
+        case DeviceError():
+            return ApiError(503, str(error), code="device_error", retry_after=5)
+        case _:
+            return ApiError(500, "internal error; the server's log has more", code="internal_error")
+
+
+def check_length(served: Served, ids: list[int], limit: int | None, param: str) -> None:
+    """Refuses what the context cannot hold.
+
+    Raises:
+        ApiError: 400, with OpenAI's code `context_length_exceeded`.
+    """
+    if not ids:
+        raise ApiError(400, f"{param}: the prompt is empty", param=param, code="invalid_value")
+    total = len(ids) + (limit or 1)
+    if total > served.context:
+        raise ApiError(
+            400,
+            f"this model's context is {served.context} tokens; the prompt has {len(ids)} and "
+            f"{limit or 1} more are to be generated: shorten one of them",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
+def sampling_options(body: GenerationRequest, limit: int | None, choice: int) -> dict[str, Any]:
+    """Fields of `GenerationConfig` for one choice; what was not given is left to the model."""
+    seed = None
+    if body.seed is not None:
+        seed = (body.seed + choice) % 2**63
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop
+    if stop and not all(stop):
+        raise ApiError(400, "stop: must not be empty text", param="stop", code="invalid_value")
+    given = {
+        "max_new_tokens": limit,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "repetition_penalty": body.repetition_penalty,
+        "seed": seed,
+        "stop_strings": tuple(stop) if stop else None,
+        "ignore_eos": body.ignore_eos,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def make_filter(
+    served: Served, body: GenerationRequest, grammar: GrammarFilter | None
+) -> Callable[[], TokenFilter | None]:
+    """Makes the filter of each choice: they have a state.
+
+    Raises:
+        ApiError: a bias for a token that does not exist; a grammar that can never end.
+    """
+    if grammar is not None and body.ignore_eos:
+        raise ApiError(
+            400, "ignore_eos: not together with a format, which ends", param="ignore_eos",
+            code="invalid_value",
+        )  # fmt: skip
+    bias = _bias(served, body.logit_bias or {})
+    presence, frequency = body.presence_penalty or 0.0, body.frequency_penalty or 0.0
+
+    def make() -> TokenFilter | None:
+        filters: list[TokenFilter] = []
+        if bias:
+            filters.append(LogitBias(bias))
+        if presence or frequency:
+            filters.append(RepetitionCounts(presence, frequency))
+        if grammar is not None:
+            filters.append(grammar.copy())
+        if len(filters) < 2:
+            return filters[0] if filters else None
+        return FilterChain(filters)
+
+    return make
+
+
+def _bias(served: Served, given: MutableMapping[str, float]) -> dict[int, float]:
+    bias = {}
+    for key, value in given.items():
+        if not (key.isascii() and key.isdigit() and int(key) < served.model.vocab_size):
+            raise ApiError(
+                400, f"logit_bias: {key!r} is no token id of this model", param="logit_bias",
+                code="invalid_value",
+            )  # fmt: skip
+        bias[int(key)] = value
+    return bias

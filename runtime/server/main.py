@@ -1,0 +1,123 @@
+"""Runs the server until a signal: the model loads behind it, running answers may end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from edgec.errors import EdgecError, InputError
+from edgec.runtime.engine import Engine
+from edgec.runtime.server.app import create_app
+from edgec.runtime.server.options import ServerOptions
+from edgec.runtime.server.service import Service
+
+__all__ = ["serve"]
+
+_STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(load: Callable[[], Engine], options: ServerOptions) -> None:
+    """Listens, loads the model, and serves until SIGTERM or Ctrl-C.
+
+    Args:
+        load: Makes the engine; called in another thread while the server already answers.
+
+    Raises:
+        InputError: the address cannot be had.
+        EdgecError: the model cannot be loaded.
+    """
+    listening = _listen(options)
+    service = Service(options)
+    server = _Server(service, load)
+    host, port = listening.getsockname()[:2]
+    print(f"edgec: http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr)
+    try:
+        server.run(sockets=[listening])
+    finally:
+        server.finish()
+    if server.failure is not None:
+        raise server.failure
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which on a signal lets the engine end its work."""
+
+    def __init__(self, service: Service, load: Callable[[], Engine]) -> None:
+        options = service.options
+        super().__init__(
+            uvicorn.Config(
+                create_app(service),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                # The engine ends every answer by then; this is for clients that do not read.
+                timeout_graceful_shutdown=int(options.shutdown_timeout) + 5,
+                server_header=False,
+            )
+        )
+        self.failure: BaseException | None = None
+        self._service = service
+        self._load = load
+        self._engine: Engine | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        self._loading = loop.create_task(self._load_model())
+
+    async def _load_model(self) -> None:
+        try:
+            self._engine = await asyncio.get_running_loop().run_in_executor(None, self._load)
+            served = self._service.serve(self._engine)
+            if served.template is not None:
+                await served.template.start()
+            print(f"edgec: {served.name} is ready", file=sys.stderr)
+        except EdgecError as error:
+            self.failure = error
+            self.should_exit = True
+        except Exception as error:
+            logging.getLogger("edgec.serve").exception("the model cannot be loaded")
+            self.failure = error
+            self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's own, but a signal that was served is not raised again at the end: the
+        server has stopped as it was asked to, and that is success."""
+        before = {each: signal.signal(each, self.handle_exit) for each in _STOP}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self._service.stopping:
+            print("edgec: stopping; once more to stop at once", file=sys.stderr)
+            self._service.stop()
+        super().handle_exit(sig, frame)
+
+    def finish(self) -> None:
+        """Frees what is left."""
+        if self._engine is not None:
+            self._engine.close()
+        self._service.log.close()
+
+
+def _listen(options: ServerOptions) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        return socket.create_server((options.host, options.port), family=family, backlog=512)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {options.host}:{options.port}: {error.strerror}",
+            "choose another --port",
+        ) from None

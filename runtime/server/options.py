@@ -1,0 +1,52 @@
+"""The server's options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgec.errors import InputError
+
+__all__ = ["ServerOptions"]
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How to serve.
+
+    Args:
+        host: Address to listen on; only this machine reaches the default.
+        port: TCP port; 0 takes a free one.
+        api_key: The key that clients must send; None: no key.
+        alias: The model's name to clients; None: the artifact's.
+        timeout: Seconds after which a generation ends with what it has; None: never.
+        max_body: Bytes of the largest request body.
+        client_timeout: Seconds that a client may take to send its body, or to take a piece of
+            the answer.
+        template_timeout: Seconds that the chat template may take.
+        shutdown_timeout: Seconds that running answers have to end after a signal to stop.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    alias: str | None = None
+    timeout: float | None = None
+    max_body: int = 4 * 2**20
+    client_timeout: float = 30.0
+    template_timeout: float = 5.0
+    shutdown_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"--port {self.port}: must be from 0 to 65535")
+        if self.api_key is not None and not (self.api_key and self.api_key.isascii()):
+            raise InputError("--api-key: must be ASCII text that is not empty")
+        for name in ("timeout", "max_body", "client_timeout", "template_timeout"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"--{name.replace('_', '-')} {value}: must be above 0")
+        if self.shutdown_timeout < 0:
+            raise InputError(f"--shutdown-timeout {self.shutdown_timeout}: must be at least 0")

@@ -1,0 +1,106 @@
+"""`edgec serve`: an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from edgec.cli.extra import require_serve
+from edgec.cli.options import Device, Threads, Verbose
+from edgec.errors import InputError
+
+__all__ = ["parse_bytes", "serve"]
+
+
+def serve(
+    artifact: Annotated[
+        str, typer.Argument(metavar="ARTIFACT", show_default=False, help="Artifact folder.")
+    ],
+    host: Annotated[
+        str, typer.Option("--host", envvar="EDGEC_HOST", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", envvar="EDGEC_PORT", help="Port; 0 takes a free one.")
+    ] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", envvar="EDGEC_API_KEY", help="Key that clients must send."),
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option("--alias", envvar="EDGEC_ALIAS", help="The model's name.")
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", envvar="EDGEC_MEMORY", metavar="BYTES",
+            help="State of all sequences, such as 512M; default: of 8 sequences.",
+        ),
+    ] = None,
+    ttl: Annotated[
+        float,
+        typer.Option("--ttl", envvar="EDGEC_TTL", help="Seconds to keep a sequence for reuse."),
+    ] = 600.0,
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", envvar="EDGEC_MAX_QUEUE", help="Requests that may wait.")
+    ] = 64,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds for one generation; default: any.")
+    ] = None,
+    max_body: Annotated[
+        str, typer.Option("--max-body", metavar="BYTES", help="Largest request body.")
+    ] = "4M",
+    client_timeout: Annotated[
+        float,
+        typer.Option("--client-timeout", help="Seconds a client may take to send or to read."),
+    ] = 30.0,
+    template_timeout: Annotated[
+        float, typer.Option("--template-timeout", help="Seconds for the chat template.")
+    ] = 5.0,
+    shutdown_timeout: Annotated[
+        float, typer.Option("--shutdown-timeout", help="Seconds for answers to end on SIGTERM.")
+    ] = 30.0,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Serve a model over HTTP with OpenAI's interface, and a chat page at /."""
+    require_serve("edgec serve")
+    from edgec.artifact import Artifact
+    from edgec.runtime.engine import Engine
+    from edgec.runtime.server.main import serve as run_server
+    from edgec.runtime.server.options import ServerOptions
+
+    opened = Artifact.open(artifact)
+    options = ServerOptions(
+        host=host,
+        port=port,
+        api_key=api_key,
+        alias=alias,
+        timeout=timeout,
+        max_body=parse_bytes("--max-body", max_body),
+        client_timeout=client_timeout,
+        template_timeout=template_timeout,
+        shutdown_timeout=shutdown_timeout,
+    )
+    budget = None if memory is None else parse_bytes("--memory", memory)
+    run_server(
+        lambda: Engine(opened, device, threads, memory=budget, ttl=ttl, max_queue=max_queue),
+        options,
+    )
+
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def parse_bytes(flag: str, text: str) -> int:
+    """A number of bytes, with K, M or G for powers of 1024.
+
+    Raises:
+        InputError: not of that form.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?)(?:i?b)?", text.strip().lower())
+    if found is None:
+        raise InputError(f"{flag} {text}: must be bytes, such as 2000000, 512M or 1.5G")
+    return int(float(found[1]) * _UNITS[found[2]])

@@ -1,0 +1,1 @@
+"""Which causal-LM families of transformers compile, measured against transformers itself."""

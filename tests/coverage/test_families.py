@@ -1,0 +1,26 @@
+"""A sample of the families; `edgec models --coverage` does all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgec.coverage.check import check
+from edgec.coverage.result import EXACT, NOT_TEXT
+from edgec.models.tiny import causal_families
+
+SAMPLE = ("gemma2", "qwen3_moe")
+
+
+@pytest.mark.parametrize("family", SAMPLE)
+def test_sample(family: str) -> None:
+    result = check(family)
+    assert result.status == EXACT, f"{result.stage}: {result.message}"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", [f for f in causal_families() if f not in SAMPLE])
+def test_every_family(family: str) -> None:
+    result = check(family)
+    if result.status == NOT_TEXT:
+        pytest.skip(result.message)
+    assert result.status == EXACT, f"{result.stage}: {result.message}"
