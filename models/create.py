@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.errors import InputError
-from edgec.models.presets import PRESETS, unsupported
+from edgec.models.presets import PRESETS
 from edgec.models.weights import SINGLE_FILE, Progress, SafetensorsWeights, WeightSource
 
 __all__ = ["SPECIAL_IDS", "ModelRow", "byte_tokenizer_files", "create", "list_models"]
@@ -199,8 +199,7 @@ def _write_safetensors(
 class ModelRow:
     """A line of `edgec models`.
 
-    `parameters` counts tied weights once, and `bytes` is what they take at bf16. `reason` says
-    why a model is not supported and is empty if it is.
+    `parameters` counts tied weights once, and `bytes` is what they take at bf16.
     """
 
     name: str
@@ -208,8 +207,6 @@ class ModelRow:
     architecture: str
     parameters: int
     bytes: int
-    supported: bool
-    reason: str
 
 
 def list_models() -> list[ModelRow]:
@@ -228,9 +225,8 @@ def list_models() -> list[ModelRow]:
 
 
 def _row(name: str, kind: str, config: Any, parameters: int) -> ModelRow:
-    reason = unsupported(config)
     architecture = str(config["architectures"][0])
-    return ModelRow(name, kind, architecture, parameters, 2 * parameters, not reason, reason)
+    return ModelRow(name, kind, architecture, parameters, 2 * parameters)
 
 
 def _byte_characters() -> list[str]:

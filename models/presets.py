@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["PRESETS", "Preset", "is_moe", "unsupported"]
+__all__ = ["PRESETS", "Preset", "is_moe"]
 
 EXPERT_COUNT_KEYS = (
     "moe_num_experts",
@@ -51,14 +51,6 @@ def is_moe(config: Mapping[str, Any]) -> bool:
         if any(isinstance(c, int) and c > 1 for c in counts):
             return True
     return False
-
-
-def unsupported(config: Mapping[str, Any]) -> str:
-    """Why edgec cannot compile this kind of model yet, or an empty string if it can.
-
-    The only place that refuses a whole kind of model, whatever it came from.
-    """
-    return ""
 
 
 def _qwen2(**shape: Any) -> dict[str, Any]:

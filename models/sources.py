@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.errors import InputError, ModelError
 from edgec.models.hub import TOKENIZER_FILES, download
-from edgec.models.presets import PRESETS, Preset, unsupported
+from edgec.models.presets import PRESETS, Preset
 from edgec.models.weights import Progress, RandomWeights, SafetensorsWeights, WeightSource
 
 if TYPE_CHECKING:
@@ -260,8 +260,6 @@ def _check_config(model: str, config: dict[str, Any], trust_remote_code: bool) -
             f"model {model}: {named} is not a causal language model",
             "give a model that generates text",
         )
-    if reason := unsupported(config):
-        raise ModelError(f"model {model}: {reason}", "see `edgec models` for those that are")
 
 
 _OTHER_INPUTS = ("vision_config", "audio_config", "image_config", "video_config", "speech_config")
@@ -304,8 +302,6 @@ def _preset(preset: Preset, seed: int, layers: int | None) -> ModelSource:
     from edgec.models.create import SPECIAL_IDS, byte_tokenizer_files
 
     model = f"preset:{preset.name}"
-    if reason := unsupported(preset.config):
-        raise ModelError(f"model {model}: {reason}", "see `edgec models` for those that are")
     # The published special tokens mean nothing to the tokenizer that presets have.
     published = {**copy.deepcopy(dict(preset.config)), **SPECIAL_IDS}
     config = AutoConfig.for_model(published.pop("model_type"), **published)
@@ -323,8 +319,6 @@ def _gguf(model: str, layers: int | None) -> ModelSource:
     path = Path(model).expanduser()
     file = GgufFile(path)
     config = gguf_config(file)
-    if reason := unsupported(config.to_dict()):
-        raise ModelError(f"model {model}: {reason}", "see `edgec models` for those that are")
     weights = gguf_weights(file, config)
     content = _canonical(config.to_dict()) + weights.digest().encode()
     commit = "sha256:" + hashlib.sha256(content).hexdigest()[:40]

@@ -159,6 +159,11 @@ def call_template(
 ) -> None:
     """Replaces `op` by a call of the private function `symbol` over builtin tensors."""
     assert len(results) == len(op.results)
+    for result, known in zip(op.results, results, strict=True):
+        # Of a result that is not used the export states no shape: it may still be dynamic here.
+        if not any(True for _ in result.uses) and None not in known.shape:
+            dims, dtype = ",".join(map(str, known.shape)), str(result.type).rpartition(",")[2]
+            result.set_type(ir.Type.parse(f"!torch.vtensor<[{dims}],{dtype}", op.context))
     call_together([op], symbol, operands)
 
 

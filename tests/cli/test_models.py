@@ -16,7 +16,7 @@ def test_table_and_json(edgec_in_process: Edgec) -> None:
     assert "preset:qwen3-0.6b" in done.stdout
     assert "596 M" in done.stdout
     rows = json.loads(edgec_in_process("models", "--json").stdout)
-    assert {"name", "parameters", "supported"} <= rows[0].keys()
+    assert {"name", "parameters", "bytes"} <= rows[0].keys()
     assert "bundled:tiny-dense" in [row["name"] for row in rows]
 
 

@@ -156,8 +156,6 @@ def test_list_models() -> None:
     rows = {row.name: row for row in list_models()}
     qwen = rows["preset:qwen3-0.6b"]
     assert (qwen.kind, qwen.architecture) == ("preset", "Qwen3ForCausalLM")
-    assert (qwen.parameters, qwen.bytes, qwen.supported) == (596_049_920, 1_192_099_840, True)
-    moe = rows["preset:lfm2-8b-a1b"]
-    assert moe.supported and not moe.reason
+    assert (qwen.parameters, qwen.bytes) == (596_049_920, 1_192_099_840)
     bundled = rows["bundled:tiny-dense"]
-    assert bundled.kind == "bundled" and bundled.supported and bundled.parameters > 1_000_000
+    assert bundled.kind == "bundled" and bundled.parameters > 1_000_000

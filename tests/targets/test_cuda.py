@@ -22,15 +22,14 @@ from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import Target, parse_targets
 from edgec.errors import DeviceError, InputError
 from edgec.manifest import Program
-from edgec.models.presets import PRESETS, unsupported
+from edgec.models.presets import PRESETS
 from edgec.runtime import Session
 from edgec.runtime.cuda import check_cuda
 
 DENSE = [
     name
     for name, preset in PRESETS.items()
-    if not unsupported(preset.config)
-    and not any("expert" in key for key in preset.config)
+    if not any("expert" in key for key in preset.config)
 ]  # fmt: skip
 _DISPATCH = re.compile(r"func\.func @(?P<name>\S+?)\(\)(?P<rest>.*?)(?=func\.func @|\Z)", re.DOTALL)
 

@@ -69,15 +69,9 @@ def models(
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("model", "architecture", "parameters", "bf16"):
         table.add_column(column, no_wrap=True)
-    notes = sorted({row.reason for row in rows if row.reason})
     for row in rows:
-        mark = "" if row.supported else " " + "*" * (1 + notes.index(row.reason))
-        cells = row.name + mark, row.architecture, count(row.parameters), size(row.bytes)
-        table.add_row(*cells, style="" if row.supported else "dim")
-    console = stdout()
-    console.print(table)
-    for number, note in enumerate(notes, 1):
-        console.print(f"{'*' * number} {note}", style="dim")
+        table.add_row(row.name, row.architecture, count(row.parameters), size(row.bytes))
+    stdout().print(table)
 
 
 @app.command()
