@@ -20,8 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Not a package: as a script, its own folder is on the path.
-from machine import describe
+from edgec.bench.machine import describe
 
 COMPILE = """
 import json, resource, sys, time

@@ -75,6 +75,8 @@ def compile(
     ctx_size: int | None = None,
     prompt_multiple: int = 32,
     chunk_size: int | None = None,
+    batch: tuple[int, ...] = (1,),
+    prompt_sizes: tuple[int, ...] = (),
     dynamic_shapes: str = "input",
     quantize: str = "none",
     group_size: int | str | None = None,
@@ -97,11 +99,11 @@ def compile(
     """Compiles a model for one or more targets.
 
     Args:
-        model: Hub id, local folder, `bundled:NAME` or `preset:NAME`.
+        model: Hub id, local folder, GGUF file, `bundled:NAME` or `preset:NAME`.
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
-        dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, dynamic_shapes, quantize, layers,
-            seed, extra_compile_args: See `CompileOptions`.
+        dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, batch, prompt_sizes,
+            dynamic_shapes, quantize, layers, seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
         asymmetric: A zero point beside each scale; only with `quantize="int4"`.
         revision, offline, trust_remote_code, token: For the hub.
@@ -130,6 +132,8 @@ def compile(
         ctx_size=ctx_size,
         prompt_multiple=prompt_multiple,
         chunk_size=chunk_size,
+        batch=tuple(batch),
+        prompt_sizes=tuple(prompt_sizes),
         dynamic_shapes=dynamic_shapes,
         quantize=quantize,
         group_size=str(group_size or 32),
@@ -233,15 +237,33 @@ def _check_stages(
     raise InputError(f"start-from {start}: not a dumped stage", f"must be named {known}")
 
 
+_NO_LIMIT = 1 << 20
+"""Tokens, for a model whose configuration states no limit: no table ends and none was trained."""
+
+
 def _max_context(source: ModelSource) -> int:
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        value = getattr(source.config.get_text_config(), name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    raise InputError(
-        f"model '{source.id}': its config does not say how long a context it takes",
-        "edgec needs max_position_embeddings",
+    """The longest sequence that the configuration states, or `_NO_LIMIT`."""
+    config = source.config.get_text_config()
+    named = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    limits = (
+        value
+        for name, value in config.to_dict().items()
+        if name == named or name in _LIMITS
+        if isinstance(value, int) and value > 0
     )
+    return min(limits, default=_NO_LIMIT)
+
+
+_LIMITS = (
+    "context_length",
+    "max_seq_len",
+    "max_sequence_length",
+    "max_target_positions",
+    "model_max_length",
+    "n_ctx",
+    "n_positions",
+    "seq_length",
+)
 
 
 def _entries(model: LoadedModel) -> dict[str, ArchiveEntry]:
@@ -317,6 +339,9 @@ def _write_weights(build: _Build, result: Path) -> None:
             StoredWeights(build.model, build.weights).read,
             lambda done: build.progress.update(done, total, "B"),
         )
+    # What the model is, for those who count its operations; the runtime does not read it.
+    config = build.source.config.to_json_string(use_diff=False)
+    (result / "config.json").write_text(config, "utf-8")
     for name, content in build.source.files.items():
         if isinstance(content, bytes):
             (result / name).write_bytes(content)
@@ -331,9 +356,9 @@ def _manifest(build: _Build, result: Path) -> Manifest:
     weights = sum(entry.bytes for entry in entries.values())
     count = model.parameter_count
     used = usage(model.module, model.parameters, model.discovery)
-    idle = sum((1 - used.active[n]) * p.numel() for n, p in model.parameters.items())
+    idle = sum((1 - used.active[n]) * model.weight_count(n) for n in model.parameters)
     read = sum(used.read[n] * entry.bytes for n, entry in entries.items())
-    width = {"f32": 4, "f16": 2, "bf16": 2}
+    width = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
     state = 0
     for buffer in build.interface.state:
         state += math.prod(buffer.shape) * width[buffer.dtype]
@@ -376,6 +401,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
         parameters=ParameterFile(WEIGHTS, PARAMETER_SCOPE, len(entries), weights),
         memory=Memory(weights, state, weights_per_token=int(read)),
         files=writing.file_records(result),
+        batch_sizes=options.batch,
     )
 
 

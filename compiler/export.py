@@ -13,11 +13,11 @@ from torch import nn
 
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
-from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec
+from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec, decode_name
 from edgec.models.call import call
 from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
-from edgec.models.state import SequenceState
+from edgec.models.state import SCALES, BatchState, SequenceState
 from edgec.passes.lower_attention import BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
@@ -40,20 +40,27 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
     assert options.kv_dtype is not None
     rows = _attention_rows(options)
-    state = [
-        StateBuffer(name, kept.kind, (rows, *kept.shape), options.kv_dtype)
-        if kept.kind == "attention"
-        else StateBuffer(name, kept.kind, kept.shape, "f32")
-        for name, kept in model.discovery.state.items()
-    ]
+    state = []
+    for name, kept in model.discovery.state.items():
+        if kept.kind != "attention":
+            state.append(StateBuffer(name, kept.kind, kept.shape, "f32"))
+            continue
+        dtype = "i8" if options.kv_dtype == "int8" else options.kv_dtype
+        state.append(StateBuffer(name, kept.kind, (rows, *kept.shape), dtype))
+        if dtype == "i8":
+            shape = (rows, *kept.shape[:-1])
+            state.append(StateBuffer(name + SCALES, kept.kind, shape, "f32"))
     start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
     following = TensorSpec("next", (1, 1), "i32")
     logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
     prompt_inputs = (TensorSpec("tokens", (1, None), "i32"), start, length, following)
     entry_points = {
         "prefill": EntryPoint(prompt_inputs, logits),
-        "decode": EntryPoint((TensorSpec("tokens", (1, 1), "i32"), start, following), logits),
     }
+    step = (TensorSpec("tokens", (1, 1), "i32"), start, following)
+    for size in options.batch:
+        logits = (TensorSpec("logits", (size, vocab_size), "f32"),)
+        entry_points[decode_name(size)] = EntryPoint(step, logits)
     prompt = Prompt(multiple_of=multiple, min=multiple, max=options.chunk_size)
     return Interface(prompt, entry_points, tuple(state))
 
@@ -65,13 +72,20 @@ def _attention_rows(options: CompileOptions) -> int:
 
 
 class _Program(nn.Module):
-    """A HF model called as the contract says; `state` is a flat list of buffers."""
+    """A HF model called as the contract says; `state` is a flat list of the buffers `names`."""
 
-    def __init__(self, model: LoadedModel, capacity: int) -> None:
+    def __init__(self, model: LoadedModel, capacity: int, names: list[str]) -> None:
         super().__init__()
         self.model = model.module
         self.discovery = model.discovery
         self.capacity = capacity
+        self.names = names
+
+    def sequence(
+        self, start: torch.Tensor, state: list[torch.Tensor], length: torch.Tensor | None = None
+    ) -> SequenceState:
+        buffers = dict(zip(self.names, state, strict=True))
+        return SequenceState(start, self.capacity, self.discovery, buffers, length)
 
     def run(
         self,
@@ -82,14 +96,17 @@ class _Program(nn.Module):
         following: torch.Tensor,
         state: list[torch.Tensor],
     ) -> torch.Tensor:
-        buffers = dict(zip(self.discovery.state, state, strict=True))
         # The head runs for one row: that of the last true token.
         last = 0 if length is None else (length - 1).reshape(1)
-        sequence = SequenceState(start, self.capacity, self.discovery, buffers, length)
+        sequence = self.sequence(start, state, length)
         logits = call(self.model, tokens, positions, sequence, last)[0]
         result: torch.Tensor = logits.to(torch.float32)
         following.copy_(result.argmax(dim=-1, keepdim=True).to(torch.int32))
         return result
+
+
+# What a sequence brings to a step: its token, its position, where the next token goes, its state.
+_Row = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]]
 
 
 class _Prefill(_Program):
@@ -116,6 +133,18 @@ class _Decode(_Program):
         return self.run(tokens, start.reshape(1, 1), start, None, following, state)
 
 
+class _BatchedDecode(_Program):
+    def forward(self, rows: list[_Row]) -> torch.Tensor:
+        parts = tuple(self.sequence(start, state) for _, start, _, state in rows)
+        tokens = torch.cat([tokens for tokens, _, _, _ in rows])
+        positions = torch.stack([start for _, start, _, _ in rows]).reshape(-1, 1)
+        logits = call(self.model, tokens, positions, BatchState(parts))[:, 0].to(torch.float32)
+        picks = logits.argmax(dim=-1, keepdim=True).to(torch.int32)
+        for at, (_, _, following, _) in enumerate(rows):
+            following.copy_(picks[at : at + 1])
+        return logits
+
+
 def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> ir.Module:
     """Exports prefill and decode over the same parameters, as one module in the torch dialect.
 
@@ -125,30 +154,42 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     """
     assert options.chunk_size is not None
     spec = interface(model, options, 1)
-    capacity = _attention_rows(options)
-    state = [
-        torch.empty(b.shape, dtype=getattr(torch, _TORCH[b.dtype]), device="meta")
-        for b in spec.state
-    ]
-    # Distinct objects: torch.export takes one tensor given twice for one input.
-    start, length = (torch.zeros((), dtype=torch.int64, device="meta") for _ in range(2))
-    following = _tokens(1)
+    capacity, names = _attention_rows(options), [b.name for b in spec.state]
+
+    # Distinct objects each time: torch.export takes one tensor given twice for one input.
+    def state() -> list[torch.Tensor]:
+        return [
+            torch.empty(b.shape, dtype=getattr(torch, _TORCH[b.dtype]), device="meta")
+            for b in spec.state
+        ]
+
+    def number() -> torch.Tensor:
+        return torch.zeros((), dtype=torch.int64, device="meta")
+
+    def row() -> _Row:
+        return _tokens(1), number(), _tokens(1), state()
+
     prompt, dynamic = _prompt_dimension(options)
-    none = [None] * len(state)
     programs = {
         "prefill": _export(
-            _Prefill(model, capacity),
-            (_tokens(prompt), start, length, following, state),
-            (dynamic, None, None, None, none),
+            _Prefill(model, capacity, names),
+            (_tokens(prompt), number(), number(), _tokens(1), state()),
+            (dynamic, None, None, None, [None] * len(spec.state)),
         ),
-        "decode": _export(_Decode(model, capacity), (_tokens(1), start, following, state), None),
+        "decode": _export(_Decode(model, capacity, names), row(), None),
     }
+    for size in options.batch:
+        if size > 1:
+            rows = [row() for _ in range(size)]
+            programs[decode_name(size)] = _export(
+                _BatchedDecode(model, capacity, names), (rows,), None
+            )
     for program in programs.values():
         _restore_buffers(program, model.buffers)
     return _import(programs, model, context)
 
 
-_TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+_TORCH = {"i8": "int8", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 def _tokens(count: int) -> torch.Tensor:

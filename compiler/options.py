@@ -14,8 +14,11 @@ __all__ = ["DEFAULT_CONTEXT", "CompileOptions"]
 DEFAULT_CONTEXT = 4096
 """Tokens; a model with a shorter limit gets its own."""
 
+MAX_BATCH = 32
+"""Sequences in one decode step. Each brings its own attention, so the program grows with them."""
+
 DTYPES = ("f32", "f16", "bf16")
-KV_DTYPES = ("f32", "f16", "bf16")
+KV_DTYPES = ("f32", "f16", "bf16", "int8")
 DYNAMIC_SHAPES = ("input", "op", "none")
 QUANTIZE = ("none", "int8", "int4")
 GROUP_SIZES = ("32", "64", "128", "channel")
@@ -27,11 +30,15 @@ class CompileOptions:
 
     Attributes:
         dtype: Type in which weights that are not quantised are stored: f32, f16 or bf16.
-        kv_dtype: Type of the KV cache: f32, f16 or bf16; None for `dtype`, or f16 if weights are
-            quantised, whose rounding is then far above f16's.
+        kv_dtype: Type of the KV cache: f32, f16, bf16 or int8; None for `dtype`, or f16 if weights
+            are quantised, whose rounding is then far above f16's.
         ctx_size: Longest sequence in tokens, or None for the model's own up to 4096.
         prompt_multiple: Prompts are padded to a multiple of this.
         chunk_size: Longest prompt of one call, in tokens; longer ones take several calls.
+        batch: How many sequences one decode step may compute, in rising order and from 1 on: a
+            step of several reads the weights once for all of them.
+        prompt_sizes: Programs for these prompt lengths in place of one for every length; empty for
+            what the target needs. The first is `prompt_multiple`, so that any prompt fits.
         dynamic_shapes: `input`: the multiple is stated at the model's input; `none`: a plain
             dynamic dimension; `op`: that, and operations pad for themselves.
         quantize: Format of the weights of linear layers and embeddings: none, int8 or int4.
@@ -47,6 +54,8 @@ class CompileOptions:
     ctx_size: int | None = None
     prompt_multiple: int = 32
     chunk_size: int | None = None
+    batch: tuple[int, ...] = (1,)
+    prompt_sizes: tuple[int, ...] = ()
     dynamic_shapes: str = "input"
     quantize: str = "none"
     group_size: str = "32"
@@ -77,6 +86,20 @@ class CompileOptions:
                     f" {multiple}",
                     f"try {max(1, round(value / multiple)) * multiple}",
                 )
+        if not self.batch or any(not 1 <= size <= MAX_BATCH for size in self.batch):
+            raise InputError(f"batch {self.batch}: must be sizes from 1 to {MAX_BATCH}")
+        object.__setattr__(self, "batch", tuple(sorted({1, *self.batch})))
+        sizes = self.prompt_sizes
+        if sizes and (
+            sizes[0] != multiple
+            or any(size % multiple for size in sizes)
+            or list(sizes) != sorted(set(sizes))
+            or self.dynamic_shapes != "input"
+        ):
+            raise InputError(
+                f"prompt-sizes {sizes}: must be rising multiples of the prompt multiple that start"
+                f" with it, {multiple}, with dynamic-shapes input"
+            )
         if self.layers is not None and self.layers < 1:
             raise InputError(f"layers {self.layers}: must be at least 1")
 

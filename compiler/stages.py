@@ -86,8 +86,10 @@ def torch_pipeline(target: Target, options: CompileOptions) -> str:
 def prompt_sizes(target: Target, options: CompileOptions) -> tuple[int, ...]:
     """The lengths of the prefill programs of a target that needs fixed ones: doubling each time.
 
-    Empty for one `prefill` of any length.
+    Empty for one `prefill` of any length. `options.prompt_sizes` are taken as they are.
     """
+    if options.prompt_sizes:
+        return options.prompt_sizes
     assert options.chunk_size is not None
     multiple, chunk = options.prompt_multiple, options.chunk_size
     if not target.static_prompts or options.dynamic_shapes != "input" or chunk == multiple:

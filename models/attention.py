@@ -75,9 +75,15 @@ def _attention(
     if caches is None:
         return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3]), None
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    start, window = active_state().start, attention_mask.window
-    result = attention(query, *caches, start, s_aux, scale, window, float(softcap or 0.0))
-    return result, None
+    form = (s_aux, scale, attention_mask.window, float(softcap or 0.0))
+    results = [
+        attention(
+            query[at : at + 1] if len(caches) > 1 else query,
+            keys.rows, values.rows, start, *form, keys.scales, values.scales,
+        )
+        for at, (keys, values, start) in enumerate(caches)
+    ]  # fmt: skip
+    return results[0] if len(results) == 1 else torch.cat(results), None
 
 
 def _mask(*, mask_function: Callable[..., Any], config: Any = None, **_: Any) -> CausalMask:

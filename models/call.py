@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 from edgec.errors import ModelError
 from edgec.models import kernels
+from edgec.models.positions import PositionRanges
 from edgec.models.state import SequenceState, using
 
 __all__ = ["call"]
@@ -28,13 +31,13 @@ def call(
 
     Args:
         model: A HF causal language model with the plug points installed.
-        tokens: i32 `[1, tokens]`.
-        positions: i64 `[1, tokens]`.
+        tokens: i32 `[1, tokens]`; of a `BatchState` of B sequences `[B, 1]`.
+        positions: i64, likewise.
         state: Of the sequence, before the block.
         last: Whose logits are wanted: i64 `[1]` the token's index, or 0 for all tokens.
 
     Returns:
-        f32 `[1, 1 or tokens, V]`.
+        f32 `[1, 1 or tokens, V]`; of B sequences `[B, 1, V]`.
 
     Raises:
         ModelError: the model does something with its state that edgec does not know.
@@ -43,14 +46,16 @@ def call(
     cache = next((name for name in _CACHE_ARGUMENTS if name in known), None)
     if cache is None:
         raise ModelError("its modelling code takes no cache that edgec knows")
-    with using(state), kernels.installed(model):
-        logits: torch.Tensor = model(
-            input_ids=tokens,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=last,
-            **{cache: state},
-        ).logits
+    asked: dict[str, Any] = {cache: state}
+    if "logits_to_keep" in known:
+        asked["logits_to_keep"] = last
+    ranges = PositionRanges(state.start, tokens.shape[1], state.capacity)
+    # What transformers skips when it is exported (looks at the data) is skipped in discovery too.
+    compiling = mock.patch.object(torch.compiler, "_is_compiling_flag", True)
+    with using(state), kernels.installed(model), ranges, compiling:
+        logits: torch.Tensor = model(input_ids=tokens, use_cache=True, **asked).logits
+    if "logits_to_keep" not in known and not isinstance(last, int):
+        logits = logits.index_select(1, last)
     if state.buffers is not None:
         state.check_complete()
     return logits

@@ -58,14 +58,33 @@ def _multiply(x: torch.Tensor, other: Any) -> Any:
     return torch.view_as_complex(torch.view_as_real(x) * other)
 
 
+def _new_ones(x: torch.Tensor, size: list[int], **kwargs: Any) -> Any:
+    """The "no restriction" that a mask begins with. IREE does not take a constant of booleans."""
+    if kwargs.get("dtype") is not torch.bool or x.is_floating_point() or len(size):
+        return NotImplemented
+    # A comparison that holds for every number, and that nothing folds to the constant again.
+    return x.reshape(-1)[:1].reshape(()) > -(1 << 62)
+
+
 def _nothing(*_: Any, **__: Any) -> None:
     """What only checks, at run time, what export has checked."""
+
+
+def _and(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.bitwise_and(x, other)
+
+
+def _or(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.bitwise_or(x, other)
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.topk.default: _topk,
     aten.concat.default: _concat,
     aten.scatter.value: _scatter_value,
+    aten.new_ones.default: _new_ones,
+    aten.__and__.Tensor: _and,
+    aten.__or__.Tensor: _or,
     aten.mul.Tensor: _multiply,
     aten.mul.Scalar: _multiply,
     aten._assert_tensor_metadata.default: _nothing,

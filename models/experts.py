@@ -133,12 +133,14 @@ class _Routing:
 
     Attributes:
         offsets: i32 `[experts + 1]`, the start of each expert's rows, for `grouped_matmul`.
+        counts: i32 `[experts]`, how many rows each has.
         sources: i64 `[rows]`, the token of each sorted row; where there is none, the first.
         slots: i64 `[tokens, k]`, the sorted row of each choice; of padding, the first.
         live: bool `[tokens, 1]`, false for padding.
     """
 
     offsets: torch.Tensor
+    counts: torch.Tensor
     sources: torch.Tensor
     slots: torch.Tensor
     live: torch.Tensor
@@ -169,13 +171,17 @@ def _experts(
     count, width = top_k_index.shape[1], hidden_states.shape[1]
     weights = top_k_weights.to(hidden_states.dtype)
     if length is None:
+        # One token, or one of each sequence of a batch.
+        tokens = hidden_states.shape[0]
         rows = hidden_states.expand(count, width)
-        chosen = top_k_index.reshape(count).to(torch.int32)
+        if tokens > 1:
+            rows = hidden_states[:, None].expand(tokens, count, width).reshape(-1, width)
+        chosen = top_k_index.reshape(tokens * count).to(torch.int32)
         result = _feed_forward(module, rows, None, chosen)
-        return (result * weights.reshape(count, 1)).sum(dim=0, keepdim=True)
+        return (result.reshape(tokens, count, width) * weights[:, :, None]).sum(dim=1)
     routing = _route(top_k_index, length, int(module.num_experts))
     rows = hidden_states[routing.sources]
-    result = _feed_forward(module, rows, routing.offsets, None)
+    result = _feed_forward(module, rows, routing, None)
     weights = torch.where(routing.live, weights, torch.zeros((), dtype=weights.dtype))
     return (result[routing.slots] * weights[:, :, None]).sum(dim=1)
 
@@ -183,10 +189,12 @@ def _experts(
 def _feed_forward(
     module: Any,
     rows: torch.Tensor,
-    offsets: torch.Tensor | None,
+    routing: _Routing | None,
     experts: torch.Tensor | None,
 ) -> torch.Tensor:
     """Up, the module's own gate and activation, down: f32 `[rows, width]` to the same."""
+
+    offsets, counts = (routing.offsets, routing.counts) if routing else (None, None)
 
     def project(name: str, x: torch.Tensor) -> torch.Tensor:
         bias = getattr(module, f"{name}_bias") if module.has_bias else None
@@ -200,7 +208,7 @@ def _feed_forward(
         else:
             features = getattr(module, f"{name}{_FEATURES}")
             product = quantized_grouped_matmul(
-                x, matrices, scales, bias, offsets, experts, features
+                x, matrices, scales, bias, offsets, counts, experts, features
             )
         return product
 
@@ -239,7 +247,9 @@ def _route(ids: torch.Tensor, length: torch.Tensor, experts: int) -> _Routing:
     targets = torch.where(live, slots, torch.full_like(slots, rows)).reshape(-1)
     sources = torch.zeros(rows + 1, dtype=torch.int64, device=ids.device)
     sources = sources.index_put((targets,), positions.expand(tokens, k).reshape(-1))[:rows]
-    return _Routing(offsets, sources, torch.where(live, slots, torch.zeros_like(slots)), live)
+    return _Routing(
+        offsets, counts, sources, torch.where(live, slots, torch.zeros_like(slots)), live
+    )
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from edgec.models import attention, experts
 from edgec.models.call import call
 from edgec.models.check import ExpectedTensors, tensors_of
 from edgec.models.linear import QuantizedMatrix, narrow_weights
+from edgec.models.probe import check_own_attention
 from edgec.models.quantize import WeightFormat
 from edgec.models.state import Discovery, Kept, SequenceState
 
 __all__ = ["LoadedModel", "load"]
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+_OWN_ATTENTION = "eager"
+"""What transformers calls a family's own attention code."""
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -51,14 +55,15 @@ class LoadedModel:
     @property
     def parameter_count(self) -> int:
         """Weights of the model, however they are stored; a tied one counts once."""
-        scales = {id(matrix.scales) for matrix in self.quantized.values()}
-        count = 0
-        for name, parameter in self.parameters.items():
-            if name in self.quantized:
-                count += self.quantized[name].count
-            elif id(parameter) not in scales:
-                count += parameter.numel()
-        return count
+        return sum(self.weight_count(name) for name in self.parameters)
+
+    def weight_count(self, name: str) -> int:
+        """Weights that a parameter stands for: of scales none, of a packed matrix all of it."""
+        if name in self.quantized:
+            return self.quantized[name].count
+        parameter = self.parameters[name]
+        scales = any(matrix.scales is parameter for matrix in self.quantized.values())
+        return 0 if scales else parameter.numel()
 
 
 def load(
@@ -88,11 +93,33 @@ def load(
     experts.install()
     experts.check_config(config)
     try:
-        module = _without_weights(config, trust_remote_code)
+        return _load(config, dtype, form, stored or {}, trust_remote_code, whole=False)
+    except ModelError as refused:
+        try:
+            return _load(config, dtype, form, stored or {}, trust_remote_code, whole=True)
+        except ModelError as error:
+            # Where edgec's attention is not taken, what is wrong with the model's own says more.
+            raise (error if refused.__cause__ else refused) from None
+
+
+def _load(
+    config: Any,
+    dtype: str,
+    form: WeightFormat | None,
+    stored: Mapping[str, WeightFormat],
+    trust_remote_code: bool,
+    whole: bool,
+) -> LoadedModel:
+    """`load`; with `whole` the model's own code attends (see `Discovery`)."""
+    implementation = _OWN_ATTENTION if whole else attention.IMPLEMENTATION
+    try:
+        module = _without_weights(copy.deepcopy(config), implementation, trust_remote_code)
     except Exception as error:
         raise _unsupported(config, error) from error
+    if whole:
+        check_own_attention(config)
     expected = tensors_of(module)
-    kept = {expected.rename(name): format for name, format in (stored or {}).items()}
+    kept = {expected.rename(name): format for name, format in stored.items()}
     for alias, name in expected.tied.items():
         for one, other in ((alias, name), (name, alias)):
             if one in kept:
@@ -112,16 +139,16 @@ def load(
         else:
             first[id(parameter)] = name
             parameters[name] = parameter
-    discovery = _discover(module, config)
+    discovery = _discover(module, config, whole)
     return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized)
 
 
-def _without_weights(config: Any, trust_remote_code: bool) -> nn.Module:
+def _without_weights(config: Any, implementation: str, trust_remote_code: bool) -> nn.Module:
     """The HF module with parameters on the meta device and buffers computed for real."""
     with _meta_parameters(), initialization.no_init_weights(), torch.device("cpu"):
         module: nn.Module = AutoModelForCausalLM.from_config(
             config,
-            attn_implementation=attention.IMPLEMENTATION,
+            attn_implementation=implementation,
             experts_implementation=experts.IMPLEMENTATION,
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
@@ -147,13 +174,13 @@ def _meta_parameters() -> Iterator[None]:
         yield
 
 
-def _discover(module: nn.Module, config: Any) -> Discovery:
+def _discover(module: nn.Module, config: Any, whole: bool) -> Discovery:
     """Runs the model on the meta device, and notes the layers' state and the masks.
 
     Once to see what it keeps, and once more, a single token on that state, to see that every
     buffer is updated by functions that edgec knows.
     """
-    discovery = Discovery()
+    discovery = Discovery(whole=whole)
     start = torch.zeros((), dtype=torch.int64, device="meta")
     try:
         length = torch.full((), 32, dtype=torch.int64, device="meta")

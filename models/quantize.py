@@ -204,21 +204,25 @@ def _round4_zero(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         best = torch.where(better, gain, best)
         scale = torch.where(better, product / spread.clamp(min=1e-6), scale)
         offset = torch.where(better, mean - scale * q_mean, offset)
-    return round_with(groups, *halves(scale, offset))
+    s, z, _ = halves(scale, offset)
+    return round_with(groups, s, z)
 
 
-def halves(scale: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def halves(
+    scale: torch.Tensor, offset: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The f16 scale s and zero point z of `scale q + offset`, f32 both, as `s (q - z)`.
 
     Where the scale is too small beside the offset for z to be an f16 number, all weights of the
-    group are the offset: s is its magnitude and z is 1 or -1, for q = 0.
+    group are the offset: s is its magnitude and z is 1 or -1, for q = 0. The third result says
+    where that is so.
     """
     s = scale.to(torch.float16)
     z = (-offset / s.to(torch.float32)).to(torch.float16)
     flat = ~torch.isfinite(z)
     s = torch.where(flat, offset.abs().to(torch.float16), s)
     z = torch.where(flat, -offset.sign().to(torch.float16), z)
-    return s, z
+    return s, z, flat
 
 
 def round_with(

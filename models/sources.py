@@ -31,8 +31,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 class ModelSource:
     """A model that was found: its configuration, its weights (not yet read) and its tokenizer.
 
-    `id` is what the user gave and `kind` one of hub, folder, bundled, preset. `revision` is the
-    hub's commit, a digest of a folder's configuration and weights, or a preset's seed. `folder`
+    `id` is what the user gave and `kind` one of hub, folder, gguf, bundled, preset. `revision` is
+    the hub's commit, a digest of a folder's configuration and weights, or a preset's seed. `folder`
     holds the model's files, None for a preset. `files` are those that an artifact carries along,
     by name: their contents, or where they lie.
     """
@@ -75,8 +75,8 @@ def resolve(
     """Finds a model, downloading it if it is on the hub, and checks that edgec supports it.
 
     Args:
-        model: `org/name` on the hub, a folder, `bundled:NAME` or `preset:NAME`. A folder that
-            exists wins over a hub id of the same spelling.
+        model: `org/name` on the hub, a folder, a GGUF file, `bundled:NAME` or `preset:NAME`. A
+            folder that exists wins over a hub id of the same spelling.
         revision: Branch, tag or commit of a model on the hub.
         offline: Never use the network.
         trust_remote_code: Allow modelling code that comes with the model to run.
@@ -96,6 +96,8 @@ def resolve(
         raise InputError(f"seed {seed}: must not be negative")
     if kind == "preset":
         return _preset(PRESETS[name], seed, layers)
+    if kind == "gguf":
+        return _gguf(model, layers)
     folder, commit = BUNDLED / name, ""
     if kind == "folder":
         folder = Path(name).expanduser()
@@ -112,7 +114,13 @@ def resolve(
         folder, commit = snapshot.folder, snapshot.commit
     _check_folder(model, folder, trust_remote_code)
     config = _load_config(model, folder, trust_remote_code)
-    weights = SafetensorsWeights(folder)
+    weights: WeightSource = SafetensorsWeights(folder)
+    if quantization := _quantization(config.to_dict()):
+        from edgec.models.prequantized import prequantized
+
+        weights = prequantized(model, weights, quantization)
+        # To transformers the model is one of floats.
+        del config.quantization_config
     if not commit:
         content = _canonical(config.to_dict()) + weights.digest().encode()
         commit = "sha256:" + hashlib.sha256(content).hexdigest()[:40]
@@ -148,7 +156,11 @@ def _kind(model: str) -> tuple[str, str]:
         if not path.exists():
             raise ModelError(f"model {model}: no such folder", "check the path")
         if not path.is_dir():
-            raise ModelError(f"model {model}: a file", "give the folder that holds config.json")
+            if path.suffix.lower() == ".gguf":
+                return "gguf", model
+            raise ModelError(
+                f"model {model}: a file", "give the folder that holds config.json, or a .gguf file"
+            )
         return "folder", model
     if HUB_ID.fullmatch(model):
         return "hub", model
@@ -204,13 +216,10 @@ def _check_config(model: str, config: dict[str, Any], trust_remote_code: bool) -
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise ModelError(f"model {model}: config.json has no model_type", "restore it")
-    if quantization := config.get("quantization_config") or config.get("quantization"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise ModelError(
-            f"model {model}: its weights are quantised already ({method or 'unknown method'}), "
-            "which is not supported",
-            "give the original model and --quantize",
-        )
+    if quantization := _quantization(config):
+        from edgec.models.prequantized import check_quantization
+
+        check_quantization(model, quantization)
     if config.get("is_encoder_decoder"):
         raise ModelError(
             f"model {model}: {model_type} is an encoder-decoder", "give a causal language model"
@@ -258,6 +267,14 @@ def _check_config(model: str, config: dict[str, Any], trust_remote_code: bool) -
 _OTHER_INPUTS = ("vision_config", "audio_config", "image_config", "video_config", "speech_config")
 
 
+def _quantization(config: dict[str, Any]) -> dict[str, Any]:
+    """What `config.json` says about weights that are quantised already; empty if they are not."""
+    found = config.get("quantization_config") or config.get("quantization")
+    if not found:
+        return {}
+    return found if isinstance(found, dict) else {"quant_method": str(found)}
+
+
 def _is_causal(architectures: list[Any], known: set[str]) -> bool:
     # A model's own code, beside a type that transformers knows, may name its class differently.
     return any(a in known or str(a).endswith("ForCausalLM") for a in architectures)
@@ -297,6 +314,27 @@ def _preset(preset: Preset, seed: int, layers: int | None) -> ModelSource:
     weights = RandomWeights(expected_tensors(config).shapes, config, seed)
     files = byte_tokenizer_files(config.vocab_size)
     return ModelSource(model, "preset", f"seed-{seed}", config, None, weights, files)
+
+
+def _gguf(model: str, layers: int | None) -> ModelSource:
+    from edgec.models.gguf import GgufFile
+    from edgec.models.gguf_model import gguf_config, gguf_tokenizer, gguf_weights
+
+    path = Path(model).expanduser()
+    file = GgufFile(path)
+    config = gguf_config(file)
+    if reason := unsupported(config.to_dict()):
+        raise ModelError(f"model {model}: {reason}", "see `edgec models` for those that are")
+    weights = gguf_weights(file, config)
+    content = _canonical(config.to_dict()) + weights.digest().encode()
+    commit = "sha256:" + hashlib.sha256(content).hexdigest()[:40]
+    if layers is not None:
+        config = _first_layers(model, config, layers)
+    files: dict[str, bytes | Path] = {
+        **gguf_tokenizer(path),
+        "generation_config.json": _generation_config(config),
+    }
+    return ModelSource(os.path.normpath(model), "gguf", commit, config, None, weights, files)
 
 
 def _first_layers(model: str, config: PreTrainedConfig, layers: int) -> PreTrainedConfig:

@@ -28,8 +28,12 @@ from transformers.cache_utils import Cache
 
 from edgec.errors import ModelError
 from edgec.models.ops.cache_update import cache_update
+from edgec.models.ops.quantized_cache_update import quantized_cache_update
 
 __all__ = [
+    "SCALES",
+    "BatchState",
+    "Cached",
     "CausalMask",
     "Discovery",
     "Kept",
@@ -38,6 +42,9 @@ __all__ = [
     "state_or_none",
     "using",
 ]
+
+SCALES = ".scales"
+"""What follows the name of an i8 buffer in that of its scales."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,20 @@ class Kept:
 
 @dataclass
 class Discovery:
-    """What a model asked for, in the order in which it asked; `state` by buffer name."""
+    """What a model asked for, in the order in which it asked.
+
+    Attributes:
+        state: What is kept, by buffer name.
+        masks: What it asked for as masks.
+        whole: Whether its own code attends, to all rows of the cache and with a mask for all of
+            them, as it would to transformers' static cache.
+        experts_per_token: How many experts a module was called for.
+        vocab_size: Width of the logits.
+    """
 
     state: dict[str, Kept] = field(default_factory=dict)
     masks: list[CausalMask] = field(default_factory=list)
+    whole: bool = False
     experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
     vocab_size: int = 0
 
@@ -83,6 +100,14 @@ class Discovery:
             raise ModelError(f"{name}: kept as {self.state[name]} and as {kept}")
 
 
+@dataclass(frozen=True)
+class Cached:
+    """A layer's keys or values, `[capacity, kv_heads, width]`; i8 ones with their rows' scales."""
+
+    rows: torch.Tensor
+    scales: torch.Tensor | None = None
+
+
 class SequenceState(Cache):
     """The state of one sequence during one call, in the form that HF models expect.
 
@@ -91,7 +116,8 @@ class SequenceState(Cache):
         capacity: Rows of each attention buffer.
         discovery: Filled when `buffers` is None, read otherwise.
         buffers: The tensors of `discovery.state` by name; of `attention` they are
-            `[capacity, kv_heads, width]`, of the other kinds as noted.
+            `[capacity, kv_heads, width]`, of the other kinds as noted. An i8 one has another
+            with the scales of its rows, f32 `[capacity, kv_heads]`, called as it and `SCALES`.
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
     """
@@ -110,6 +136,7 @@ class SequenceState(Cache):
         self.discovery = discovery
         self.buffers = buffers
         self.length = length
+        self.parts: tuple[SequenceState, ...] = (self,)
         self.updated: set[str] = set()
         self._masks = iter(discovery.masks)
         self._new: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -153,19 +180,42 @@ class SequenceState(Cache):
         Args:
             key_states: `[1, kv_heads, tokens, width]`, and `value_states` likewise.
         """
+        if self.discovery.whole:
+            return self._whole(layer_idx, key_states, value_states)
         self._new[layer_idx] = (key_states, value_states)
         return key_states, value_states
 
+    def _whole(
+        self, layer_idx: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All rows of a layer's cache with the new ones in it, `[1, kv_heads, capacity, width]`."""
+        found = []
+        for part, states in (("key", key), ("value", value)):
+            name = f"layers.{layer_idx}.{part}"
+            _, heads, _, width = states.shape
+            if self.buffers is None:
+                self.discovery.keep(name, Kept("attention", (heads, width)))
+                found.append(states.new_empty(1, heads, self.capacity, width))
+                continue
+            cache = cache_update(self.buffers[name], states[0].transpose(0, 1), self.start)
+            self.write(name, cache)
+            found.append(cache.to(states.dtype).transpose(0, 1)[None])
+        return found[0], found[1]
+
     def attend(
         self, layer_idx: int, key: torch.Tensor, value: torch.Tensor, expanded: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Writes the block's rows and returns the layer's whole cache; None during discovery.
+    ) -> list[tuple[Cached, Cached, torch.Tensor]] | None:
+        """Writes the block's rows, and says what each sequence of the call attends to.
 
         Args:
             layer_idx: Whose cache.
-            key: `[1, kv_heads, tokens, width]`, and `value` likewise: what the layer attends to.
+            key: `[B, kv_heads, tokens, width]`, and `value` likewise: what the layer attends to.
             expanded: Whether that is made, token by token, of what the layer put into the cache
                 (multi-head latent attention). Then it is kept itself, expanded.
+
+        Returns:
+            For each of the B sequences its whole key and value cache and its `start`; None during
+            discovery.
 
         Raises:
             ModelError: the layer attends to something else than what it put into the cache,
@@ -178,16 +228,33 @@ class SequenceState(Cache):
                 f"layer {layer_idx} attends to keys that it did not just put into the cache",
                 "this form of attention is not supported yet",
             )
-        updated = []
-        for part, states in (("key", key), ("value", value)):
-            name = f"layers.{layer_idx}.{part}"
-            if self.buffers is None:
+        names = [f"layers.{layer_idx}.{part}" for part in ("key", "value")]
+        if self.buffers is None:
+            for name, states in zip(names, (key, value), strict=True):
                 self.discovery.keep(name, Kept("attention", (states.shape[1], states.shape[3])))
-                continue
-            rows = states[0].transpose(0, 1)
-            updated.append(cache_update(self.buffers[name], rows, self.start))
-            self.write(name, updated[-1])
-        return (updated[0], updated[1]) if updated else None
+            return None
+        return [
+            (
+                part.append_rows(names[0], key[at]),
+                part.append_rows(names[1], value[at]),
+                part.start,
+            )
+            for at, part in enumerate(self.parts)
+        ]
+
+    def append_rows(self, name: str, states: torch.Tensor) -> Cached:
+        """Writes `[kv_heads, tokens, width]` as rows from `start` on; the whole buffer then."""
+        assert self.buffers is not None
+        rows, buffer = states.transpose(0, 1), self.buffers[name]
+        if buffer.dtype != torch.int8:
+            cache = Cached(cache_update(buffer, rows, self.start))
+        else:
+            scales = self.buffers[name + SCALES]
+            cache = Cached(*quantized_cache_update(buffer, scales, rows, self.start))
+            assert cache.scales is not None
+            self.write(name + SCALES, cache.scales)
+        self.write(name, cache.rows)
+        return cache
 
     def next_mask(self) -> CausalMask:
         """The mask that the model asked for at this point of the discovery."""
@@ -295,6 +362,32 @@ class SequenceState(Cache):
 
     def get_max_cache_shape(self, *_: Any, **__: Any) -> int:
         return self.capacity
+
+
+class BatchState(SequenceState):
+    """The states of several sequences during a call that computes one token of each.
+
+    Layers see a batch; what a layer keeps is split into the sequences' own buffers. State of the
+    kind `attention` only: others are refused where a layer asks for them.
+    """
+
+    def __init__(self, parts: tuple[SequenceState, ...]) -> None:
+        first = parts[0]
+        super().__init__(first.start, first.capacity, first.discovery, _NotSplit())
+        self.parts = parts
+
+    def check_complete(self) -> None:
+        for part in self.parts:
+            part.check_complete()
+
+
+class _NotSplit(dict[str, torch.Tensor]):
+    """Stands for the buffers of a whole batch, which there are not."""
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        raise ModelError(
+            f"{name}: this kind of state is kept one sequence at a time", "leave out --batch"
+        )
 
 
 _ACTIVE: ContextVar[SequenceState | None] = ContextVar("edgec_sequence_state", default=None)

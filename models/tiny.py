@@ -9,12 +9,20 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from edgec.errors import ModelError
 from edgec.models.tiny_table import NOT_TEXT, SETTINGS
 
-__all__ = ["VOCABULARY", "causal_families", "not_a_text_decoder", "tiny_config", "tiny_model"]
+__all__ = [
+    "VOCABULARY",
+    "causal_families",
+    "not_a_text_decoder",
+    "shrunk",
+    "tiny_config",
+    "tiny_model",
+]
 
 VOCABULARY = 288
 CONTEXT = 256
@@ -33,7 +41,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"qk_rope_head_dim|rotary_dim", 8),
     (r".*lora_rank|.*_lowrank|gated_norm_rank|laurel_rank|adapter_rank", 24),
     (r"(moe|shared_expert.*|expert_ffn|moe_shared_expert)_?(intermediate|hidden)_size", 48),
-    (r".*(num_experts|routed_experts|local_experts)", 8),
+    (r"(.*_)?(num_experts|routed_experts|num_local_experts)", 8),
     (r"num_experts_per_tok(en)?|moe_topk|moe_top_k|moe_k|top_k_experts", 2),
     (r"n_group|num_expert_group", 2),
     (r"topk_group", 1),
@@ -54,10 +62,14 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"linear_num_value_heads|linear_num_heads", 4),
     (r"hidden_size_per_layer_input", 16),
     (r"lru_width", 64),
+    (r".*_offset", 1),
+    (r"mamba_d_ssm", 128),
     (r"type_vocab_size", 2),
-    (r"vocab_size_per_layer_input", VOCABULARY),
+    (r".*vocab_size.*", VOCABULARY),
 )
 _EXACT = {"head_dim", "hidden_size", "intermediate_size"}
+# What families leave open but cannot do without.
+_NEEDED = {"head_dim", "num_experts_per_tok", "n_routed_experts", "num_key_value_heads"}
 _HEADS = 4
 _KEY_VALUE_HEADS = 2
 
@@ -82,8 +94,10 @@ def not_a_text_decoder(family: str) -> str:
         for name in getattr(CONFIG_MAPPING[family], "sub_configs", {})
         if name != "text_config"
     )
-    if "ForConditionalGeneration" in str(named) and other:
-        return f"takes more than text: {', '.join(other)}"
+    more = [n for n in other if n in ("audio", "image", "speech", "video", "vision", "vq", "vqgan")]
+    whole = getattr(import_module("transformers"), str(named)).config_class
+    if more and whole is CONFIG_MAPPING[family]:
+        return f"takes more than text: {', '.join(more)}"
     return ""
 
 
@@ -102,9 +116,9 @@ def tiny_config(family: str) -> Any:
         text = default.get_text_config(decoder=True)
         parts = [n for n in kind.sub_configs if getattr(default, n, None) is text]
         if not parts:  # itself, or a copy without the encoder's fields
-            return _shrunk(default, settings)
+            return shrunk(default, settings)
         name = parts[0]
-        small = _shrunk(text, settings).to_dict()
+        small = shrunk(text, settings).to_dict()
         others = {
             n: _smaller(sub.to_dict())
             for n in kind.sub_configs
@@ -151,7 +165,16 @@ def tiny_model(config: Any, seed: int = 0) -> Any:
     return model
 
 
-def _shrunk(default: Any, settings: dict[str, Any]) -> Any:
+def shrunk(default: Any, settings: dict[str, Any] | None = None) -> Any:
+    """A configuration of the same kind, made small by the rules.
+
+    Args:
+        default: Any transformers configuration of a text model; it is not changed.
+        settings: See `SETTINGS`; those of its model type if None.
+    """
+    from transformers import PreTrainedConfig
+
+    settings = SETTINGS.get(default.model_type, {}) if settings is None else settings
     values = default.to_dict()
     names = {v: k for k, v in default.attribute_map.items()}
     total_key = default.attribute_map.get("num_hidden_layers", "num_hidden_layers")
@@ -162,19 +185,36 @@ def _shrunk(default: Any, settings: dict[str, Any]) -> Any:
     ids = {
         key: _SPECIAL
         for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-        if isinstance(values.get(key), int | list) and not isinstance(values.get(key), bool)
+        if isinstance(values.get(key), int | list) and not _is_id(values[key])
     }
     changes |= ids | {"vocab_size": VOCABULARY}
+    if "is_decoder" in values:
+        changes["is_decoder"] = True
+    for name in default.sub_configs:
+        if isinstance(part := getattr(default, name, None), PreTrainedConfig):
+            changes[name] = {**part.to_dict(), **dict(_sizes(part.to_dict(), {}))}
     changes |= settings.get("set", {})
     return type(default)(**{**settings.get("default", {}), **changes})
 
 
-def _sizes(values: dict[str, Any], names: dict[str, str]) -> Iterator[tuple[str, int]]:
+def _is_id(value: Any) -> bool:
+    """Whether a token id is in the vocabulary and taken by no text: embeddings may depend on it."""
+    return isinstance(value, int) and 0 <= value < VOCABULARY
+
+
+def _sizes(values: dict[str, Any], names: dict[str, str]) -> Iterator[tuple[str, int | list[int]]]:
     heads = kv_heads = None
     for key, value in values.items():
+        name = names.get(key, key)
+        if value is None and name in _NEEDED:
+            value = 1 << 30
+        if isinstance(value, list) and value and all(type(v) is int for v in value):
+            sizes = [size for pattern, size in _SIZES if re.fullmatch(pattern, name)]
+            if sizes and "layer" not in name:
+                yield key, [min(v, sizes[0]) for v in value]
+            continue
         if isinstance(value, bool) or not isinstance(value, int):
             continue
-        name = names.get(key, key)
         if re.fullmatch(r"(.*_)?(num_attention_heads|attention_heads|n_heads?|num_heads)", name):
             heads = value if name == "num_attention_heads" else heads
             if "mamba" not in name and "linear" not in name and "index" not in name:
@@ -193,7 +233,14 @@ def _sizes(values: dict[str, Any], names: dict[str, str]) -> Iterator[tuple[str,
 
 def _layers(values: dict[str, Any], key: str, total: int) -> dict[str, Any]:
     """As many layers as there are kinds of them, by all that is listed layer by layer."""
-    lists = {k: v for k, v in values.items() if isinstance(v, list) and len(v) == total}
+    small: dict[str, Any] = dict(_sizes(values, {}))
+    lists = {
+        k: small.get(k, v) for k, v in values.items() if isinstance(v, list) and len(v) == total
+    }
+    indices = {
+        k for k, v in lists.items() if v == sorted(set(v)) and all(type(i) is int for i in v)
+    }
+    lists = {k: v for k, v in lists.items() if k not in indices}
     shared = values.get("num_kv_shared_layers") or 0
     own = total - shared if isinstance(shared, int) else total
     first: dict[str, int] = {}
@@ -207,6 +254,7 @@ def _layers(values: dict[str, Any], key: str, total: int) -> dict[str, Any]:
         changes["num_kv_shared_layers"] = len(kept)
         kept = kept * 2
     changes |= {name: [value[i] for i in kept] for name, value in lists.items()}
+    changes |= {name: list(range(len(kept))) for name in indices}
     return changes | {key: len(kept)}
 
 

@@ -10,7 +10,7 @@ from edgec.passes.rewriting import TorchTensor
 __all__ = ["AttentionShape", "attention_fits", "attention_template", "tiling"]
 
 _LANES, _MAX_WIDTH, _MAX_ROWS, _MAX_QUERY = 16, 256, 64, 8192  # as in attention.h
-_DTYPES = ("f32", "f16", "bf16")
+_DTYPES = ("f32", "f16", "bf16", "i8")
 _BUSY = 4
 """Workgroups that a single token should have, where its heads allow."""
 
@@ -27,6 +27,8 @@ class AttentionShape:
     scale: float
     window: int
     softcap: float
+    scaled: bool = False
+    """Whether the cache is i8, with a scale for each row of a head."""
 
 
 def attention_fits(shape: AttentionShape) -> bool:
@@ -69,13 +71,19 @@ def attention_template(symbol: str, shape: AttentionShape, level: str) -> str:
         "parts": heads // per,
     }  # fmt: skip
     lines = "\n".join(f"  %{k} = arith.constant {v} : index" for k, v in constants.items())
-    # A kernel without sinks does not look at them.
-    given, type_ = ("%sinks", sinks) if shape.sinks else ("%query", f"{query}{dynamic}")
+    # What a form does not have its kernel does not look at.
+    unread = f"{query}{dynamic}"
+    given, type_ = ("%sinks", sinks) if shape.sinks else ("%query", unread)
+    scales, factors, arguments = "%query, %query", f"{unread}, {unread}", ""
+    if shape.scaled:
+        factor = f"tensor<{capacity}x{kv_heads}xf32>"
+        scales, factors = "%key_scales, %value_scales", f"{factor}, {factor}"
+        arguments = f", %key_scales: {factor}, %value_scales: {factor}"
     names = ", ".join(f"%{name}" for name in _INDICES)
     return f"""
 {_executable(level)}
 util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
-    %start: tensor<i64>{f", %sinks: {sinks}" if shape.sinks else ""}) -> {out} {{
+    %start: tensor<i64>{f", %sinks: {sinks}" if shape.sinks else ""}{arguments}) -> {out} {{
   %c2 = arith.constant 2 : index
 {lines}
   %scale = arith.constant {shape.scale:e} : f32
@@ -85,8 +93,8 @@ util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
   %start_any = arith.index_cast %start_i64 : i64 to index
   %first = util.assume.int %start_any<umin = 0, umax = {capacity}> : index
   %result = flow.dispatch @edgec_attention::@attention_{shape.key.dtype}[%parts, %span, %tokens](
-      %query, %key, %value, {given}, {names}, %scale, %softcap)
-      : ({query}{dynamic}, {key}, {value}, {type_},
+      %query, %key, %value, {given}, {scales}, {names}, %scale, %softcap)
+      : ({query}{dynamic}, {key}, {value}, {type_}, {factors},
          {", ".join(["index"] * len(_INDICES))}, f32, f32) -> {out}{dynamic}
   util.return %result : {out}
 }}"""
@@ -113,7 +121,7 @@ def _executable(level: str) -> str:
         wrap_kernel(
             f"attention_{dtype}",
             f"edgec_attention_{dtype}",
-            ["f32", dtype, dtype, "f32", "f32"],
+            ["f32", dtype, dtype, "f32", "f32", "f32", "f32"],
             indices=list(_INDICES),
             body="""
       %part = stream.dispatch.workgroup.id[0] : index

@@ -43,7 +43,7 @@ BLOCK = 32
 class _Case(AttentionShape):
     """One form of the operator, and the type of the contractions' factors."""
 
-    factor: str
+    factor: str = "f32"
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class LowerAttention:
 
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "attention"):
-            query, key, value, start, sinks, scale, window, softcap = op.operands
+            query, key, value, start, sinks, scale, window, softcap, *scales = op.operands
             types = [parse_torch_tensor(v.type) for v in (query, key, value, op.results[0])]
-            narrow = self.compute == "cache" and types[0].shape[2] != 1
+            narrow = self.compute == "cache" and types[0].shape[2] != 1 and types[1].dtype != "i8"
             case = _Case(
                 query=types[0],
                 key=types[1],
@@ -76,6 +76,7 @@ class LowerAttention:
                 scale=constant_float(scale),
                 window=constant_int(window),
                 softcap=constant_float(softcap),
+                scaled=types[1].dtype == "i8",
                 factor=types[1].dtype if narrow else "f32",
             )
             fused = self.kernel != "generic" and attention_fits(case)
@@ -91,7 +92,7 @@ class LowerAttention:
             else:
                 text = _template(symbol, case)
             insert_function(module, symbol, text)
-            operands = [query, key, value, start, *([sinks] if case.sinks else [])]
+            operands = [v for v in (query, key, value, start, sinks, *scales) if not is_none(v)]
             call_template(op, symbol, operands, case.result)
 
 
@@ -105,7 +106,7 @@ def _template(symbol: str, case: _Case) -> str:
     n = "?" if dynamic else length
     tokens = "%tokens" if dynamic else length
     comma, only = ("%tokens, ", "%tokens") if dynamic else ("", "")
-    kv = case.key.dtype
+    kv = "f32" if case.scaled else case.key.dtype
     queries = f"tensor<{heads}x{group}x{n}x{width}xf32>"
     keys, values = f"tensor<?x{heads}x{width}x{kv}>", f"tensor<?x{heads}x{value_width}x{kv}>"
     scores, rows = f"tensor<{heads}x{group}x{n}x?xf32>", f"tensor<{heads}x{group}x{n}xf32>"
@@ -127,12 +128,15 @@ def _template(symbol: str, case: _Case) -> str:
         shape = (heads, group, length, width)
         narrow = convert_elements(rounded, "%queries", TorchTensor(shape, "f32"), factor, only)
     visible = _visible(case.window, case.softcap)
-    sinks_argument = f", %sinks: tensor<{query_heads}xf32>" if case.sinks else ""
+    arguments = f", %sinks: tensor<{query_heads}xf32>" if case.sinks else ""
+    if case.scaled:
+        factors_of_rows = f"tensor<{capacity}x{heads}xf32>"
+        arguments += f", %key_scales: {factors_of_rows}, %value_scales: {factors_of_rows}"
     return f"""
 #scores = affine_map<(h, g, l, m) -> (h, g, l, m)>
 #rows = affine_map<(h, g, l, m) -> (h, g, l)>
 util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.builtin},
-    %value: {case.value.builtin}, %start: tensor<i64>{sinks_argument}) -> {case.result.builtin} {{
+    %value: {case.value.builtin}, %start: tensor<i64>{arguments}) -> {case.result.builtin} {{
   %c0 = arith.constant 0 : index
   %c2 = arith.constant 2 : index
   %block = arith.constant {BLOCK} : index
@@ -150,10 +154,8 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
   %span_rounded = arith.addi %span, %round : index
   %blocks = arith.divui %span_rounded, %block : index
   %depth = arith.muli %blocks, %block : index
-  %keys = tensor.extract_slice %key[%low, 0, 0] [%depth, {heads}, {width}] [1, 1, 1]
-      : {case.key.builtin} to {keys}
-  %values = tensor.extract_slice %value[%low, 0, 0] [%depth, {heads}, {value_width}] [1, 1, 1]
-      : {case.value.builtin} to {values}
+{_rows("key", case.key, case.scaled)}
+{_rows("value", case.value, case.scaled)}
   %flat = tensor.collapse_shape %query [[0, 1], [2], [3]] : {case.query.builtin} into {flat}
   %queries = tensor.expand_shape %flat [[0, 1], [2], [3]]
       output_shape [{heads}, {group}, {tokens}, {width}] : {flat} into {queries}
@@ -206,6 +208,32 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
       : {merged} into {case.result.builtin}
   util.return %result : {case.result.builtin}
 }}"""
+
+
+def _rows(part: str, cache: TorchTensor, scaled: bool) -> str:
+    """`%keys` or `%values`: the visible rows of the cache; those of an i8 one as f32."""
+    heads, width = cache.shape[1], cache.shape[2]
+    rows, name = f"tensor<?x{heads}x{width}x{cache.dtype}>", f"%{part}s"
+    taken = f"{name}_i8" if scaled else name
+    text = f"""  {taken} = tensor.extract_slice %{part}[%low, 0, 0] [%depth, {heads}, {width}]
+      [1, 1, 1] : {cache.builtin} to {rows}"""
+    if not scaled:
+        return text
+    wide, factors = f"tensor<?x{heads}x{width}xf32>", f"tensor<?x{heads}xf32>"
+    element = "affine_map<(m, h, d) -> (m, h, d)>"
+    return f"""{text}
+  {name}_scales = tensor.extract_slice %{part}_scales[%low, 0] [%depth, {heads}] [1, 1]
+      : tensor<{cache.shape[0]}x{heads}xf32> to {factors}
+  {name}_empty = tensor.empty(%depth) : {wide}
+  {name} = linalg.generic {{
+      indexing_maps = [{element}, affine_map<(m, h, d) -> (m, h)>, {element}],
+      iterator_types = ["parallel", "parallel", "parallel"]
+    }} ins({taken}, {name}_scales : {rows}, {factors}) outs({name}_empty : {wide}) {{
+  ^bb0(%q: i8, %f: f32, %unused: f32):
+    %r = arith.sitofp %q : i8 to f32
+    %x = arith.mulf %r, %f : f32
+    linalg.yield %x : f32
+  }} -> {wide}"""
 
 
 def _weights(case: _Case, scores: str, rows: str, result: str, tokens: int | str | None) -> str:

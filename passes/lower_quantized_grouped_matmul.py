@@ -75,7 +75,7 @@ class LowerQuantizedGroupedMatmul:
             )
             result = TorchTensor((case.shape.m, case.shape.n), "f32")
             insert_function(module, symbol, extra + _function(symbol, case, compute))
-            call_template(op, symbol, [v for v in operands[:6] if not is_none(v)], result)
+            call_template(op, symbol, [v for v in operands[:7] if not is_none(v)], result)
 
 
 def _case(operands: list[ir.Value]) -> _Case:
@@ -85,12 +85,12 @@ def _case(operands: list[ir.Value]) -> _Case:
         raise ValueError(f"quantized_grouped_matmul: x {x}, weight {weight}, scales {scales}")
     experts = weight.shape[0]
     matrix, factors = TorchTensor(weight.shape[1:], "i8"), TorchTensor(scales.shape[1:], "f16")
-    shape = QuantizedShape.of(x.shape[0], constant_int(operands[6]), x, matrix, factors)
+    shape = QuantizedShape.of(x.shape[0], constant_int(operands[7]), x, matrix, factors)
     if experts is None or scales.shape[0] != experts or matrix.shape[0] != shape.panels:
         raise ValueError(
             f"quantized_grouped_matmul: weight {weight}, scales {scales}, {shape.n} features"
         )
-    biased, in_order = not is_none(operands[3]), is_none(operands[5])
+    biased, in_order = not is_none(operands[3]), is_none(operands[6])
     return _Case(x, weight, scales, shape, experts, biased, in_order)
 
 
@@ -102,13 +102,14 @@ def _function(symbol: str, case: _Case, compute: str) -> str:
     rows = _Rows.of(case)
     x, y = case.x.builtin, tensor_type((case.shape.m, case.shape.n), "f32")
     argument = f"\n    %bias: tensor<{case.experts}x{case.shape.n}xf32>," if case.biased else ""
+    counts = f", %counts: tensor<{case.experts}xi32>" if case.sorted else ""
     if case.sorted:
         ids = expert_of_block(case.experts, rows.ids, rows.size)
     else:
         ids = f"  %ids = tensor.cast %index : {case.groups} to {rows.ids}"
     return f"""
 util.func private @"{symbol}"(%x: {x}, %weight: {case.weight.builtin},
-    %scales: {case.scales.builtin},{argument} %index: {case.groups}) -> {y} {{
+    %scales: {case.scales.builtin},{argument} %index: {case.groups}{counts}) -> {y} {{
   %c0 = arith.constant 0 : index
   %all = tensor.dim %x, %c0 : {x}
   %block = arith.constant {rows.block} : index

@@ -29,6 +29,7 @@ _TORCH_PASSES = (
     "lower-quantized-linear",
     "lower-quantized-embedding",
     "lower-cache-update",
+    "lower-quantized-cache-update",
     "lower-causal-conv",
     "lower-attention",
     "lower-topk",

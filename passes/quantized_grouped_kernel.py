@@ -36,8 +36,8 @@ def grouped_kernel_template(
     Args:
         shape: Of the rows, %all as a value, and of one expert's matrix.
         experts: How many there are.
-        in_order: Whether %index has the offsets that divide the rows among the experts, or each
-            row's own expert.
+        in_order: Whether %index has the offsets that divide the rows among the experts, and
+            %counts how many of them each has, or %index has each row's own expert.
         kernel: The feature level.
     """
     exports = "".join(_exports(bits) for bits in (8, 4))
@@ -89,9 +89,9 @@ def _sorted(shape: QuantizedShape, experts: int) -> str:
       %x, %index, %experts, %k)
       : ({rows}{dynamic}, {offsets}, index, index) -> ({q}{dynamic}, {s}{dynamic}, {c}{dynamic})
   %product = flow.dispatch @{_NAME}::@grouped_matmul_i{shape.bits}[%panels, %each, %experts](
-      %q#0, %q#1, %q#2, %weight, %scales, %index, %n, %k, %group, %each)
+      %q#0, %q#1, %q#2, %weight, %scales, %index, %counts, %n, %k, %group, %each)
       : ({q}{dynamic}, {s}{dynamic}, {c}{dynamic}, {weight}, {scales}, {offsets},
-         index, index, index, index) -> {out}{dynamic}"""
+         tensor<{experts}xi32>, index, index, index, index) -> {out}{dynamic}"""
 
 
 def _exports(bits: int) -> str:
@@ -137,7 +137,7 @@ def _functions(bits: int) -> str:
         + wrap_kernel(
             f"grouped_matmul_i{bits}",
             f"edgec_grouped_matmul_i{bits}",
-            ["i8", "f32", "i32", "i8", "f16", "i32", "f32"],
+            ["i8", "f32", "i32", "i8", "f16", "i32", "i32", "f32"],
             indices=["n", "k", "group", "each"],
             body=panels,
             extra=["first", "each", "y"],

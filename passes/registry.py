@@ -26,6 +26,9 @@ PASSES = {
     "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
     "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
+    "lower-quantized-cache-update": (
+        "edgec.passes.lower_quantized_cache_update:LowerQuantizedCacheUpdate"
+    ),
     "lower-causal-conv": "edgec.passes.lower_causal_conv:LowerCausalConv",
     "lower-attention": "edgec.passes.lower_attention:LowerAttention",
     "lower-topk": "edgec.passes.lower_topk:LowerTopk",
@@ -47,6 +50,7 @@ LOWERINGS = {
     "grouped_matmul": "lower-grouped-matmul",
     "histogram": "lower-histogram",
     "linear": "lower-linear",
+    "quantized_cache_update": "lower-quantized-cache-update",
     "quantized_embedding": "lower-quantized-embedding",
     "quantized_grouped_matmul": "lower-quantized-grouped-matmul",
     "quantized_linear": "lower-quantized-linear",

@@ -175,16 +175,44 @@ def call_together(ops: list[ir.Operation], symbol: str, operands: list[ir.Value]
             attributes={"callee": ir.FlatSymbolRefAttr.get(symbol, context)},
         )
         for before, new in zip(old, call.results, strict=True):
-            back = ir.Operation.create(
-                "torch_c.from_builtin_tensor", results=[before.type], operands=[new]
-            )
-            before.replace_all_uses_with(back.results[0])
+            before.replace_all_uses_with(_from_builtin(new, before.type))
     for op in ops:
         op.erase()
 
 
+def _from_builtin(value: ir.Value, type_: ir.Type) -> ir.Value:
+    signed = _signed(type_)
+    if signed is not None:
+        value = _create("tensor.bitcast", value, signed)
+    return _create("torch_c.from_builtin_tensor", value, type_)
+
+
 def _to_builtin(value: ir.Value) -> ir.Value:
     type_ = ir.Type.parse(parse_torch_tensor(value.type).builtin, value.context)
-    return ir.Operation.create(
-        "torch_c.to_builtin_tensor", results=[type_], operands=[value]
-    ).results[0]
+    signed = _signed(value.type)
+    if signed is None:
+        return _create("torch_c.to_builtin_tensor", value, type_)
+    # Back to what it was made of: a weight, or the result of another call.
+    inner = value
+    for name in ("torch_c.from_builtin_tensor", "tensor.bitcast"):
+        if not isinstance(inner.owner, ir.Block) and inner.owner.operation.name == name:
+            inner = inner.owner.operation.operands[0]
+    if inner.type == type_:
+        return inner
+    return _create("tensor.bitcast", _create("torch_c.to_builtin_tensor", value, signed), type_)
+
+
+def _signed(type_: ir.Type) -> ir.Type | None:
+    """The builtin type of an i8 torch tensor, with its sign.
+
+    IREE imports a buffer of i8 that is written to as `si8`, which it cannot convert to the `i8` of
+    all other tensors. A bitcast between them can stay; `state-in-place` removes it.
+    """
+    tensor = parse_torch_tensor(type_)
+    if tensor.dtype != "i8":
+        return None
+    return ir.Type.parse(tensor_type(tensor.shape, "si8"), type_.context)
+
+
+def _create(name: str, operand: ir.Value, result: ir.Type) -> ir.Value:
+    return ir.Operation.create(name, results=[result], operands=[operand]).results[0]

@@ -5,6 +5,9 @@ used (by attention) between its update and that alias, so IREE makes the update 
 of the whole cache, on every call. With the alias right after the update, and later readers taking
 the aliased value, the update happens in the caller's buffer. An alias with readers then needs no
 place in the barrier either: the results that remain there depend on it.
+
+IREE imports an i8 buffer that is written to as `si8`; what reads and writes it is `i8`, by way of
+bitcasts. They would stand between an update and its alias, so the buffer becomes `i8` first.
 """
 
 from __future__ import annotations
@@ -23,9 +26,58 @@ class StateInPlace:
     """Rewrites every barrier, one for each entry point."""
 
     def run(self, module: ir.Module) -> None:
-        for op in walk(module.operation):
-            if op.name == "hal.tensor.barrier":
-                _rewrite(op)
+        for op in [op for op in walk(module.operation) if op.name == "hal.tensor.import"]:
+            _import_unsigned(op)
+        for op in [op for op in walk(module.operation) if op.name == "hal.tensor.barrier"]:
+            _alias_unsigned(op)
+            _rewrite(op)
+
+
+def _import_unsigned(op: ir.Operation) -> None:
+    """Imports as i8 what only bitcasts to i8 read."""
+    readers = [use.owner.operation for use in op.results[0].uses]
+    if "xsi8>" not in str(op.results[0].type):
+        return
+    if any(r.name != "tensor.bitcast" for r in readers):
+        raise ValueError("an i8 state buffer has a reader that is not lowered")
+    unsigned = readers[0].results[0].type if readers else op.results[0].type
+    attributes = _attributes(op)
+    attributes["target_encoding"] = ir.TypeAttr.get(unsigned)
+    with ir.InsertionPoint(op), op.location:
+        new = ir.Operation.create(
+            op.name, results=[unsigned], operands=list(op.operands), attributes=attributes
+        )
+    for reader in readers:
+        reader.results[0].replace_all_uses_with(new.results[0])
+        reader.erase()
+    op.erase()
+
+
+def _attributes(op: ir.Operation) -> dict[str, ir.Attribute]:
+    named = [op.attributes[i] for i in range(len(op.attributes))]
+    return {a.name: a.attr for a in named}
+
+
+def _alias_unsigned(barrier: ir.Operation) -> None:
+    """Aliases the i8 value where a barrier joins the alias of its bitcast."""
+    for i, value in enumerate(list(barrier.operands)[:-1]):
+        alias = None if isinstance(value.owner, ir.Block) else value.owner.operation
+        if alias is None or alias.name != "hal.tensor.alias" or "xsi8>" not in str(value.type):
+            continue
+        cast = alias.operands[0].owner.operation
+        if cast.name != "tensor.bitcast":
+            raise ValueError("an i8 state buffer is written by something that is not lowered")
+        with ir.InsertionPoint(alias), alias.location:
+            new = ir.Operation.create(
+                alias.name,
+                results=[cast.operands[0].type],
+                operands=[cast.operands[0], *list(alias.operands)[1:]],
+                attributes=_attributes(alias),
+            )
+        barrier.operands[i] = new.results[0]
+        barrier.results[i].set_type(cast.operands[0].type)
+        alias.erase()
+        cast.erase()
 
 
 def _rewrite(barrier: ir.Operation) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import itertools
 import threading
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from edgec.artifact import Artifact
 from edgec.errors import EngineClosed, InputError, QueueFull
@@ -20,8 +23,11 @@ from edgec.runtime.prompt import Prompt, encode_prompt, prepare
 from edgec.runtime.request import Request
 from edgec.runtime.sampling import TokenFilter
 from edgec.runtime.scheduler import Counters, Job, Scheduler
+from edgec.runtime.state import state_bytes
 
 __all__ = ["DEFAULT_MAX_QUEUE", "DEFAULT_SEQUENCES", "DEFAULT_TTL", "Engine", "EngineStats"]
+
+_T = TypeVar("_T")
 
 DEFAULT_SEQUENCES = 8
 """For how many sequences there is memory when nobody says."""
@@ -56,7 +62,8 @@ class EngineStats:
         decode_tokens: Tokens computed by decode steps.
         decode_calls: Calls of the decode programs; fewer than tokens where they are batched.
         sequences_created: Sequences that were given memory.
-        sequences_reused: How often an inactive sequence was used again.
+        sequences_reused: How often an inactive sequence was continued.
+        sequences_copied: How often the beginning of a sequence was copied for another.
         sequences_evicted: Inactive sequences that were freed for others' memory.
         sequences_expired: Inactive sequences that were freed after their time to live.
         sequences_retired: Sequences whose memory was freed, for whatever reason.
@@ -83,6 +90,7 @@ class EngineStats:
     decode_calls: int
     sequences_created: int
     sequences_reused: int
+    sequences_copied: int
     sequences_evicted: int
     sequences_expired: int
     sequences_retired: int
@@ -138,18 +146,21 @@ class Engine:
             raise InputError(f"ttl={ttl}: must be seconds, 0 or more")
         self.model = LoadedModel.of(artifact, device, threads)
         if memory is None:
-            memory = DEFAULT_SEQUENCES * self.model.program.manifest.memory.state_per_sequence
+            memory = DEFAULT_SEQUENCES * state_bytes(self.model.program.manifest.state)
         self._pool = SequencePool(self.model.program, memory, ttl)
         self._scheduler = Scheduler(self.model, self._pool)
         self._max_queue = max_queue
         self._numbers = itertools.count(1)
         self._requests = self._rejected = 0
         self._inbox: list[Job] = []
+        self._calls: list[Callable[[], None]] = []
         self._changed = threading.Condition()
         self._closing = False
         self._drain_until = 0.0
         self._thread = threading.Thread(target=self._run, name="edgec-engine", daemon=True)
         self._thread.start()
+        # The thread must not run into the end of the interpreter, with work on the device.
+        atexit.register(_close, weakref.ref(self))
 
     @property
     def artifact(self) -> Artifact:
@@ -248,6 +259,50 @@ class Engine:
                 **{f"sequences_{name}": value for name, value in vars(pool).items()},
             )
 
+    def save(self, session_id: str, path: str | Path) -> None:
+        """Writes the inactive sequence of a conversation into a file, for `restore`.
+
+        Raises:
+            InputError: no inactive sequence of that name, or the file cannot be written.
+            EngineClosed: the engine is closed.
+        """
+        self._call(lambda: self._save(session_id, Path(path)))
+
+    def restore(self, path: str | Path, session_id: str) -> int:
+        """Brings a saved sequence back as the inactive one of a conversation.
+
+        Returns:
+            How many tokens it holds.
+
+        Raises:
+            InputError: no such file, damaged, of another artifact, or no memory for it now.
+            EngineClosed: the engine is closed.
+        """
+        return self._call(lambda: self._pool.restore(Path(path), session_id))
+
+    def _save(self, session_id: str, path: Path) -> None:
+        sequence = self._pool.find(session_id)
+        if sequence is None:
+            raise InputError(f"session {session_id!r}: nothing inactive is kept for it")
+        sequence.save(path)
+
+    def _call(self, function: Callable[[], _T]) -> _T:
+        """Runs a function on the model's thread, between two turns."""
+        future: Future[_T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._changed:
+            if self._closing:
+                raise EngineClosed("the engine is closed")
+            self._calls.append(run)
+            self._changed.notify()
+        return future.result()
+
     def close(self, drain: float = 0.0) -> None:
         """Takes no more requests, ends those there are, and frees all state. Can be called again.
 
@@ -287,6 +342,8 @@ class Engine:
             # Also after an error of the engine's own: nobody must wait for ever.
             with self._changed:
                 self._closing = True
+                for call in self._calls:
+                    call()
                 self._scheduler.waiting.extend(self._inbox)
                 self._inbox.clear()
             self._scheduler.stop(EngineClosed("the engine was closed before the request was done"))
@@ -298,6 +355,9 @@ class Engine:
             while True:
                 self._scheduler.waiting.extend(self._inbox)
                 self._inbox.clear()
+                for call in self._calls:
+                    call()
+                self._calls.clear()
                 busy = self._scheduler.busy
                 if self._closing and (not busy or time.monotonic() >= self._drain_until):
                     return False
@@ -305,3 +365,9 @@ class Engine:
                     return True
                 self._pool.expire()
                 self._changed.wait(self._pool.next_expiry())
+
+
+def _close(reference: weakref.ref[Engine]) -> None:
+    engine = reference()
+    if engine is not None:
+        engine.close()

@@ -34,8 +34,9 @@ _P = SequencePhase
 _WORKING = frozenset({_P.PREFILL, _P.DECODE, _P.FOLLOW_UP_PREFILL})
 _ENDS = frozenset({_P.CREATED, _P.RETIRED, _P.POISONED})
 _TRANSITIONS: dict[SequencePhase, frozenset[SequencePhase]] = {
-    # decode from created: a prompt of one token, as benchmarks at depth 0 have it.
-    _P.CREATED: frozenset({_P.PREFILL, _P.DECODE, _P.RETIRED, _P.POISONED}),
+    # decode from created: a prompt of one token, as benchmarks at depth 0 have it. inactive: what
+    # another sequence held was copied, or restored from a file.
+    _P.CREATED: frozenset({_P.PREFILL, _P.DECODE, _P.INACTIVE, _P.RETIRED, _P.POISONED}),
     _P.PREFILL: _ENDS | {_P.DECODE, _P.INACTIVE},
     _P.DECODE: _ENDS | {_P.DECODE, _P.INACTIVE},
     _P.INACTIVE: _ENDS | {_P.DECODE, _P.FOLLOW_UP_PREFILL},

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from pathlib import Path
 
-from edgec.errors import DeviceError, InputError
+from edgec.errors import DeviceError, EdgecError, InputError
 from edgec.runtime.interfaces import CompiledProgram
 from edgec.runtime.phases import SequencePhase
 from edgec.runtime.sequence import Sequence
+from edgec.runtime.state import state_bytes
 
 __all__ = ["PoolCounters", "SequencePool"]
+
+_log = logging.getLogger("edgec.engine")
 
 
 @dataclass
@@ -20,6 +25,7 @@ class PoolCounters:
 
     created: int = 0
     reused: int = 0
+    copied: int = 0
     evicted: int = 0
     expired: int = 0
     retired: int = 0
@@ -45,7 +51,7 @@ class SequencePool:
     """
 
     def __init__(self, program: CompiledProgram, budget: int, ttl: float | None) -> None:
-        self.sequence_bytes = program.manifest.memory.state_per_sequence
+        self.sequence_bytes = state_bytes(program.manifest.state)
         if budget < self.sequence_bytes:
             raise InputError(
                 f"memory: {_mb(budget)} MB of state, one sequence needs {_mb(self.sequence_bytes)}",
@@ -82,16 +88,47 @@ class SequencePool:
             DeviceError: no memory, though no other sequence holds any.
         """
         self.expire()
-        best = self._best(prompt, session_id) if reuse else None
-        if best is not None:
-            self._idle.remove(best)
-            self.counters.reused += 1
-        else:
-            best = self._fresh()
-            if best is None:
-                return None
-        self._busy.append(best.sequence)
-        return best.sequence, best.sequence.keep(prompt)
+        source, held = self._best(prompt, session_id) if reuse else (None, 0)
+        idle = next((idle for idle in self._idle if idle.sequence is source), None)
+        own = idle is not None and session_id is not None and idle.session_id == session_id
+        if idle is not None and (own or not self._worth_a_copy(idle, held)):
+            return self._take(idle, prompt), held
+        sequence = self._fresh(idle)
+        if sequence is None:
+            return None if idle is None else (self._take(idle, prompt), held)
+        self._busy.append(sequence)
+        if source is not None:
+            try:
+                sequence.copy_prefix(source, held)
+            except EdgecError:
+                # The source's own failure, which its request will hear of.
+                sequence.reset()
+                return sequence, 0
+            self.counters.copied += 1
+        return sequence, held
+
+    def _worth_a_copy(self, idle: _Idle, held: int) -> bool:
+        """Whether to leave an inactive sequence as it is, for somebody may come back to it.
+
+        Taking it gives up the tokens after the first `held`. Where there is no memory left, a
+        copy gives up another sequence.
+        """
+        lost = idle.sequence.length - held
+        # Less than a block of tokens costs no more to compute than one token.
+        if lost < self._program.manifest.prompt.multiple_of or not idle.sequence.can_truncate:
+            return False
+        if (len(self._busy) + len(self._idle) + 1) * self.sequence_bytes <= self.budget:
+            return True
+        oldest = next((other for other in self._idle if other is not idle), None)
+        return oldest is not None and oldest.sequence.length < lost
+
+    def _take(self, idle: _Idle, prompt: Seq[int]) -> Sequence:
+        """An inactive sequence, brought back to what it has in common with the prompt."""
+        self._idle.remove(idle)
+        self._busy.append(idle.sequence)
+        idle.sequence.keep(prompt)
+        self.counters.reused += 1
+        return idle.sequence
 
     def release(self, sequence: Sequence, session_id: str | None, keep: bool) -> None:
         """Takes a sequence back.
@@ -130,23 +167,65 @@ class SequencePool:
         while self._idle:
             self._retire(self._idle.pop().sequence)
 
-    def _best(self, prompt: Seq[int], session_id: str | None) -> _Idle | None:
-        """The inactive sequence with the longest usable prefix; of equals the session's own."""
-        scored = [
-            (
-                idle.sequence.reusable(prompt),
-                session_id is not None and idle.session_id == session_id,
-                at,
-            )
-            for at, idle in enumerate(self._idle)
-        ]
-        length, _, at = max(scored, default=(0, False, 0))
-        return self._idle[at] if length else None
+    def find(self, session_id: str) -> Sequence | None:
+        """The inactive sequence of a conversation."""
+        return next((i.sequence for i in self._idle if i.session_id == session_id), None)
 
-    def _fresh(self) -> _Idle | None:
-        """An empty sequence, from the budget or at the cost of the oldest inactive one."""
+    def restore(self, path: Path, session_id: str) -> int:
+        """Adds a saved sequence to the inactive ones; returns its length.
+
+        Raises:
+            InputError: no such file, damaged, or of another artifact; or no memory for it now.
+        """
+        sequence = self._fresh(None)
+        if sequence is None:
+            raise InputError("no memory for another sequence", "wait for a request to end")
+        self._busy.append(sequence)
+        try:
+            sequence.restore(path)
+        except EdgecError:
+            self.release(sequence, None, keep=False)
+            raise
+        self.release(sequence, session_id, keep=True)
+        return sequence.length
+
+    def _best(self, prompt: Seq[int], session_id: str | None) -> tuple[Sequence | None, int]:
+        """The sequence with the longest usable prefix, and that; of equals the session's own.
+
+        A sequence in use can be copied, so it must hold no more than the prefix or have rows.
+        """
+        best: tuple[int, bool, Sequence | None] = (0, False, None)
+        unusable = 0
+        for idle in self._idle:
+            length = idle.sequence.reusable(prompt)
+            unusable = max(unusable, idle.sequence.common(prompt))
+            own = session_id is not None and idle.session_id == session_id
+            if (length, own) > best[:2]:
+                best = (length, own, idle.sequence)
+        for sequence in self._busy:
+            if sequence.phase in (SequencePhase.POISONED, SequencePhase.RETIRED):
+                continue
+            length = sequence.common(prompt)
+            if (length == sequence.length or sequence.can_truncate) and length > best[0]:
+                best = (length, False, sequence)
+        if unusable > best[0]:
+            kinds = {b.kind for b in self._program.manifest.state if not b.has_rows}
+            _log.info(
+                "%d common tokens are computed again: a state of the kind %s cannot be taken back",
+                unusable - best[0],
+                ", ".join(sorted(kinds)),
+            )
+        return best[2], best[0]
+
+    def _fresh(self, keep: _Idle | None) -> Sequence | None:
+        """An empty sequence, from the budget or at the cost of the oldest inactive one.
+
+        Args:
+            keep: One that is not given up for it.
+        """
         while True:
             held = (len(self._busy) + len(self._idle)) * self.sequence_bytes
+            oldest = next((idle for idle in self._idle if idle is not keep), None)
             if held + self.sequence_bytes <= self.budget:
                 try:
                     sequence = Sequence(self._program)
@@ -156,10 +235,11 @@ class SequencePool:
                         raise
                 else:
                     self.counters.created += 1
-                    return _Idle(sequence, None, 0.0)
-            if not self._idle:
+                    return sequence
+            if oldest is None:
                 return None
-            self._retire(self._idle.pop(0).sequence)
+            self._idle.remove(oldest)
+            self._retire(oldest.sequence)
             self.counters.evicted += 1
 
     def _retire(self, sequence: Sequence) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from edgec.artifact import Artifact, sha256_of
 from edgec.errors import ArtifactError, DeviceError, InputError
-from edgec.manifest import Program
+from edgec.manifest import Program, decode_name
 from edgec.runtime import transfer
 from edgec.runtime.cpu import check_cpu
 from edgec.runtime.cuda import check_cuda
@@ -145,7 +145,8 @@ class LoadedProgram:
         except _IREE_ERRORS as error:
             raise _unloadable(folder, self.program.file, error) from error
         self._functions = {}
-        for name in (*self._prefills().values(), "decode"):
+        decodes = map(decode_name, self.manifest.batch_sizes)
+        for name in (*self._prefills().values(), *decodes):
             function = module.lookup_function(f"{name}$async")
             if function is None:
                 raise ArtifactError(f"artifact {folder}: {self.program.file} has no {name}")
@@ -176,9 +177,12 @@ class LoadedProgram:
         return {size: f"prefill_{size}" for size in sizes} or {0: "prefill"}
 
     def decode(self, steps: Seq[tuple[int | Output, int, Any]]) -> list[DeviceOutput]:
-        """Queues one token of each sequence, given as (token, start, state).
+        """Queues one token of each sequence, given as (token, start, state), in one call.
 
         The token of an earlier output is not read for that: it stays on the device.
+
+        Args:
+            steps: No more than the largest batch size.
         """
         rows = []
         for token, start, state in steps:
@@ -188,17 +192,22 @@ class LoadedProgram:
             else:
                 assert isinstance(token, int), "an output of another program"
                 rows.append(_Row(state.upload(token), start, None, state))
-        return self._call("decode", rows)
+        size = min(size for size in self.manifest.batch_sizes if size >= len(rows))
+        return self._call(decode_name(size), rows, size)
 
-    def _call(self, name: str, rows: list[_Row]) -> list[DeviceOutput]:
-        """Queues a call behind what its sequences have queued."""
+    def _call(self, name: str, rows: list[_Row], size: int = 1) -> list[DeviceOutput]:
+        """Queues a call behind what its sequences have queued.
+
+        A place of a batch that no sequence takes repeats the first one: it computes the same
+        again and writes the same into the same rows. No state of its own is needed for that.
+        """
         import iree.runtime as rt
 
-        count = sum(4 + len(row.state.views) for row in rows) + 2
+        count = size * (4 + len(rows[0].state.views)) + 2
         arguments, results = rt.VmVariantList(count), rt.VmVariantList(1)
         before, after = rt.HalFence(len(rows)), rt.HalFence(len(rows))
         try:
-            for row in rows:
+            for row in (*rows, *rows[:1] * (size - len(rows))):
                 row.state.reserve()
                 arguments.push_ref(row.tokens)
                 arguments.push_int(row.start)
@@ -207,6 +216,7 @@ class LoadedProgram:
                 arguments.push_ref(row.state.next_slot())
                 for view in row.state.views:
                     arguments.push_ref(view)
+            for row in rows:
                 semaphore, value = row.state.timeline
                 before.insert(semaphore, value)
                 after.insert(semaphore, value + 1)

@@ -156,6 +156,8 @@ class Scheduler:
         held = job.sequence.length
         try:
             step = next(job.chunks)
+            if job.sequence.length >= len(job.ids) and job.cache_prompt:
+                job.sequence.checkpoint()
         except Exception as error:
             self._fail(job, error)
             return

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from edgec.errors import DeviceError, InputError
 from edgec.runtime.interfaces import CompiledProgram, Output, State
 from edgec.runtime.phases import PhaseCounters, PhaseLog, SequencePhase
+from edgec.runtime.snapshot import read_snapshot, write_snapshot
 
 __all__ = ["PADDING_TOKEN", "Sequence", "Step", "check_ids", "step_together"]
 
@@ -81,6 +83,7 @@ class Sequence:
         self._tokens: list[int] = []
         self._last: Step | None = None
         self._unread: Step | None = None
+        self._checkpoint = 0  # how many tokens the state held then; 0: none was taken
         self._state: State = program.create_state()
 
     @property
@@ -110,7 +113,7 @@ class Sequence:
     @property
     def can_truncate(self) -> bool:
         """Whether tokens can be taken back: not from a state that has no row per position."""
-        return all(buffer.kind == "attention" for buffer in self._program.manifest.state)
+        return all(buffer.has_rows for buffer in self._program.manifest.state)
 
     def extend(self, tokens: Seq[int]) -> Step:
         """Computes a prompt, or new input after what the state holds, in padded chunks.
@@ -174,7 +177,9 @@ class Sequence:
         if length == self.length:
             return
         if not self.can_truncate:
-            raise InputError("this model's state cannot be rolled back", "reset the sequence")
+            if length == 0 or length != self._checkpoint:
+                raise InputError("this model's state cannot be rolled back", "reset the sequence")
+            self._state.rollback()
         self._known()
         del self._tokens[length:]
         self._last = None
@@ -185,9 +190,15 @@ class Sequence:
 
         At least one token is left to compute: it is what yields the logits.
         """
+        common = self.common(prompt)
+        if common == self.length or self.can_truncate:
+            return common
+        return self._checkpoint if self._checkpoint <= common else 0
+
+    def common(self, prompt: Seq[int]) -> int:
+        """How many tokens a prompt has in common with what the state holds, all but its last."""
         held, limit = self._known(), min(self.length, len(prompt) - 1)
-        common = next((i for i in range(limit) if held[i] != prompt[i]), limit)
-        return common if common == self.length or self.can_truncate else 0
+        return next((i for i in range(limit) if held[i] != prompt[i]), limit)
 
     def keep(self, prompt: Seq[int]) -> int:
         """Brings the state back to what is `reusable` for a prompt, and says how much that is.
@@ -196,12 +207,69 @@ class Sequence:
             DeviceError: the sequence is retired or poisoned.
         """
         self._check_usable()
-        common = self.reusable(prompt)
-        if common or self.can_truncate:
-            self.truncate(common)
+        length = self.reusable(prompt)
+        if length or self.can_truncate:
+            self.truncate(length)
         else:
             self.reset()
-        return common
+        return length
+
+    def checkpoint(self) -> None:
+        """Lets a state without rows be taken back to where it is now. Costs a copy of that state.
+
+        Does nothing where everything has rows. There is one checkpoint: the last.
+        """
+        if not self.can_truncate:
+            self._state.checkpoint()
+            self._checkpoint = self.length
+
+    def copy_prefix(self, other: Sequence, length: int) -> None:
+        """Takes over the first `length` tokens of another sequence, which stays as it is.
+
+        Raises:
+            InputError: this one is not empty, or a state without rows is to be taken over in part.
+            DeviceError: the copy failed, or one of the two is retired or poisoned.
+        """
+        self._check_usable()
+        other._check_usable()
+        if self._tokens or not (other.can_truncate or length == other.length):
+            raise InputError(f"{length} of {other.length} tokens cannot be taken over")
+        self._state.copy_from(other._state, length)
+        self._hold_again(other.tokens[:length])
+
+    def save(self, path: str | Path) -> None:
+        """Writes tokens and state into a file, for `restore`.
+
+        Raises:
+            InputError: there is nothing to save, or the file cannot be written.
+            DeviceError: the sequence is retired or poisoned.
+        """
+        self._check_usable()
+        if not self._tokens:
+            raise InputError("an empty sequence has nothing to save")
+        digest = self._program.manifest.digest
+        write_snapshot(Path(path), digest, self._known(), self._state.read(self.length))
+
+    def restore(self, path: str | Path) -> None:
+        """Takes over, in place of what it holds, a sequence that was saved with this artifact.
+
+        Raises:
+            InputError: no such file, damaged, or of another artifact; nothing has changed.
+            DeviceError: the sequence is retired, or the device failed.
+        """
+        tokens, buffers = read_snapshot(Path(path), self._program.manifest.digest)
+        if not 0 < len(tokens) <= self.context:
+            raise InputError(f"{path}: {len(tokens)} tokens, the context is {self.context}")
+        check_ids(tokens, self.vocab_size)
+        self.reset()
+        self._state.write(buffers, len(tokens))
+        self._hold_again(tokens)
+
+    def _hold_again(self, tokens: Seq[int]) -> None:
+        """Counts as held what was not computed here."""
+        if tokens:
+            self._tokens = list(tokens)
+            self._log.enter(SequencePhase.INACTIVE)
 
     def reset(self) -> None:
         """Forgets all tokens and zeroes the state; also heals a poisoned sequence.
@@ -212,6 +280,7 @@ class Sequence:
         if self.phase is SequencePhase.RETIRED:
             raise DeviceError("the sequence is retired", "make a new one")
         self._state.zero()
+        self._checkpoint = 0
         self._tokens.clear()
         self._last = self._unread = None
         if self.phase is not SequencePhase.CREATED:

@@ -199,6 +199,7 @@ class Session:
                 self.model.tokenizer, ids, cached, config, sequence.vocab_size, started
             )
             step = sequence.extend(ids[cached:])
+            sequence.checkpoint()
             while True:
                 ahead = sequence.step(step) if generation.runs_ahead else None
                 chunk = generation.accept(step)

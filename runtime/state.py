@@ -14,8 +14,9 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from edgec.errors import ArtifactError, DeviceError
+from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import StateBuffer
 from edgec.runtime import transfer
 
@@ -55,27 +56,36 @@ class StateBuffers:
         import iree.runtime as rt
 
         self._device = device
+        self._specs = tuple(specs)
+        # Copies of the buffers without rows, by their place.
+        self._saved: dict[int, Any] = {}
         self._views: list[Any] = []
         self._slots: list[Any] = []
         self._nbytes = 0
         for spec in specs:
-            size = _bytes(spec)
-            try:
-                buffer = device.allocator.allocate_buffer(
-                    int(rt.MemoryType.DEVICE_LOCAL), int(rt.BufferUsage.DEFAULT), size
-                )
-            except (RuntimeError, MemoryError) as error:
-                self.free()
-                raise DeviceError(
-                    f"no device memory for the state: {spec.name!r} needs {size} bytes",
-                    "close other sessions, or compile with a smaller --ctx-size",
-                ) from error
+            buffer = self._allocate(spec)
             element_type = int(getattr(rt.HalElementType, _element(spec)[0]))
             self._views.append(rt.HalBufferView(buffer, list(spec.shape), element_type))
-            self._nbytes += size
         self._slots = [transfer.token_slot(device) for _ in range(_SLOTS)]
         self._begin()
         self.zero()
+
+    def _allocate(self, spec: StateBuffer) -> Any:
+        import iree.runtime as rt
+
+        size = _bytes(spec)
+        try:
+            buffer = self._device.allocator.allocate_buffer(
+                int(rt.MemoryType.DEVICE_LOCAL), int(rt.BufferUsage.DEFAULT), size
+            )
+        except (RuntimeError, MemoryError) as error:
+            self.free()
+            raise DeviceError(
+                f"no device memory for the state: {spec.name!r} needs {_mb(size)} MB",
+                "close other sessions, or compile with a smaller --ctx-size",
+            ) from error
+        self._nbytes += size
+        return buffer
 
     def _begin(self) -> None:
         """Starts a new timeline: nothing is queued."""
@@ -100,8 +110,15 @@ class StateBuffers:
         return self._semaphore, self._calls
 
     def reserve(self) -> None:
-        """Waits until another call may be queued."""
-        self._semaphore.wait(max(0, self._calls - _QUEUED + 1))
+        """Waits until another call may be queued.
+
+        Raises:
+            DeviceError: an earlier call failed.
+        """
+        try:
+            self._semaphore.wait(max(0, self._calls - _QUEUED + 1))
+        except RuntimeError as error:
+            raise DeviceError(f"an earlier call failed on the device: {error}") from error
 
     def queued(self, used: Any) -> None:
         """Counts a call that will advance the timeline; keeps alive what it uses."""
@@ -148,11 +165,94 @@ class StateBuffers:
         for view in self._views:
             buffer = view.get_buffer()
             commands.fill(buffer, pattern, 0, buffer.byte_length())
+        self._execute(commands, "the state cannot be cleared")
+
+    def copy_from(self, other: StateBuffers, rows: int) -> None:
+        """Takes over what another sequence holds: of buffers with rows the first `rows`.
+
+        Waits for the calls of both.
+        """
+        import iree.runtime as rt
+
+        self._synced(other)
+        commands = rt.HalCommandBuffer(self._device)
+        for spec, source, target in zip(self._specs, other.views, self._views, strict=True):
+            size = self._used(spec, rows)
+            if size:
+                commands.copy(source.get_buffer(), target.get_buffer(), 0, 0, size)
+        self._execute(commands, "the state cannot be copied")
+
+    def checkpoint(self) -> None:
+        """Remembers the buffers without rows as they are after the calls queued so far."""
+        import iree.runtime as rt
+
+        self._synced()
+        commands = rt.HalCommandBuffer(self._device)
+        for at, (spec, view) in enumerate(zip(self._specs, self._views, strict=True)):
+            if spec.has_rows:
+                continue
+            if at not in self._saved:
+                self._saved[at] = self._allocate(spec)
+            commands.copy(view.get_buffer(), self._saved[at])
+        self._execute(commands, "the state cannot be copied")
+
+    def rollback(self) -> None:
+        """Brings the buffers without rows back to the last `checkpoint`."""
+        import iree.runtime as rt
+
+        self._synced()
+        commands = rt.HalCommandBuffer(self._device)
+        for at, buffer in self._saved.items():
+            commands.copy(buffer, self._views[at].get_buffer())
+        self._execute(commands, "the state cannot be copied")
+
+    def read(self, rows: int) -> list[npt.NDArray[np.uint8]]:
+        """The bytes of each buffer, of those with rows the first `rows`. Waits for all calls."""
+        self._synced()
+        parts = []
+        for spec, view in zip(self._specs, self._views, strict=True):
+            content = transfer.read_bytes(self._device, view.get_buffer())
+            parts.append(content[: self._used(spec, rows)].copy())
+        return parts
+
+    def write(self, parts: Seq[npt.NDArray[np.uint8]], rows: int) -> None:
+        """Puts back what `read` gave.
+
+        Raises:
+            InputError: it does not fit these buffers.
+        """
+        import iree.runtime as rt
+
+        sizes = [self._used(spec, rows) for spec in self._specs]
+        if [part.nbytes for part in parts] != sizes:
+            raise InputError("the saved state does not fit the model")
+        self._synced()
+        commands = rt.HalCommandBuffer(self._device)
+        sources = [transfer.upload_bytes(self._device, part) for part in parts if part.nbytes]
+        targets = [view for view, size in zip(self._views, sizes, strict=True) if size]
+        for source, target, size in zip(sources, targets, filter(None, sizes), strict=True):
+            commands.copy(source, target.get_buffer(), 0, 0, size)
+        self._execute(commands, "the state cannot be written")
+
+    def _used(self, spec: StateBuffer, rows: int) -> int:
+        """Bytes of a buffer that hold something of the first `rows` positions, in whole words."""
+        if not spec.has_rows:
+            return _bytes(spec)
+        return min(_bytes(spec), -(-rows * (_bytes(spec) // spec.shape[0]) // 4) * 4)
+
+    def _synced(self, *others: StateBuffers) -> None:
+        try:
+            for state in (self, *others):
+                state.sync()
+        except RuntimeError as error:
+            raise DeviceError(f"a call failed on the device: {error}") from error
+
+    def _execute(self, commands: Any, failure: str) -> None:
         commands.end()
         try:
             transfer.execute(self._device, commands)
         except RuntimeError as error:
-            raise DeviceError(f"the state cannot be cleared: {error}") from error
+            raise DeviceError(f"{failure}: {error}") from error
 
     def free(self) -> None:
         """Gives the memory back to the device at once, after what is queued."""
@@ -161,6 +261,7 @@ class StateBuffers:
             self._begin()
         self._views = []
         self._slots = []
+        self._saved = {}
         self._nbytes = 0
 
     def _quiet(self) -> None:
@@ -170,8 +271,12 @@ class StateBuffers:
 
 
 def state_bytes(specs: Seq[StateBuffer]) -> int:
-    """Device memory that one sequence takes."""
-    return sum(_bytes(spec) for spec in specs)
+    """Device memory that one sequence takes, with a checkpoint of what has no rows."""
+    return sum(_bytes(spec) * (1 if spec.has_rows else 2) for spec in specs)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f}"
 
 
 def _bytes(spec: StateBuffer) -> int:

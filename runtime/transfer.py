@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["execute", "read", "read_token", "token_slot", "upload_tokens", "write_token"]
+__all__ = [
+    "execute",
+    "read",
+    "read_bytes",
+    "read_token",
+    "token_slot",
+    "upload_bytes",
+    "upload_tokens",
+    "write_token",
+]
 
 
 def upload_tokens(device: Any, tokens: npt.NDArray[np.int32]) -> Any:
@@ -62,6 +71,25 @@ def read(device: Any, view: Any, dtype: npt.DTypeLike, *, staged: bool | None = 
         buffer = _to_staging(device, buffer)
     # The mapping dies with the buffer: copy before anybody can hold on to it.
     return np.array(buffer.map().asarray(view.shape, np.dtype(dtype)), copy=True)
+
+
+def read_bytes(device: Any, buffer: Any) -> npt.NDArray[np.uint8]:
+    """A host copy of a whole buffer."""
+    if not _mappable(buffer):
+        buffer = _to_staging(device, buffer)
+    return np.array(buffer.map().asarray([buffer.byte_length()], np.dtype(np.uint8)), copy=True)
+
+
+def upload_bytes(device: Any, content: npt.NDArray[np.uint8]) -> Any:
+    """A device buffer with a copy of `content`."""
+    import iree.runtime as rt
+
+    return device.allocator.allocate_buffer_copy(
+        memory_type=int(rt.MemoryType.DEVICE_LOCAL),
+        allowed_usage=int(rt.BufferUsage.DEFAULT),
+        device=device,
+        buffer=np.ascontiguousarray(content),
+    )
 
 
 def execute(device: Any, command_buffer: Any) -> None:

@@ -27,4 +27,4 @@ fi
 
 echo "setup: installing edgec and what it needs (once; torch is large)"
 "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
-    --editable '.[compile,serve,dev]'
+    --editable '.[bench,compile,dev,serve]'

@@ -11,3 +11,6 @@ for model in bundled:tiny-dense preset:qwen3-0.6b preset:llama-3.2-1b; do
             -o "$folder/${model#*:}-$dtype.edgec"
     done
 done
+# The padding ablation on the Qwen3-0.6B shape; the arms of a target share one file of weights.
+"${PYTHON:-.venv/bin/python}" benchmarks/padding.py preset:qwen3-0.6b --dtype f16 \
+    --target "cuda:${CUDA:-sm_86},vulkan:${VULKAN:-ampere}" --compile-only --keep "$folder/padding"

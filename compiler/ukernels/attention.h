@@ -10,8 +10,9 @@
 //
 // Buffers:
 //   query   f32 [heads][tokens][width]
-//   key     [capacity][kv_heads][width], f32, f16 or bf16
+//   key     [capacity][kv_heads][width], f32, f16, bf16 or i8
 //   value   [capacity][kv_heads][value_width], of the same type
+//   key_scales, value_scales  f32 [capacity][kv_heads]: factors of the rows; read if these are i8
 //   sinks   f32 [heads]: logits that take part in the sum and have no value; read if has_sinks
 //   out     f32 [tokens][heads][value_width]
 //
@@ -38,9 +39,11 @@ typedef int32_t vi __attribute__((ext_vector_type(LANES)));
 typedef uint32_t vu __attribute__((ext_vector_type(LANES)));
 typedef _Float16 vh __attribute__((ext_vector_type(LANES)));
 typedef uint16_t vs __attribute__((ext_vector_type(LANES)));
+typedef int8_t vb __attribute__((ext_vector_type(LANES)));
 typedef vf vf_any __attribute__((aligned(4)));
 typedef vh vh_any __attribute__((aligned(2)));
 typedef vs vs_any __attribute__((aligned(2)));
+typedef vb vb_any __attribute__((aligned(1)));
 
 typedef struct {
   const float *query, *sinks;
@@ -55,12 +58,13 @@ INLINE vf load(const float *p) { return *(const vf_any *)p; }
 INLINE void store(float *p, vf v) { *(vf_any *)p = v; }
 
 // What a cache holds; `kind` is a constant at every call.
-enum { F32, F16, BF16 };
-INLINE size_t size_of(const int kind) { return kind == F32 ? 4 : 2; }
+enum { F32, F16, BF16, I8 };
+INLINE size_t size_of(const int kind) { return kind == F32 ? 4 : kind == I8 ? 1 : 2; }
 INLINE vf load_as(const int kind, const char *p, size_t column) {
   if (kind == F16) return __builtin_convertvector(((const vh_any *)(p + column * 2))[0], vf);
   if (kind == BF16)
     return (vf)(__builtin_convertvector(((const vs_any *)(p + column * 2))[0], vu) << 16);
+  if (kind == I8) return __builtin_convertvector(((const vb_any *)(p + column))[0], vf);
   return load((const float *)p + column);
 }
 
@@ -189,6 +193,7 @@ typedef struct {
   float query[MAX_QUERY];                   // many rows: [width][lanes]; few: not used
   float scores[DEPTH * MAX_ROWS];           // many rows: [DEPTH][lanes]; few: [rows][DEPTH]
   float most[MAX_ROWS], total[MAX_ROWS], factor[MAX_ROWS];
+  float scales[DEPTH];                      // of an i8 block's rows
   float *out[MAX_ROWS];
   const float *source[MAX_ROWS];            // the rows of the query
   int32_t position[MAX_ROWS];
@@ -268,9 +273,17 @@ INLINE void many_values(const Call *c, Scratch *s) {
 typedef struct {
   const char *first;
   size_t step, width, rows, ahead;
+  const float *scales;  // of its rows, `apart` elements from each other, if i8
+  size_t apart;
 } Block;
 
 INLINE const char *row_of(const Block *b, size_t m) { return b->first + m * b->step; }
+
+// An i8 block's scales, side by side; zero for rows that are not there.
+INLINE void gather_scales(const int kind, const Block *b, float *to) {
+  if (kind == I8)
+    for (size_t m = 0; m < DEPTH; ++m) to[m] = m < b->rows ? b->scales[m * b->apart] : 0.0f;
+}
 
 INLINE void ask_for_next(const int kind, const Block *b, size_t m) {
   if (m < b->ahead)
@@ -308,19 +321,23 @@ INLINE void dot_rows(const int kind, const int count, const Block *b, const floa
   }
 }
 
-INLINE void few_scores(const int kind, const Call *c, Scratch *s, const Block *b, size_t first,
-                       int masked) {
+INLINE void few_scores(const int kind, const Call *c, Scratch *s, const Block *k, const Block *v,
+                       size_t first, int masked) {
   const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  float value_scales[DEPTH];
+  gather_scales(kind, k, s->scales);
+  gather_scales(kind, v, value_scales);
   size_t r = 0;
   for (; r + 2 <= c->rows; r += 2)
-    dot_rows(kind, 2, b, s->source + r, s->scores + r * DEPTH);
-  if (r < c->rows) dot_rows(kind, 1, b, s->source + r, s->scores + r * DEPTH);
+    dot_rows(kind, 2, k, s->source + r, s->scores + r * DEPTH);
+  if (r < c->rows) dot_rows(kind, 1, k, s->source + r, s->scores + r * DEPTH);
   for (r = 0; r < c->rows; ++r) {
     float *scores = s->scores + r * DEPTH;
     vf most = splat(s->most[r]);
     for (size_t m = 0; m < DEPTH; m += LANES) {
       const vi row = (vi)(int32_t)(first + m) + lane;
-      const vf score = visible(c, load(scores + m), row, (vi)s->position[r], masked);
+      const vf dot = kind == I8 ? load(scores + m) * load(s->scales + m) : load(scores + m);
+      const vf score = visible(c, dot, row, (vi)s->position[r], masked);
       most = __builtin_elementwise_max(most, score);
       store(scores + m, score);
     }
@@ -329,7 +346,7 @@ INLINE void few_scores(const int kind, const Call *c, Scratch *s, const Block *b
     for (size_t m = 0; m < DEPTH; m += LANES) {
       const vf weight = exponential(load(scores + m) - most);
       total += weight;
-      store(scores + m, weight);
+      store(scores + m, kind == I8 ? weight * load(value_scales + m) : weight);
     }
     s->factor[r] = exponential(splat(s->most[r]) - most)[0];
     s->most[r] = most[0];
@@ -393,25 +410,39 @@ INLINE void widen(const int kind, const Block *b, float *to) {
   for (size_t m = 0; m < DEPTH; ++m) {
     ask_for_next(kind, b, m);
     for (size_t d = 0; d < b->width; d += LANES)
-      store(to + m * b->width + d, m < b->rows ? load_as(kind, row_of(b, m), d) : splat(0.0f));
+      store(to + m * b->width + d,
+            m >= b->rows ? splat(0.0f)
+                         : kind == I8 ? load_as(kind, row_of(b, m), d) * splat(b->scales[m * b->apart])
+                                      : load_as(kind, row_of(b, m), d));
   }
 }
 
 INLINE void attend(const int kind, const Call *c, const char *keys, const char *values,
-                   size_t tokens, int has_sinks) {
+                   const float *key_scales, const float *value_scales, size_t tokens,
+                   int has_sinks) {
   const size_t earliest = c->start + c->token, end = earliest + tokens, window = c->window;
   const size_t low = window && earliest + 1 > window ? earliest + 1 - window : 0;
   const size_t kstep = c->kv_heads * c->width * size_of(kind);
   const size_t vstep = c->kv_heads * c->value_width * size_of(kind);
+  const size_t start = low / DEPTH * DEPTH;
+  // The first block is asked for here, each later one while that before it is computed.
+  for (size_t m = start; m < end && m < start + DEPTH; ++m) {
+    for (size_t i = 0; i < c->width * size_of(kind); i += 64)
+      __builtin_prefetch(keys + m * kstep + i, 0, 2);
+    for (size_t i = 0; i < c->value_width * size_of(kind); i += 64)
+      __builtin_prefetch(values + m * vstep + i, 0, 2);
+  }
   Scratch s;
   prepare(c, &s, has_sinks);
-  for (size_t m = low / DEPTH * DEPTH; m < end; m += DEPTH) {
+  for (size_t m = start; m < end; m += DEPTH) {
     const size_t rows = end - m, ahead = rows > DEPTH ? rows - DEPTH : 0;
     const int masked = m + DEPTH > earliest + 1 || (window && m + window < end);
-    const Block k = {keys + m * kstep, kstep, c->width, rows, ahead};
-    const Block v = {values + m * vstep, vstep, c->value_width, rows, ahead};
+    const size_t heads = c->kv_heads;
+    const Block k = {keys + m * kstep, kstep, c->width, rows, ahead, key_scales + m * heads, heads};
+    const Block v = {values + m * vstep, vstep, c->value_width, rows, ahead,
+                     value_scales + m * heads, heads};
     if (c->rows <= FEW_ROWS) {
-      few_scores(kind, c, &s, &k, m, masked);
+      few_scores(kind, c, &s, &k, &v, m, masked);
       few_values(kind, c, &s, &v);
     } else {
       widen(kind, &k, s.block);
@@ -426,8 +457,9 @@ INLINE void attend(const int kind, const Call *c, const char *keys, const char *
 #define ATTENTION(name, kind, element)                                                         \
   void edgec_attention_##name(                                                                 \
       const float *query, size_t qo, const element *key, size_t ko, const element *value,      \
-      size_t vo, const float *sinks, size_t so, float *out, size_t oo, size_t start,           \
-      size_t tokens, size_t heads, size_t kv_heads, size_t width, size_t value_width,          \
+      size_t vo, const float *sinks, size_t so, const float *key_scales, size_t kso,           \
+      const float *value_scales, size_t vso, float *out, size_t oo, size_t start, size_t tokens, \
+      size_t heads, size_t kv_heads, size_t width, size_t value_width,          \
       size_t window, size_t has_sinks, size_t per, size_t span, float scale, float softcap,    \
       size_t part, size_t block) {                                                             \
     const size_t token = block * span;                                                         \
@@ -437,9 +469,11 @@ INLINE void attend(const int kind, const Call *c, const char *keys, const char *
                     value_width, window, scale, softcap, start, part * per, per, token,        \
                     per * count};                                                              \
     attend(kind, &c, (const char *)(key + ko + kv * width),                                    \
-           (const char *)(value + vo + kv * value_width), count, has_sinks != 0);              \
+           (const char *)(value + vo + kv * value_width), key_scales + kso + kv,               \
+           value_scales + vso + kv, count, has_sinks != 0);                                    \
   }
 
 ATTENTION(f32, F32, float)
 ATTENTION(f16, F16, _Float16)
 ATTENTION(bf16, BF16, uint16_t)
+ATTENTION(i8, I8, int8_t)

@@ -5,8 +5,9 @@
 // there are no rows.
 
 #define GROUP_ROWS 256  // of activations at a time: they stay in the second-level cache
+#define LINE 64
 
-// Rows row .. row + count of x, as QUANTIZE does, but none from offsets[experts] on.
+// Rows row .. row + count of x, as QUANTIZE does, but only those that some expert has.
 #define QUANTIZE_GROUPS(bits)                                                                     \
   void edgec_quantize_groups_i##bits(const float *x, size_t xo, const int32_t *offsets,           \
                                      size_t oo, int8_t *q, size_t qo, float *s, size_t so,        \
@@ -16,20 +17,53 @@
                                 count);                                                           \
   }
 
-// Rows offsets[expert] .. offsets[expert + 1] by panels first .. first + count of that expert.
+// Panels first .. first + count of rows m0 .. m1, and of up to ROWS - 1 rows more, which are there
+// because groups are padded. While a panel's later tiles are computed, the next panel comes from
+// memory: unlike a layer's weights, an expert's have few rows each to hide that behind.
+INLINE void group_matmul(const int bits, const int8_t *q, const float *s, const int32_t *c,
+                  const uint8_t *w, const uint16_t *ws, float *out, size_t m0, size_t m1, size_t n,
+                  size_t k, size_t group, size_t first, size_t count) {
+  const size_t panels = (n + PANEL - 1) / PANEL, blocks = k / BLOCK, bytes = PANEL * k * bits / 8;
+  const size_t end = first + count < panels ? first + count : panels;
+  const size_t tiles = (m1 - m0 + ROWS - 1) / ROWS;
+  const size_t share = (bytes / LINE + tiles - 1) / tiles * LINE;
+  for (size_t p = first; p < end; ++p) {
+    const uint8_t *wp = w + p * bytes, *next = wp + bytes, *last = next + bytes;
+    if (p + 1 == end) next = last;
+    const uint16_t *sp = ws + p * PANEL * (k / group);
+    const size_t width = n - p * PANEL < PANEL ? n - p * PANEL : PANEL;
+    float *o = out + p * PANEL;
+    for (size_t m = m0; m < m1; m += ROWS) {
+      for (const uint8_t *until = next + share; next < until && next < last; next += LINE)
+        __builtin_prefetch(next, 0, 2);
+      const int8_t *qm = q + m * k;
+      const float *sm = s + m * blocks;
+      const int32_t *cm = c + m * blocks;
+      if (m1 - m > ROWS / 2)
+        tile(ROWS, bits, 0, qm, sm, cm, wp, sp, sp, o + m * n, n, width, k, group);
+      else if (m1 - m > ROWS / 4)
+        tile(ROWS / 2, bits, 0, qm, sm, cm, wp, sp, sp, o + m * n, n, width, k, group);
+      else
+        tile(ROWS / 4, bits, 0, qm, sm, cm, wp, sp, sp, o + m * n, n, width, k, group);
+    }
+  }
+}
+
+// The first counts[expert] rows from offsets[expert] on by panels first .. first + count.
 #define GROUPED_MATMUL(bits)                                                                      \
   void edgec_grouped_matmul_i##bits(                                                              \
       const int8_t *q, size_t qo, const float *s, size_t so, const int32_t *c, size_t co,         \
       const uint8_t *w, size_t wo, const uint16_t *ws, size_t wso, const int32_t *offsets,        \
-      size_t of, float *out, size_t oo, size_t n, size_t k, size_t group, size_t first,           \
-      size_t count, size_t expert) {                                                              \
-    const size_t begin = (size_t)offsets[of + expert], end = (size_t)offsets[of + expert + 1];    \
+      size_t of, const int32_t *counts, size_t no, float *out, size_t oo, size_t n, size_t k,     \
+      size_t group_size, size_t first, size_t count, size_t expert) {                             \
+    const size_t begin = (size_t)offsets[of + expert];                                            \
+    const size_t end = begin + (size_t)counts[no + expert];                                       \
     const size_t rows = (n + PANEL - 1) / PANEL * PANEL;                                          \
     w += wo + expert * rows * k * bits / 8;                                                       \
-    ws += wso + expert * rows * (k / group);                                                      \
+    ws += wso + expert * rows * (k / group_size);                                                 \
     for (size_t row = begin; row < end; row += GROUP_ROWS)                                        \
-      matmul(bits, 0, q + qo, s + so, c + co, w, ws, out + oo, row,                                  \
-             row + GROUP_ROWS < end ? row + GROUP_ROWS : end, n, k, group, first, count);         \
+      group_matmul(bits, q + qo, s + so, c + co, w, ws, out + oo, row,                            \
+            row + GROUP_ROWS < end ? row + GROUP_ROWS : end, n, k, group_size, first, count);     \
   }
 
 // Row `row` by panels first .. first + count of its expert.

@@ -56,6 +56,10 @@ INLINE void tile(const int rows, const int bits, const int zeros, const int8_t *
       }
       until += per_group;
     }
+    // The next panel is asked for meanwhile: hardware looks ahead less, and not past a page.
+#pragma unroll
+    for (int i = 0; i < BLOCK * PANEL * bits / 8; i += 64)
+      __builtin_prefetch(w + k * PANEL * bits / 8 + i, 0, 2);
     vi acc[ROWS];
 #pragma unroll
     for (int r = 0; r < rows; ++r) acc[r] = splat_i(c[r * blocks + b]);

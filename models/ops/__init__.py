@@ -9,6 +9,7 @@ from edgec.models.ops.causal_conv import causal_conv
 from edgec.models.ops.grouped_matmul import grouped_matmul
 from edgec.models.ops.histogram import histogram
 from edgec.models.ops.linear import linear
+from edgec.models.ops.quantized_cache_update import quantized_cache_update
 from edgec.models.ops.quantized_embedding import quantized_embedding
 from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
 from edgec.models.ops.quantized_linear import quantized_linear
@@ -22,6 +23,7 @@ __all__ = [
     "grouped_matmul",
     "histogram",
     "linear",
+    "quantized_cache_update",
     "quantized_embedding",
     "quantized_grouped_matmul",
     "quantized_linear",
@@ -35,6 +37,7 @@ OPS = (
     "grouped_matmul",
     "histogram",
     "linear",
+    "quantized_cache_update",
     "quantized_embedding",
     "quantized_grouped_matmul",
     "quantized_linear",

@@ -17,6 +17,8 @@ def attention(
     scale: float,
     window: int,
     softcap: float,
+    key_scales: torch.Tensor | None,
+    value_scales: torch.Tensor | None,
 ) -> torch.Tensor:
     """Softmax attention with grouped query heads over rows `0 .. start + tokens` of the cache.
 
@@ -34,14 +36,19 @@ def attention(
         scale: Factor of the scores.
         window: Sliding window in tokens, or 0.
         softcap: Scores become `softcap * tanh(score / softcap)` (gemma2), or 0.
+        key_scales: f32 `[capacity, kv_heads]`, factors of the rows of an i8 cache, or None.
+        value_scales: Likewise.
 
     Returns:
         f32 `[1, tokens, query_heads, value_width]`.
     """
     heads, kv_heads, tokens = query.shape[1], key_cache.shape[1], query.shape[2]
     end = int(start) + tokens
-    keys = key_cache[:end].to(query.dtype).permute(1, 0, 2)
-    values = value_cache[:end].to(query.dtype).permute(1, 0, 2)
+    keys, values = key_cache[:end].to(query.dtype), value_cache[:end].to(query.dtype)
+    if key_scales is not None and value_scales is not None:
+        keys = keys * key_scales[:end, :, None]
+        values = values * value_scales[:end, :, None]
+    keys, values = keys.permute(1, 0, 2), values.permute(1, 0, 2)
     grouped = query[0].reshape(kv_heads, heads // kv_heads, tokens, -1)
     scores = torch.einsum("hgld,hmd->hglm", grouped, keys) * scale
     if softcap:
@@ -70,6 +77,8 @@ def _(
     scale: float,
     window: int,
     softcap: float,
+    key_scales: torch.Tensor | None,
+    value_scales: torch.Tensor | None,
 ) -> torch.Tensor:
     torch._check(
         query.shape[1] % key_cache.shape[1] == 0 and query.shape[3] == key_cache.shape[2],

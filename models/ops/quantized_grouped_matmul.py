@@ -17,6 +17,7 @@ def quantized_grouped_matmul(
     scales: torch.Tensor,
     bias: torch.Tensor | None,
     offsets: torch.Tensor | None,
+    counts: torch.Tensor | None,
     experts: torch.Tensor | None,
     features: int,
 ) -> torch.Tensor:
@@ -32,11 +33,13 @@ def quantized_grouped_matmul(
         scales: f16 `[experts, P, K / group, 16]`.
         bias: f32 `[experts, features]` or None.
         offsets: i32 `[experts + 1]`, where each expert's rows start, or None.
+        counts: i32 `[experts]` with `offsets`, else None: how many of an expert's rows, from the
+            first, are looked at. What the result holds in the others is undefined.
         experts: i32 `[rows]`, each row's own expert, or None. Exactly one of the two is given.
         features: N, the rows of each matrix.
 
     Returns:
-        f32 `[rows, features]`; with `offsets`, undefined past the last of them.
+        f32 `[rows, features]`.
     """
     wide = torch.stack(
         [dequantize(w, s, features, x.shape[1]) for w, s in zip(weight, scales, strict=True)]
@@ -52,10 +55,12 @@ def _(
     scales: torch.Tensor,
     bias: torch.Tensor | None,
     offsets: torch.Tensor | None,
+    counts: torch.Tensor | None,
     experts: torch.Tensor | None,
     features: int,
 ) -> torch.Tensor:
     torch._check((offsets is None) != (experts is None), lambda: "offsets or experts, not both")
+    torch._check((offsets is None) == (counts is None), lambda: "offsets need counts")
     torch._check(
         x.shape[1] in (weight.shape[2] * 4, weight.shape[2] * 8)
         and scales.shape[:2] == weight.shape[:2]

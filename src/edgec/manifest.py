@@ -8,6 +8,9 @@ The calling convention of the two entry points, in order:
     prefill(tokens i32[1, P], start i64, length i64, next i32[1, 1], *state) -> logits f32[1, V]
     decode (tokens i32[1, 1], start i64,             next i32[1, 1], *state) -> logits f32[1, V]
 
+For each of `batch_sizes` above 1 there is a `decode_<B>`, which takes the arguments of `decode` B
+times, one sequence after the other, and gives logits f32[B, V].
+
 `P` is a multiple of `prompt.multiple_of`; only the first `length` tokens are true, the others are
 padding. `start` is the position of the first token in the sequence (any number, not a multiple).
 `logits` belong to the last true token, and their argmax is written into the buffer `next`, which
@@ -43,6 +46,7 @@ __all__ = [
     "Prompt",
     "StateBuffer",
     "TensorSpec",
+    "decode_name",
 ]
 
 MANIFEST_NAME = "manifest.json"
@@ -90,6 +94,14 @@ class StateBuffer:
     kind: str
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first dimension is the position, so that tokens can be taken back."""
+        return self.kind in _KINDS_WITH_ROWS
+
+
+_KINDS_WITH_ROWS = frozenset({"attention"})
 
 
 @dataclass(frozen=True)
@@ -215,6 +227,11 @@ class Manifest:
         manifest = _parse(Manifest, data, where, "manifest")
         assert isinstance(manifest, Manifest)
         return manifest
+
+
+def decode_name(batch: int) -> str:
+    """The entry point that computes a step of so many sequences."""
+    return "decode" if batch == 1 else f"decode_{batch}"
 
 
 def _parse(expected: Any, value: Any, where: Path, name: str) -> Any:

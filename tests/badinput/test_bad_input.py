@@ -151,7 +151,7 @@ def test_compile(refused: Refused, arguments: list[str], says: str) -> None:
             "model m: BertForMaskedLM is not a causal language model (give a model that generates",
         ),
         ({"model_type": "t5", "is_encoder_decoder": True}, "model m: t5 is an encoder-decoder (gi"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "model m: its weights are quantised"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "model m: its weights are quantised"),
         ({"rope_parameters": {"rope_type": "sideways", "rope_theta": 1.0}}, "sideways"),
         ({"hidden_act": "sideways"}, "sideways"),
     ],

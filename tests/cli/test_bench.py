@@ -88,3 +88,23 @@ def test_perplexity(
     assert results[0]["perplexity"] < results[1]["perplexity"] / 4
     missing = run_edgec("eval", "ppl", "absent", "--artifact", tiny_dense_artifact.path)
     assert missing.returncode == 2 and "absent" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--ablation", "--roofline"), "--ablation and --roofline: one at a time"),
+        (("--report", "out"), "--report: reports --ablation or --roofline"),
+        (("--scenarios", "SISO"), "--scenarios: not for this measurement (add --roofline)"),
+        (("--layers", "2"), "--layers: not for this measurement (add --ablation)"),
+        (("--roofline", "-p", "32"), "--n-prompt: not for this measurement"),
+        (("--ablation", "-d", "32"), "--n-depth: not for this measurement"),
+        (("--roofline", "-o", "csv"), "--output csv: with --roofline md or json"),
+        (("--roofline", "--scenarios", "X"), "scenario 'X': must be one of SISO"),
+    ],
+)
+def test_flags_that_do_not_go_together(
+    edgec_in_process: Callable[..., Any], flags: tuple[str, ...], message: str
+) -> None:
+    done = edgec_in_process("bench", "absent.edgec", *flags)
+    assert done.code == 2 and message in done.stderr

@@ -40,7 +40,7 @@ def test_whole(fake_compile: Compile, model: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"model", "out"}
     assert {path.name for path in artifact.path.iterdir()} == {
         MANIFEST_NAME, "cpu.vmfb", "weights.irpa", "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja", "generation_config.json",
+        "chat_template.jinja", "config.json", "generation_config.json",
     }  # fmt: skip
     assert artifact == Artifact.open(tmp_path / "out")
     artifact.verify()

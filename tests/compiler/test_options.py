@@ -19,7 +19,7 @@ from edgec.errors import InputError
     [
         ({"dtype": "f8"}, "dtype 'f8': must be one of f32, f16, bf16"),
         ({"dtype": ""}, "dtype ''"),
-        ({"kv_dtype": "f8"}, "kv-dtype 'f8': must be one of f32, f16, bf16"),
+        ({"kv_dtype": "f8"}, "kv-dtype 'f8': must be one of f32, f16, bf16, int8"),
         ({"dynamic_shapes": "some"}, "dynamic-shapes 'some': must be one of input, op, none"),
         ({"prompt_multiple": 0}, "prompt-multiple 0: must be from 1 to 1024"),
         ({"prompt_multiple": -32}, "prompt-multiple -32"),

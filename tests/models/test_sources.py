@@ -226,8 +226,8 @@ def test_config_with_bytes_that_are_no_text(folder: Path) -> None:
         ({"model_type": "qwen99"}, "'qwen99' is unknown to transformers"),
         ({"vision_config": {}, "model_type": "gemma3"}, r"more than text \(vision_config\)"),
         (
-            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-            r"quantised already \(gptq\)",
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            r"quantised already \(bitsandbytes\)",
         ),
         ({"quantization": {"group_size": 64, "bits": 4}}, "quantised already"),
         ({"model_type": "lfm2_moe"}, "short-convolution layers are not"),

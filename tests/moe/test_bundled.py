@@ -16,6 +16,9 @@ from transformers import AutoModelForCausalLM
 import edgec
 from edgec.artifact import Artifact
 
+IDLE = 4 * 6 * 3 * 256 * 256
+"""In each of 4 layers 6 of 8 experts, each with three matrices of 256 by 256."""
+
 
 @pytest.fixture(scope="module")
 def folder(repository: Path) -> Path:
@@ -45,6 +48,7 @@ def test_quantized_with_kernels(
     # 8 bits, and an f16 scale for 32 weights; routers and norms stay f32.
     manifest = artifact.manifest
     assert manifest.memory.weights < manifest.model.parameters * 8.5 / 8 * 1.01
+    assert manifest.model.active_parameters == manifest.model.parameters - IDLE
     assert manifest.quantization["unquantized"].count("router") == manifest.model.layers
     round_weights(folder, eager, 8)
     session = edgec.Session(artifact)
@@ -64,10 +68,8 @@ def test_what_inspect_says(
     manifest = tiny_moe_artifact.manifest
     training = json.loads((folder / "training.json").read_text("utf-8"))
     assert manifest.model.parameters == training["parameters"]
-    # 2 of 8 experts, each with three matrices of 256 by 256, in each of 4 layers.
-    idle = 4 * 6 * 3 * 256 * 256
-    assert manifest.model.parameters - manifest.model.active_parameters == idle
-    assert manifest.memory.weights - manifest.memory.weights_per_token == 4 * idle
+    assert manifest.model.parameters - manifest.model.active_parameters == IDLE
+    assert manifest.memory.weights - manifest.memory.weights_per_token == 4 * IDLE
     shown = run_edgec("inspect", tiny_moe_artifact.path).stdout
     assert "8 a layer, 2 for each token" in shown and "7.5 M, 2.8 M active" in shown
 

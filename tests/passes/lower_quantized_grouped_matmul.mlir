@@ -5,10 +5,10 @@
 // CHECK-LABEL: func.func @prefill
 // CHECK: util.call @edgec.quantized_grouped_matmul.x86_64_avx2.dx64xf32.4x3x16x16x4xi8.4x3x2x16xf16.40.sorted(
 // CHECK-NOT: torch.operator
-func.func @prefill(%x: !torch.vtensor<[?,64],f32>, %w: !torch.vtensor<[4,3,16,16,4],si8>, %s: !torch.vtensor<[4,3,2,16],f16>, %offsets: !torch.vtensor<[5],si32>) -> !torch.vtensor<[?,40],f32> {
+func.func @prefill(%x: !torch.vtensor<[?,64],f32>, %w: !torch.vtensor<[4,3,16,16,4],si8>, %s: !torch.vtensor<[4,3,2,16],f16>, %offsets: !torch.vtensor<[5],si32>, %counts: !torch.vtensor<[4],si32>) -> !torch.vtensor<[?,40],f32> {
   %none = torch.constant.none
   %n = torch.constant.int 40
-  %y = torch.operator "torch.edgec.quantized_grouped_matmul"(%x, %w, %s, %none, %offsets, %none, %n) : (!torch.vtensor<[?,64],f32>, !torch.vtensor<[4,3,16,16,4],si8>, !torch.vtensor<[4,3,2,16],f16>, !torch.none, !torch.vtensor<[5],si32>, !torch.none, !torch.int) -> !torch.vtensor<[?,40],f32>
+  %y = torch.operator "torch.edgec.quantized_grouped_matmul"(%x, %w, %s, %none, %offsets, %counts, %none, %n) : (!torch.vtensor<[?,64],f32>, !torch.vtensor<[4,3,16,16,4],si8>, !torch.vtensor<[4,3,2,16],f16>, !torch.none, !torch.vtensor<[5],si32>, !torch.vtensor<[4],si32>, !torch.none, !torch.int) -> !torch.vtensor<[?,40],f32>
   return %y : !torch.vtensor<[?,40],f32>
 }
 
@@ -19,7 +19,7 @@ func.func @prefill(%x: !torch.vtensor<[?,64],f32>, %w: !torch.vtensor<[4,3,16,16
 func.func @decode(%x: !torch.vtensor<[2,64],f32>, %w: !torch.vtensor<[4,3,8,16,4],si8>, %s: !torch.vtensor<[4,3,2,16],f16>, %b: !torch.vtensor<[4,40],f32>, %experts: !torch.vtensor<[2],si32>) -> !torch.vtensor<[2,40],f32> {
   %none = torch.constant.none
   %n = torch.constant.int 40
-  %y = torch.operator "torch.edgec.quantized_grouped_matmul"(%x, %w, %s, %b, %none, %experts, %n) : (!torch.vtensor<[2,64],f32>, !torch.vtensor<[4,3,8,16,4],si8>, !torch.vtensor<[4,3,2,16],f16>, !torch.vtensor<[4,40],f32>, !torch.none, !torch.vtensor<[2],si32>, !torch.int) -> !torch.vtensor<[2,40],f32>
+  %y = torch.operator "torch.edgec.quantized_grouped_matmul"(%x, %w, %s, %b, %none, %none, %experts, %n) : (!torch.vtensor<[2,64],f32>, !torch.vtensor<[4,3,8,16,4],si8>, !torch.vtensor<[4,3,2,16],f16>, !torch.vtensor<[4,40],f32>, !torch.none, !torch.none, !torch.vtensor<[2],si32>, !torch.int) -> !torch.vtensor<[2,40],f32>
   return %y : !torch.vtensor<[2,40],f32>
 }
 
@@ -30,7 +30,7 @@ func.func @decode(%x: !torch.vtensor<[2,64],f32>, %w: !torch.vtensor<[4,3,8,16,4
 func.func @odd(%x: !torch.vtensor<[2,48],f32>, %w: !torch.vtensor<[4,1,12,16,4],si8>, %s: !torch.vtensor<[4,1,1,16],f16>, %experts: !torch.vtensor<[2],si32>) -> !torch.vtensor<[2,16],f32> {
   %none = torch.constant.none
   %n = torch.constant.int 16
-  %y = torch.operator "torch.edgec.quantized_grouped_matmul"(%x, %w, %s, %none, %none, %experts, %n) : (!torch.vtensor<[2,48],f32>, !torch.vtensor<[4,1,12,16,4],si8>, !torch.vtensor<[4,1,1,16],f16>, !torch.none, !torch.none, !torch.vtensor<[2],si32>, !torch.int) -> !torch.vtensor<[2,16],f32>
+  %y = torch.operator "torch.edgec.quantized_grouped_matmul"(%x, %w, %s, %none, %none, %none, %experts, %n) : (!torch.vtensor<[2,48],f32>, !torch.vtensor<[4,1,12,16,4],si8>, !torch.vtensor<[4,1,1,16],f16>, !torch.none, !torch.none, !torch.none, !torch.vtensor<[2],si32>, !torch.int) -> !torch.vtensor<[2,16],f32>
   return %y : !torch.vtensor<[2,16],f32>
 }
 

@@ -165,6 +165,19 @@ def test_linear(tmp_path: Path, dtype: torch.dtype, rows: int | None, biased: bo
         check(program, "linear", arguments)
 
 
+def test_quantized_cache_update(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cache = torch.randint(-127, 128, (128, 2, 16)).to(torch.int8)
+    examples = [
+        [cache, torch.rand(128, 2), torch.randn(tokens, 2, 16), torch.tensor(start)]
+        for tokens, start in [(31, 0), (31, 5), (1, 127)]
+    ]
+    examples[0][2][3] = 0  # a row without a scale
+    program = _compile("quantized_cache_update", examples[0], {2: 0}, tmp_path)
+    for arguments in examples:
+        check(program, "quantized_cache_update", arguments)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_cache_update(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -202,7 +215,7 @@ def test_attention(
         value[start + tokens :] = 1e3
         return [
             query, key.to(dtype), value.to(dtype), torch.tensor(start),
-            torch.randn(6) if sinks else None, 0.25, window, softcap,
+            torch.randn(6) if sinks else None, 0.25, window, softcap, None, None,
         ]  # fmt: skip
 
     lengths, starts = ([32, 37] if dynamic else [1]), [0, 31, 41, 64]
@@ -212,19 +225,26 @@ def test_attention(
         check(program, "attention", arguments)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("dtype", "portable"),
+    [*((dtype, False) for dtype in (*FLOATS, torch.int8)), (torch.int8, True)],
+)
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_attention_of_the_cpu(tmp_path: Path, dynamic: bool, dtype: torch.dtype) -> None:
+def test_attention_of_the_cpu(
+    tmp_path: Path, dynamic: bool, dtype: torch.dtype, portable: bool
+) -> None:
     """The kernel's dispatch, where this CPU has one; its forms are in test_ukernels.py."""
     torch.manual_seed(0)
-    key, value = torch.randn(160, 2, 32).to(dtype), torch.randn(160, 2, 48).to(dtype)
+    size, scales = 1.0, [None, None]
+    if dtype == torch.int8:
+        size, scales = 40.0, [torch.rand(160, 2) / 40 for _ in range(2)]
+    key, value = (torch.randn(160, 2, width).mul(size).to(dtype) for width in (32, 48))
+    sinks = torch.randn(6)
     examples = [
-        [torch.randn(1, 6, m, 32), key, value, torch.tensor(s), torch.randn(6), 0.25, 40, 20.0]
+        [torch.randn(1, 6, m, 32), key, value, torch.tensor(s), sinks, 0.25, 40, 20.0, *scales]
         for m, s in ([(32, 0), (64, 41)] if dynamic else [(1, 0), (1, 99)])
     ]
-    program = _compile(
-        "attention", examples[0], {0: 2} if dynamic else {}, tmp_path, portable=False
-    )
+    program = _compile("attention", examples[0], {0: 2} if dynamic else {}, tmp_path, portable)
     for arguments in examples:
         check(program, "attention", arguments)
 
@@ -371,6 +391,7 @@ def quantized_experts(
     offsets = _sorted_rows([3, 0, 40, 16]) if sorted_rows else None
     experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
     x = torch.randn(3 if offsets is None else int(offsets[-1]), columns)
-    arguments = [x, packed, scales, bias, offsets, experts, 40]
+    counts = torch.tensor([3, 0, 40, 16], dtype=torch.int32) if sorted_rows else None
+    arguments = [x, packed, scales, bias, offsets, counts, experts, 40]
     dynamic = {0: 0} if sorted_rows else {}
     return _compile("quantized_grouped_matmul", arguments, dynamic, folder, portable), arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,22 @@ class FakeState:
     def free(self) -> None:
         self.rows = []
 
+    def copy_from(self, other: FakeState, rows: int) -> None:
+        self.rows[:rows] = other.rows[:rows]
+        self.running = other.running
+
+    def checkpoint(self) -> None:
+        self.saved = self.running
+
+    def rollback(self) -> None:
+        self.running = self.saved
+
+    def read(self, rows: int) -> list[npt.NDArray[np.uint8]]:
+        return [np.frombuffer(json.dumps([self.rows[:rows], self.running]).encode(), np.uint8)]
+
+    def write(self, parts: Seq[npt.NDArray[np.uint8]], rows: int) -> None:
+        self.rows[:rows], self.running = json.loads(bytes(parts[0]))
+
 
 @dataclass
 class FakeOutput:
@@ -130,7 +147,7 @@ class FakeProgram:
         if self.manifest.state[0].kind == "attention":
             history = repr(state.rows[: start + length])
         else:
-            state.running += repr(tokens[:length])
+            state.running += "".join(f"{token}," for token in tokens[:length])
             history = state.running
         seed = int.from_bytes(hashlib.sha256(history.encode()).digest()[:8])
         scores = np.random.default_rng(seed).normal(0, 3, VOCAB).astype(np.float32)

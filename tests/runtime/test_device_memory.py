@@ -8,11 +8,11 @@ import iree.runtime as rt
 import numpy as np
 import pytest
 
-from edgec.errors import ArtifactError, DeviceError
+from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import StateBuffer
 from edgec.runtime import transfer
 from edgec.runtime.device import open_device
-from edgec.runtime.state import StateBuffers
+from edgec.runtime.state import StateBuffers, state_bytes
 
 DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32, "i64": np.int64, "bf16": np.uint16}
 
@@ -86,3 +86,57 @@ def test_memory_types_are_as_assumed(device: Any) -> None:
     """The CPU's buffers are read through a mapping; only other devices pay for staging."""
     view = transfer.upload_tokens(device, np.zeros((1, 1), np.int32))
     assert view.get_buffer().memory_type() & int(rt.MemoryType.HOST_VISIBLE)
+
+
+ROWS = StateBuffer("rows", "attention", (8, 3), "f16")
+WHOLE = StateBuffer("whole", "recurrent", (2, 2), "f32")
+
+
+def fill(state: StateBuffers, value: int) -> None:
+    for view in state.views:
+        buffer = view.get_buffer()
+        buffer.map().asarray([buffer.byte_length()], np.dtype(np.uint8))[:] = value
+
+
+def content(state: StateBuffers) -> list[list[int]]:
+    return [part.tolist() for part in state.read(8)]
+
+
+def test_of_rows_only_those_in_use_are_copied(device: Any) -> None:
+    source, target = (StateBuffers(device, [ROWS, WHOLE]) for _ in range(2))
+    fill(source, 7)
+    fill(target, 1)
+    target.copy_from(source, 2)
+    assert content(target) == [[7] * 12 + [1] * 36, [7] * 16]
+
+
+def test_a_checkpoint_is_of_what_has_no_rows(device: Any) -> None:
+    state = StateBuffers(device, [ROWS, WHOLE])
+    before = state.nbytes
+    for value in (3, 5):
+        fill(state, value)
+        state.checkpoint()
+        fill(state, 9)
+        state.rollback()
+        assert content(state) == [[9] * 48, [value] * 16]
+    assert state.nbytes == before + 16 == state_bytes([ROWS, WHOLE])
+
+
+def test_what_was_read_can_be_written(device: Any) -> None:
+    state, other = (StateBuffers(device, [ROWS, WHOLE]) for _ in range(2))
+    fill(state, 7)
+    other.write(state.read(3), 3)
+    assert content(other) == [[7] * 20 + [0] * 28, [7] * 16]  # 18 bytes, in whole words
+    with pytest.raises(InputError, match="does not fit"):
+        other.write(state.read(3), 5)
+
+
+def test_calls_after_a_failed_one_are_refused_until_it_is_cleared(device: Any) -> None:
+    state = StateBuffers(device, [ROWS])
+    state.timeline[0].fail("lost")
+    for act in (state.reserve, state.checkpoint, lambda: state.read(1)):
+        with pytest.raises(DeviceError, match="lost"):
+            act()
+    state.zero()
+    state.reserve()
+    assert not np.any(state.read(8))

@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,3 +154,206 @@ def test_closing_ends_what_runs(make_engine: Callable[..., Engine]) -> None:
     with pytest.raises(EngineClosed):
         engine.submit("abc")
     assert engine.stats().state_bytes == 0
+
+
+def generate(engine: Engine, prompt: list[int], **options: Any) -> Any:
+    return engine.submit(prompt, **({"max_new_tokens": 4, "ignore_eos": True} | options)).result(20)
+
+
+@pytest.mark.parametrize("kind", ["attention", "recurrent"])
+@pytest.mark.parametrize("shared", [0, 1, 30, 64, 79, 80])
+def test_a_prefix_is_shared_across_requests(
+    make_engine: Callable[..., Engine], make_session: MakeSession, kind: str, shared: int
+) -> None:
+    engine = make_engine(kind=kind)
+    first = ids(80, 1)
+    generate(engine, first)
+    second = [*first[:shared], *ids(20, 9)]
+    result = generate(engine, second)
+    alone = make_session(kind=kind).generate(second, max_new_tokens=4, ignore_eos=True)
+    assert result.tokens == alone.tokens
+    # Without rows only the end of the prompt can be gone back to.
+    assert result.usage.cached_tokens == (shared if kind == "attention" or shared == 80 else 0)
+    again = generate(engine, first)
+    assert (
+        again.tokens
+        == make_session(kind=kind).generate(first, max_new_tokens=4, ignore_eos=True).tokens
+    )
+
+
+def test_the_reason_of_no_reuse_is_logged(
+    make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(kind="recurrent")
+    generate(engine, ids(80, 1))
+    with caplog.at_level("INFO", "edgec.engine"):
+        generate(engine, ids(70, 1))
+    assert "69 common tokens are computed again" in caplog.text
+    assert "kind recurrent" in caplog.text
+
+
+def test_a_running_sequence_can_be_copied(
+    make_engine: Callable[..., Engine], make_session: MakeSession
+) -> None:
+    engine = make_engine()
+    gate = Gate()
+    first = engine.submit(ids(50, 1), token_filter=gate, max_new_tokens=4, ignore_eos=True)
+    assert gate.entered.wait(20)
+    second = engine.submit([*ids(50, 1), 7], max_new_tokens=4, ignore_eos=True)
+    gate.open.set()
+    alone = make_session().generate([*ids(50, 1), 7], max_new_tokens=4, ignore_eos=True)
+    assert second.result(20).tokens == alone.tokens
+    assert second.result().usage.cached_tokens == 50
+    assert first.result(20).finish_reason == "length"
+    assert engine.stats().sequences_copied == 1
+
+
+def test_a_conversation_goes_on_in_place(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    one = generate(engine, ids(40, 1), session_id="a")
+    longer = [*ids(40, 1), *one.tokens, 5]
+    assert generate(engine, longer, session_id="a").usage.cached_tokens >= 43
+    # Another answer to the same message: what was generated is given up, nothing is copied.
+    assert generate(engine, longer[:41], session_id="a").usage.cached_tokens == 40
+    stats = engine.stats()
+    assert (stats.sequences_created, stats.sequences_reused, stats.sequences_copied) == (1, 2, 0)
+
+
+def test_memory_is_taken_from_the_oldest(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine({"memory": 2 * 4 * 288})
+    prompts = [ids(40, n) for n in (1, 2, 3)]
+    for prompt in prompts:
+        generate(engine, prompt)
+    stats = engine.stats()
+    assert (stats.inactive, stats.sequences_evicted) == (2, 1)
+    assert stats.state_bytes == stats.state_budget
+    cached = [generate(engine, prompt).usage.cached_tokens for prompt in prompts[::-1]]
+    assert cached == [39, 39, 0]
+
+
+def test_inactive_sequences_are_freed_in_time(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine({"ttl": 0.05})
+    generate(engine, ids(40, 1))
+    assert engine.stats().inactive == 1
+    deadline = time.monotonic() + 20
+    while engine.stats().state_bytes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stats = engine.stats()
+    assert (stats.inactive, stats.state_bytes, stats.sequences_expired) == (0, 0, 1)
+
+
+def test_a_sequence_is_saved_and_restored(
+    make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    for kind in ("attention", "recurrent"):
+        engine, other = make_engine(kind=kind), make_engine(kind=kind)
+        first = generate(engine, ids(40, 1), session_id="a")
+        engine.save("a", tmp_path / "state")
+        with pytest.raises(InputError, match="'b'"):
+            engine.save("b", tmp_path / "b")
+        assert other.restore(tmp_path / "state", "x") >= 43
+        prompt = [*ids(40, 1), *first.tokens, 8, 9]
+        result, expected = generate(other, prompt), generate(engine, prompt)
+        assert result.tokens == expected.tokens
+        assert result.usage.cached_tokens == expected.usage.cached_tokens >= 43
+    (tmp_path / "bad").write_bytes(b"PK\x03\x04 no archive")
+    for name in ("bad", "none"):
+        with pytest.raises(InputError, match=name):
+            other.restore(tmp_path / name, "x")
+    foreign = make_engine(digest="1")
+    with pytest.raises(InputError, match="another artifact"):
+        foreign.restore(tmp_path / "state", "x")
+    assert foreign.stats().state_bytes == 0
+
+
+def test_a_stream_never_waits_for_more_than_a_chunk(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(context=2048, longest=64)
+    gate = Gate()
+    first = engine.submit([1] * 5, token_filter=gate, max_new_tokens=60, ignore_eos=True)
+    assert gate.entered.wait(20)
+    second = engine.submit([2] * 1900, max_new_tokens=2)
+    gate.open.set()
+    second.result(20)
+    first.result(20)
+    calls = [(name, length) for name, _, length, _ in program_of(engine).calls]
+    decodes = [at for at, (name, _) in enumerate(calls) if name == "decode"][:50]
+    between = [b - a - 1 for a, b in pairwise(decodes)]
+    assert max(between) == 1  # one chunk, never two
+    assert sum(between) > 20
+
+
+def test_many_short_requests_leave_nothing(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine({"memory": 6 * 4 * 288, "max_queue": 1000, "ttl": 0.5})
+    for batch in range(10):
+        requests = [engine.submit(ids(5, n), max_new_tokens=6) for n in range(60)]
+        for at, request in enumerate(requests):
+            if at % 3 == 0:
+                request.cancel()
+        for request in requests:
+            request.result(20)
+        stats = engine.stats()
+        assert (stats.queued, stats.prefilling, stats.decoding) == (0, 0, 0)
+        assert stats.state_bytes == stats.inactive * stats.sequence_bytes <= stats.state_budget
+        assert stats.completed + stats.cancelled == stats.requests == 60 * (batch + 1)
+        assert stats.sequences_created - stats.sequences_retired == stats.inactive
+    engine.close()
+    stats = engine.stats()
+    assert stats.state_bytes == 0
+    assert stats.sequences_created == stats.sequences_retired
+
+
+def test_log_probabilities_and_filters(make_engine: Callable[..., Engine]) -> None:
+    class Only:
+        """Lets nothing through but two letters."""
+
+        seen: list[int]
+
+        def mask(self, tokens: Any, logits: np.ndarray) -> None:
+            self.seen = list(tokens)
+            kept = logits[[97, 98]]
+            logits[:] = -np.inf
+            logits[[97, 98]] = kept
+
+    engine, only = make_engine(), Only()
+    chunks = list(
+        engine.submit("abc", token_filter=only, logprobs=3, max_new_tokens=5, ignore_eos=True)
+    )
+    tokens = [chunk.token for chunk in chunks]
+    assert set(tokens) <= {97, 98}
+    assert only.seen == tokens[:4]
+    for chunk in chunks:
+        assert chunk.logprobs is not None
+        values = [value for _, value in chunk.logprobs.top]
+        assert len(values) == 3 and values == sorted(values, reverse=True)
+        assert chunk.logprobs.token <= values[0] < 0
+    plain = engine.submit("abc", logprobs=0, temperature=0, max_new_tokens=2).result(20)
+    assert plain.tokens == generate(make_engine(), list(b"abc"), max_new_tokens=2).tokens
+
+
+def test_a_filter_that_fails_ends_its_request_only(make_engine: Callable[..., Engine]) -> None:
+    class Bad:
+        def mask(self, tokens: Any, logits: np.ndarray) -> None:
+            raise InputError("no such grammar")
+
+    engine = make_engine()
+    bad = engine.submit("abc", token_filter=Bad())
+    good = engine.submit("abc", max_new_tokens=5)
+    with pytest.raises(InputError, match="grammar"):
+        bad.result(20)
+    assert good.result(20).usage.completion_tokens <= 5
+
+
+def test_cancelled_tasks_do_not_cancel_requests(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    gate = Gate()
+
+    async def run() -> None:
+        request = engine.submit("abc", token_filter=gate, max_new_tokens=3, ignore_eos=True)
+        task = asyncio.create_task(request.wait())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        gate.open.set()
+        assert [chunk.token async for chunk in request]
+        assert request.done and not request.cancelled
+
+    asyncio.run(run())

@@ -1,11 +1,17 @@
-"""`edgec bench`: speed, with llama-bench's flags, definitions and output."""
+"""`edgec bench`: speed, with llama-bench's flags, definitions and output.
+
+With `--ablation` or `--roofline` it measures other things of `edgec.bench`: which of the flags
+apply is checked here, what they do is not.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,25 +29,62 @@ FORMATS = ("md", "csv", "json", "jsonl")
 
 def bench_artifact(
     artifact: Annotated[
-        str, typer.Argument(metavar="ARTIFACT", show_default=False, help="Artifact folder.")
+        str,
+        typer.Argument(
+            metavar="ARTIFACT", show_default=False, help="Artifact folder; a MODEL for --ablation."
+        ),
     ],
     n_prompt: Annotated[
-        str, typer.Option("--n-prompt", "-p", metavar="N,..", help="Prompt lengths; 0 is none.")
-    ] = "512",
+        str | None,
+        typer.Option(
+            "--n-prompt", "-p", metavar="N,..", help="Prompt lengths, default 512; 0 none."
+        ),
+    ] = None,
     n_gen: Annotated[
-        str, typer.Option("--n-gen", "-n", metavar="N,..", help="Tokens to decode; 0 is none.")
-    ] = "128",
+        str | None,
+        typer.Option(
+            "--n-gen", "-n", metavar="N,..", help="Tokens to decode, default 128; 0 none."
+        ),
+    ] = None,
     pg: Annotated[
         list[str] | None,
         typer.Option("-pg", metavar="P,G", help="Also prompt and decode together; repeatable."),
     ] = None,
     n_depth: Annotated[
-        str, typer.Option("--n-depth", "-d", metavar="N,..", help="Tokens in the state before.")
-    ] = "0",
+        str | None,
+        typer.Option("--n-depth", "-d", metavar="N,..", help="Tokens in the state before."),
+    ] = None,
     repetitions: Annotated[
         int, typer.Option("--repetitions", "-r", min=1, help="Repetitions of each test.")
     ] = 5,
     output: Annotated[str, typer.Option("--output", "-o", help="md, csv, json or jsonl.")] = "md",
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Where to pad: compile MODEL in every way, compare.")
+    ] = False,
+    roofline: Annotated[
+        bool, typer.Option("--roofline", help="Place it under the machine's measured ceilings.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Also an HTML page with tables and plots."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="--ablation: as for compile; default cpu.")
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option("--layers", metavar="N", min=1, help="--ablation: first N layers.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="--ablation: f32 (default), f16 or bf16.")
+    ] = None,
+    scenarios: Annotated[
+        str | None,
+        typer.Option("--scenarios", metavar="S,..", help="--roofline: of SISO, SILO, LISO, LILO."),
+    ] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option("--scale", metavar="N", help="--roofline: divides lengths; default 8."),
+    ] = None,
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Without warm-up runs.")] = False,
     device: Device = None,
     threads: Threads = None,
@@ -50,6 +93,25 @@ def bench_artifact(
     """Measure prefill and decode speed."""
     if output not in FORMATS:
         raise InputError(f"--output {output}: must be one of {', '.join(FORMATS)}")
+    mode = _mode(ablation, roofline, report)
+    _only("ablation", mode, target=target, layers=layers, dtype=dtype)
+    _only("roofline", mode, scenarios=scenarios, scale=scale)
+    if mode != "tests":
+        if output not in ("md", "json"):
+            raise InputError(f"--output {output}: with --{mode} md or json")
+        unused = {"n-gen": n_gen, "n-depth": n_depth, "pg": pg, "no-warmup": no_warmup or None}
+        _only("tests", mode, **unused, **({} if ablation else {"n-prompt": n_prompt}))
+    if ablation:
+        _ablation(
+            artifact, output, report, target or "cpu", n_prompt, repetitions, threads,
+            layers=layers, dtype=dtype or "f32",
+        )  # fmt: skip
+        return
+    if roofline:
+        chosen = scenarios or "SISO,SILO,LISO,LILO"
+        _roofline(artifact, output, report, chosen, scale, device, threads, repetitions)
+        return
+    n_prompt, n_gen, n_depth = n_prompt or "512", n_gen or "128", n_depth or "0"
     tests = parse_tests(n_prompt, n_gen, pg or [], n_depth)
     from edgec.runtime.bench import bench
     from edgec.runtime.session import Session
@@ -68,6 +130,87 @@ def bench_artifact(
         print(json.dumps(list(rows), indent=2))
     else:
         _csv(rows)
+
+
+def _mode(ablation: bool, roofline: bool, report: Path | None) -> str:
+    if ablation and roofline:
+        raise InputError("--ablation and --roofline: one at a time")
+    if report is not None and not (ablation or roofline):
+        raise InputError("--report: reports --ablation or --roofline", "add one of them")
+    return "ablation" if ablation else "roofline" if roofline else "tests"
+
+
+def _only(wanted: str, mode: str, **flags: object) -> None:
+    """Refuses flags that the mode would pass over in silence."""
+    given = [name for name, value in flags.items() if value is not None]
+    if given and mode != wanted:
+        remedy = "leave it out" if wanted == "tests" else f"add --{wanted}"
+        raise InputError(f"--{given[0]}: not for this measurement", remedy)
+
+
+def _ablation(
+    model: str,
+    output: str,
+    report: Path | None,
+    target: str,
+    n_prompt: str | None,
+    repetitions: int,
+    threads: int | None,
+    **options: Any,
+) -> None:
+    from edgec.cli.extra import require_compile
+
+    require_compile("edgec bench --ablation")
+    lengths = tuple(_numbers("-p", n_prompt)) if n_prompt else None
+    from edgec.bench.ablation import run_ablation
+
+    with tempfile.TemporaryDirectory(prefix="edgec-ablation-") as folder:
+        result = run_ablation(
+            model, target=target, folder=Path(folder), say=_progress, lengths=lengths,
+            repetitions=repetitions, threads=threads, **options,
+        )  # fmt: skip
+    _show(result, output, report)
+
+
+def _roofline(
+    artifact: str,
+    output: str,
+    report: Path | None,
+    scenarios: str,
+    scale: int | None,
+    device: str | None,
+    threads: int | None,
+    repetitions: int,
+) -> None:
+    from edgec.bench.roofline import SCALE, parse_scenarios, roofline
+
+    wanted = parse_scenarios(scenarios, SCALE if scale is None else scale)
+    path = Path(artifact)
+    result = roofline(
+        [(path.stem, path)], say=_progress, scenarios=wanted, device=device, threads=threads,
+        repetitions=repetitions,
+    )  # fmt: skip
+    _show(result, output, report)
+
+
+def _show(result: dict[str, Any], output: str, report: Path | None) -> None:
+    from edgec.bench.tables import machine_line, tables_of, to_markdown
+
+    if output == "json":
+        print(json.dumps(result, indent=2))
+    else:
+        print(machine_line(result), end="\n\n")
+        print(to_markdown(tables_of(result)))
+    if report is not None:
+        from edgec.bench.report import write_report
+
+        _progress(f"{write_report(report, [result])}")
+
+
+def _progress(text: str) -> None:
+    from edgec.cli.text import stderr
+
+    stderr().print(text, style="dim", soft_wrap=True, highlight=False)
 
 
 def parse_tests(n_prompt: str, n_gen: str, pg: list[str], n_depth: str) -> list[BenchTest]:
@@ -104,9 +247,13 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 def _about(session: Any, threads: int | None) -> dict[str, Any]:
     """llama-bench's fields about the model and the device, those that apply."""
-    manifest = session.artifact.manifest
+    from edgec.bench.machine import describe
+
+    machine, manifest = describe(), session.artifact.manifest
     quantization = manifest.quantization.get("weights", "none")
     return {
+        "build_commit": machine["commit"],
+        "cpu_info": f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB",
         "model_filename": str(session.artifact.path),
         "model_type": f"{manifest.model.id} "
         f"{manifest.dtype if quantization == 'none' else quantization}",

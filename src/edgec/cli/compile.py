@@ -27,7 +27,7 @@ def compile_model(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Hub id, local folder, preset:NAME or bundled:NAME.",
+            help="Hub id, local folder, GGUF file, preset:NAME or bundled:NAME.",
             show_default=False,
         ),
     ],
@@ -54,7 +54,7 @@ def compile_model(
             "--kv-dtype",
             envvar="EDGEC_KV_DTYPE",
             metavar="TYPE",
-            help="Of the KV cache: f32, f16 or bf16; default --dtype, or f16 with --quantize.",
+            help="Of the KV cache: f32, f16, bf16, int8; default --dtype, or f16 with --quantize.",
         ),
     ] = None,
     ctx_size: Annotated[
@@ -85,6 +85,15 @@ def compile_model(
             help="Longer prompts are computed N tokens at a time.",
         ),
     ] = None,
+    batch: Annotated[
+        str,
+        typer.Option(
+            "--batch",
+            envvar="EDGEC_BATCH",
+            metavar="SIZES",
+            help="Sequences that a decode step can compute at once, such as 1,4.",
+        ),
+    ] = "1",
     dynamic_shapes: Annotated[
         str,
         typer.Option(
@@ -161,6 +170,7 @@ def compile_model(
         "ctx_size": ctx_size,
         "prompt_multiple": prompt_multiple,
         "chunk_size": chunk_size,
+        "batch": _sizes(batch),
         "dynamic_shapes": dynamic_shapes,
         "quantize": quantize,
         "group_size": group_size,
@@ -221,3 +231,10 @@ def compile_with_progress(
     with progress.stage("load the compiler"):
         from edgec.compiler import compile
     return compile(model, progress=progress, **options)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"--batch {text}: must be numbers with commas, such as 1,4")
+    return tuple(int(part) for part in parts)
