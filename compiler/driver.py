@@ -80,6 +80,7 @@ def compile(
     dynamic_shapes: str = "input",
     quantize: str = "none",
     group_size: int | str | None = None,
+    embedding_quantize: str | None = None,
     asymmetric: bool = False,
     revision: str | None = None,
     offline: bool = False,
@@ -105,6 +106,7 @@ def compile(
         dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, batch, prompt_sizes,
             dynamic_shapes, quantize, layers, seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
+        embedding_quantize: Format of embedding tables and `lm_head`; None: as `quantize`.
         asymmetric: A zero point beside each scale; only with `quantize="int4"`.
         revision, offline, trust_remote_code, token: For the hub.
         cache_dir: Of builds without an output; default `default_cache_dir()`.
@@ -124,7 +126,7 @@ def compile(
         CompileError: a stage failed; nothing was written but the dump.
     """
     progress = progress or Silent()
-    if group_size is not None and quantize == "none":
+    if group_size is not None and quantize == "none" and embedding_quantize in (None, "none"):
         raise InputError(f"group-size {group_size}: nothing is quantised", "add --quantize int4")
     options = CompileOptions(
         dtype=dtype,
@@ -137,6 +139,7 @@ def compile(
         dynamic_shapes=dynamic_shapes,
         quantize=quantize,
         group_size=str(group_size or 32),
+        embedding_quantize=embedding_quantize,
         asymmetric=asymmetric,
         layers=layers,
         seed=seed,
@@ -185,6 +188,7 @@ def compile(
                     source.config,
                     dtype,
                     options.weight_format,
+                    embeddings=options.embedding_format,
                     stored=stored_formats(source.weights),
                     trust_remote_code=trust_remote_code,
                 )

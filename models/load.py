@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -71,6 +71,7 @@ def load(
     dtype: str,
     form: WeightFormat | None = None,
     *,
+    embeddings: WeightFormat | Literal["same"] | None = "same",
     stored: Mapping[str, WeightFormat] | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
@@ -80,6 +81,7 @@ def load(
         config: A transformers configuration.
         dtype: f32, f16 or bf16, for matrices that are not quantised.
         form: How matrices are quantised; None: they are not.
+        embeddings: The format of embedding tables and `lm_head`, where it is another.
         stored: Matrices that the checkpoint has as integers already, by its names: they keep that
             format.
         trust_remote_code: Whether modelling code that came with the model may run.
@@ -93,10 +95,12 @@ def load(
     experts.install()
     experts.check_config(config)
     try:
-        return _load(config, dtype, form, stored or {}, trust_remote_code, whole=False)
+        return _load(config, dtype, form, embeddings, stored or {}, trust_remote_code, whole=False)
     except ModelError as refused:
         try:
-            return _load(config, dtype, form, stored or {}, trust_remote_code, whole=True)
+            return _load(
+                config, dtype, form, embeddings, stored or {}, trust_remote_code, whole=True
+            )
         except ModelError as error:
             # Where edgec's attention is not taken, what is wrong with the model's own says more.
             raise (error if refused.__cause__ else refused) from None
@@ -106,6 +110,7 @@ def _load(
     config: Any,
     dtype: str,
     form: WeightFormat | None,
+    embeddings: WeightFormat | Literal["same"] | None,
     stored: Mapping[str, WeightFormat],
     trust_remote_code: bool,
     whole: bool,
@@ -119,12 +124,15 @@ def _load(
     if whole:
         check_own_attention(config)
     expected = tensors_of(module)
+    own: dict[str, WeightFormat | None] = {}
+    if embeddings != "same":
+        own = dict.fromkeys(_embeddings(module), embeddings)
     kept = {expected.rename(name): format for name, format in stored.items()}
     for alias, name in expected.tied.items():
         for one, other in ((alias, name), (name, alias)):
             if one in kept:
                 kept.setdefault(other, kept[one])
-    quantized = narrow_weights(module, DTYPES[dtype], form, kept)
+    quantized = narrow_weights(module, DTYPES[dtype], form, own | kept)
     quantized |= experts.narrow_experts(module, DTYPES[dtype], form)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
@@ -141,6 +149,16 @@ def _load(
             parameters[name] = parameter
     discovery = _discover(module, config, whole)
     return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized)
+
+
+def _embeddings(module: nn.Module) -> list[str]:
+    """The parameters that are embedding tables, or the matrix that gives the logits."""
+    output = module.get_output_embeddings()  # type: ignore[operator]
+    return [
+        f"{name}.weight"
+        for name, part in module.named_modules()
+        if part is output or type(part) is nn.Embedding
+    ]
 
 
 def _without_weights(config: Any, implementation: str, trust_remote_code: bool) -> nn.Module:

@@ -30,13 +30,7 @@ _MLIR = {
 }
 
 
-def _compile(
-    name: str,
-    arguments: list[Any],
-    dynamic: dict[int, int],
-    folder: Path,
-    portable: bool = True,
-) -> Path:
+def operator_module(name: str, arguments: list[Any], dynamic: dict[int, int]) -> str:
     """A module whose `main` calls one operator; `dynamic` maps argument to its dynamic dim."""
     lines, types, operands, inputs = [], [], [], []
     for i, value in enumerate(arguments):
@@ -56,7 +50,7 @@ def _compile(
             types.append(_type(value, dynamic.get(i)))
             inputs.append(f"%a{i}: {types[-1]}")
         operands.append(f"%a{i}")
-    results = _tuple(getattr(ops, name)(*arguments))
+    results = as_tuple(getattr(ops, name)(*arguments))
     first = next((i for i, d in dynamic.items()), None)
     size = None if first is None else arguments[first].shape[dynamic[first]]
     outs = []
@@ -65,13 +59,24 @@ def _compile(
         outs.append(_type(result, shape.index(size) if size in shape else None))
     out, names = ", ".join(outs), ", ".join(f"%r#{i}" for i in range(len(outs)))
     body = "\n".join(lines)
-    text = f"""
+    return f"""
 func.func @main({", ".join(inputs)}) -> ({out}) {{
 {body}
 %r:{len(outs)} = torch.operator "torch.edgec.{name}"({", ".join(operands)})
     : ({", ".join(types)}) -> ({out})
 return {names} : {out}
 }}"""
+
+
+def _compile(
+    name: str,
+    arguments: list[Any],
+    dynamic: dict[int, int],
+    folder: Path,
+    portable: bool = True,
+) -> Path:
+    """A program of `operator_module` for this CPU."""
+    text = operator_module(name, arguments, dynamic)
     target = parse_targets("cpu")[0]
     with ir.Context():
         module = ir.Module.parse(text)
@@ -85,7 +90,7 @@ return {names} : {out}
     return folder / "out.vmfb"
 
 
-def _tuple(value: Any) -> tuple[torch.Tensor, ...]:
+def as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
@@ -107,14 +112,14 @@ def _run(program: Path, arguments: list[Any], results: int = 1) -> list[np.ndarr
         if value.dtype == torch.int64 and not value.dim():
             inputs.push_int(int(value))
             continue
-        keep.append(_upload(device, value))
+        keep.append(upload(device, value))
         inputs.push_ref(keep[-1])
     context.invoke(module.lookup_function("main"), inputs, outputs)
     views = [outputs.get_as_object(i, rt.HalBufferView) for i in range(results)]
     return [rt.DeviceArray(device, v, implicit_host_transfer=True).to_host() for v in views]
 
 
-def _upload(device: Any, value: torch.Tensor) -> Any:
+def upload(device: Any, value: torch.Tensor) -> Any:
     types = rt.HalElementType
     element = {
         torch.float32: types.FLOAT_32,
@@ -132,8 +137,15 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
 
 def check(program: Path, name: str, arguments: list[Any], tolerance: float = 1e-5) -> None:
     """Runs a compiled operator; the error is in units of the largest expected value."""
-    expected = _tuple(getattr(ops, name)(*arguments))
-    for actual, wanted in zip(_run(program, arguments, len(expected)), expected, strict=True):
+    expected = as_tuple(getattr(ops, name)(*arguments))
+    compare(_run(program, arguments, len(expected)), expected, tolerance)
+
+
+def compare(
+    found: list[np.ndarray[Any, Any]], expected: tuple[torch.Tensor, ...], tolerance: float = 1e-5
+) -> None:
+    """Integers must be equal; an error is in units of the largest expected value."""
+    for actual, wanted in zip(found, expected, strict=True):
         assert actual.shape == wanted.shape
         if not wanted.is_floating_point():
             assert np.array_equal(actual, wanted.numpy())

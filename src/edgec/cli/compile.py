@@ -114,6 +114,15 @@ def compile_model(
             help="Weights that share a scale: 32 (default), 64, 128 or channel.",
         ),
     ] = None,
+    embedding_quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--embedding-quantize",
+            envvar="EDGEC_EMBEDDING_QUANTIZE",
+            metavar="FORMAT",
+            help="The same for embeddings and lm_head; default as --quantize.",
+        ),
+    ] = None,
     asymmetric: Annotated[
         bool,
         typer.Option(
@@ -174,6 +183,7 @@ def compile_model(
         "dynamic_shapes": dynamic_shapes,
         "quantize": quantize,
         "group_size": group_size,
+        "embedding_quantize": embedding_quantize,
         "asymmetric": asymmetric,
         "revision": revision,
         "offline": offline,
