@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.parameters import ArchiveEntry, write_archive
 from edgec.compiler.progress import Progress, Silent
 from edgec.compiler.quantization import StoredWeights, describe_quantization, weight_formats
-from edgec.compiler.stages import EXPORTED, STAGES, file_of, prompt_sizes, torch_pipeline
+from edgec.compiler.stages import (
+    EXPORTED,
+    STAGES,
+    call_memory,
+    file_of,
+    prompt_sizes,
+    torch_pipeline,
+)
 from edgec.compiler.targets import Target, parse_targets, requirements
 from edgec.errors import InputError
 from edgec.manifest import (
@@ -56,6 +63,8 @@ class _Build:
     max_context: int
     dump: Path | None
     progress: Progress
+    call_memory: dict[str, int] = field(default_factory=dict)
+    """Bytes that a call allocates, by target; filled as programs are compiled."""
 
 
 def default_cache_dir() -> Path:
@@ -316,6 +325,9 @@ def _compile_programs(
             with build.progress.stage(stage, f"{target.name} {target.architecture}"):
                 try:
                     run(current, produced, target, build.options)
+                    if stage == "vmfb":
+                        memory = call_memory(current, target, build.options)
+                        build.call_memory[target.name] = memory
                 finally:
                     _dump(build, produced, produced.with_suffix(".log"))
             current = produced
@@ -399,6 +411,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
                 requirements=requirements(t, result / file_of("vmfb", t)),
                 compile_flags=t.flags,
                 prompt_sizes=prompt_sizes(t, options),
+                call_memory=build.call_memory.get(t.name, 0),
             )
             for t in build.targets
         },

@@ -112,6 +112,7 @@ class Program:
     `requirements` are what the device must have (CPU features, subgroup size, ...), by name.
     A program with `prompt_sizes` has an entry point `prefill_<P>` for each of these lengths, in
     rising order, instead of one `prefill` for every length; otherwise they are called the same.
+    A call allocates at most `call_memory` bytes besides weights and state; 0 on a CPU.
     """
 
     target: str
@@ -121,6 +122,7 @@ class Program:
     requirements: dict[str, str] = field(default_factory=dict)
     compile_flags: tuple[str, ...] = ()
     prompt_sizes: tuple[int, ...] = ()
+    call_memory: int = 0
 
 
 @dataclass(frozen=True)
