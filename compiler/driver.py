@@ -102,6 +102,7 @@ def compile(
     stop_after: str | None = None,
     start_from: str | Path | None = None,
     extra_compile_args: tuple[str, ...] = (),
+    expert_stats: bool = False,
     layers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -113,7 +114,8 @@ def compile(
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
         dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, batch, prompt_sizes,
-            dynamic_shapes, quantize, layers, seed, extra_compile_args: See `CompileOptions`.
+            dynamic_shapes, quantize, expert_stats, layers, seed, extra_compile_args: See
+            `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
         embedding_quantize: Format of embedding tables and `lm_head`; None: as `quantize`.
         asymmetric: A zero point beside each scale; only with `quantize="int4"`.
@@ -150,6 +152,7 @@ def compile(
         group_size=str(group_size or 32),
         embedding_quantize=embedding_quantize,
         asymmetric=asymmetric,
+        expert_stats=expert_stats,
         layers=layers,
         seed=seed,
         extra_compile_args=tuple(extra_compile_args),
@@ -199,6 +202,7 @@ def compile(
                     options.weight_format,
                     embeddings=options.embedding_format,
                     stored=stored_formats(source.weights),
+                    expert_stats=expert_stats,
                     trust_remote_code=trust_remote_code,
                 )
                 weights = check_weights(loaded.expected, source.weights)

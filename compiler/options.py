@@ -45,6 +45,7 @@ class CompileOptions:
         group_size: Weights of a row that share a scale: 32, 64, 128 or channel (the row).
         embedding_quantize: The same for embedding tables and `lm_head`; None: as `quantize`.
         asymmetric: Whether each group has a zero point of its own; int4 only.
+        expert_stats: Whether the program counts how many tokens each expert gets.
         layers: Only the first layers of the model, for measurements; None for all.
         seed: Of a preset's random weights.
         extra_compile_args: Passed on to iree-compile.
@@ -62,6 +63,7 @@ class CompileOptions:
     group_size: str = "32"
     embedding_quantize: str | None = None
     asymmetric: bool = False
+    expert_stats: bool = False
     layers: int | None = None
     seed: int = 0
     extra_compile_args: tuple[str, ...] = ()
@@ -104,6 +106,8 @@ class CompileOptions:
                 f"prompt-sizes {sizes}: must be rising multiples of the prompt multiple that start"
                 f" with it, {multiple}, with dynamic-shapes input"
             )
+        if self.expert_stats and self.batch != (1,):
+            raise InputError("expert-stats: counts one sequence at a time", "drop --batch")
         if self.layers is not None and self.layers < 1:
             raise InputError(f"layers {self.layers}: must be at least 1")
 

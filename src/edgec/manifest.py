@@ -87,7 +87,8 @@ class StateBuffer:
     """One tensor of a sequence's state, zero when the sequence starts.
 
     `kind` says how it behaves when tokens are taken back: `attention` has a row per position,
-    so that rows past the length are never read.
+    so that rows past the length are never read. `expert_counts` only grows: nothing that is
+    computed depends on it.
     """
 
     name: str
