@@ -14,11 +14,20 @@ from iree.compiler import ir
 from edgec.compiler.iree import IreeError, iree_compile_file
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.targets import Target
+from edgec.compiler.transients import transient_bytes
 from edgec.compiler.ukernels import build_objects
 from edgec.errors import CompileError, InputError
 from edgec.passes import parse_module, run_pipeline
 
-__all__ = ["EXPORTED", "STAGES", "block_flags", "file_of", "prompt_sizes", "torch_pipeline"]
+__all__ = [
+    "EXPORTED",
+    "STAGES",
+    "block_flags",
+    "call_memory",
+    "file_of",
+    "prompt_sizes",
+    "torch_pipeline",
+]
 
 EXPORTED = "torch"
 """The stage that comes before the table: what export made, the same for every target."""
@@ -57,6 +66,26 @@ STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = {
     "vmfb": _vmfb,
 }
 """Name to function, in order; each takes the file of the one before."""
+
+
+def call_memory(source: Path, target: Target, options: CompileOptions) -> int:
+    """Bytes that a call of a GPU's program allocates at most; 0 for a CPU, which has no limit.
+
+    Args:
+        source: The result of the stage `input`.
+    """
+    if target.driver.startswith("local"):
+        return 0
+    assert options.chunk_size is not None and options.ctx_size is not None
+    scheduled = source.with_suffix(".stream.mlir")
+    flags = (*target.flags, *shape_flags(options), "--compile-to=stream")
+    _iree(source, scheduled, flags, source.with_suffix(".log"))
+    try:
+        return transient_bytes(scheduled.read_text("utf-8"), options.chunk_size, options.ctx_size)
+    except ValueError as error:
+        raise CompileError(f"{target.name}: the memory of a call is not known: {error}") from error
+    finally:
+        scheduled.unlink()
 
 
 def file_of(stage: str, target: Target) -> str:

@@ -49,6 +49,15 @@ def call(
     asked: dict[str, Any] = {cache: state}
     if "logits_to_keep" in known:
         asked["logits_to_keep"] = last
+    if len(state.parts) > 1:
+        # Left to itself a model counts on from `start`, which is that of one sequence. What it
+        # then adds for padding, it would not add to positions that are given.
+        if "position_ids" not in known or _counts_padding(model):
+            raise ModelError(
+                "its modelling code cannot be told the positions of several sequences",
+                "leave out --batch",
+            )
+        asked["position_ids"] = positions
     ranges = PositionRanges(state.start, tokens.shape[1], state.capacity)
     # What transformers skips when it is exported (looks at the data) is skipped in discovery too.
     compiling = mock.patch.object(torch.compiler, "_is_compiling_flag", True)
@@ -59,3 +68,9 @@ def call(
     if state.buffers is not None:
         state.check_complete()
     return logits
+
+
+def _counts_padding(model: nn.Module) -> bool:
+    """Whether positions start after the id of padding, as they do in families after RoBERTa."""
+    tables = (m for n, m in model.named_modules() if n.endswith("position_embeddings"))
+    return any(getattr(table, "padding_idx", None) is not None for table in tables)

@@ -114,7 +114,8 @@ class SequencePool:
         copy gives up another sequence.
         """
         lost = idle.sequence.length - held
-        if lost == 0 or not idle.sequence.can_truncate:
+        # Less than a block of tokens costs no more to compute than one token.
+        if lost < self._program.manifest.prompt.multiple_of or not idle.sequence.can_truncate:
             return False
         if (len(self._busy) + len(self._idle) + 1) * self.sequence_bytes <= self.budget:
             return True
