@@ -172,8 +172,9 @@ def _experts(
     if length is None:
         # One token, or one of each sequence of a batch.
         tokens = hidden_states.shape[0]
-        rows = hidden_states.expand(count, width)
-        if tokens > 1:
+        if tokens == 1:
+            rows = hidden_states.expand(count, width)
+        else:
             rows = hidden_states[:, None].expand(tokens, count, width).reshape(-1, width)
         chosen = top_k_index.reshape(tokens * count).to(torch.int32)
         if state.discovery.count_experts:
