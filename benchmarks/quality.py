@@ -50,8 +50,10 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, default=BUNDLED / "tiny-dense")
     parser.add_argument("--text", type=Path, help="default: heldout.txt of the model")
     parser.add_argument("--gguf", type=Path, nargs="*", default=[], help="files of the same model")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the rows there")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     text = (options.text or options.model / "heldout.txt").read_text()
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(options.model / "tokenizer.json"))
     ids = torch.tensor(tokenizer.encode(text, add_special_tokens=False))
@@ -60,7 +62,9 @@ def main() -> None:
     rows: list[Row] = []
     print(f"{ids.numel()} tokens in windows of {WINDOW}\n\n{_HEADER}", flush=True)
     reference: list[torch.Tensor] = []
-    for name, bits, change in _formats(options.gguf):
+    sizes = {name: value.numel() for name, value in original.items() if value.ndim == 2}
+    share = sum(size for name, size in sizes.items() if _is_embedding(name)) / sum(sizes.values())
+    for name, bits, change in _formats(options.gguf, share):
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 matrix = parameter.ndim == 2
@@ -97,8 +101,12 @@ def _line(row: Row) -> str:
     )
 
 
-def _formats(files: list[Path]) -> Iterator[tuple[str, float, Change]]:
-    """Name, bits a weight, and what becomes of a matrix."""
+def _is_embedding(name: str) -> bool:
+    return "embed" in name or name.startswith("lm_head.")
+
+
+def _formats(files: list[Path], embeddings: float) -> Iterator[tuple[str, float, Change]]:
+    """Name, bits a weight, and what becomes of a matrix; `embeddings` is their share of weights."""
     yield "f32", 32, lambda _, matrix: matrix
     yield "f16", 16, lambda _, matrix: matrix.half().float()
     yield "bf16", 16, lambda _, matrix: matrix.bfloat16().float()
@@ -107,6 +115,12 @@ def _formats(files: list[Path]) -> Iterator[tuple[str, float, Change]]:
             name = f"int{bits}{' asymmetric' if zeros else ''}, group {group or 'channel'}"
             extra = (2 if zeros else 1) * 16 / group if group else 0
             yield name, bits + extra, _ours(WeightFormat(bits, group, zeros))
+    table = _ours(WeightFormat(8, 32))
+    for zeros in (False, True):
+        rest = _ours(WeightFormat(4, 32, zeros))
+        bits = embeddings * 8.5 + (1 - embeddings) * (5 if zeros else 4.5)
+        name = f"int4{' asymmetric' if zeros else ''}, embeddings int8, group 32"
+        yield name, round(bits, 2), _either(table, rest)
     for kind, bits in (
         (gguf.GGMLQuantizationType.Q8_0, 8.5),
         (gguf.GGMLQuantizationType.Q4_0, 4.5),
@@ -124,12 +138,17 @@ def _formats(files: list[Path]) -> Iterator[tuple[str, float, Change]]:
                 return weights.read(name).float()
             return dequantize(*weights.read_quantized(name), *matrix.shape)
 
-        stored = 8 * file.stat().st_size / sum(t.count for t in weights.tensors().values())
+        stored = 8 * sum(int(t.n_bytes) for t in gguf.GGUFReader(file).tensors)
+        stored /= sum(tensor.count for tensor in weights.tensors().values())
         yield f"{file.name}, imported", round(stored, 2), imported
 
 
 def _ours(form: WeightFormat) -> Change:
     return lambda name, matrix: dequantize(*quantize(name, matrix, form), *matrix.shape)
+
+
+def _either(embeddings: Change, others: Change) -> Change:
+    return lambda name, matrix: (embeddings if _is_embedding(name) else others)(name, matrix)
 
 
 def _ggml(kind: Any) -> Change:

@@ -74,18 +74,21 @@ def _attention_rows(options: CompileOptions) -> int:
 class _Program(nn.Module):
     """A HF model called as the contract says; `state` is a flat list of the buffers `names`."""
 
-    def __init__(self, model: LoadedModel, capacity: int, names: list[str]) -> None:
+    def __init__(
+        self, model: LoadedModel, capacity: int, names: list[str], multiple: int = 1
+    ) -> None:
         super().__init__()
         self.model = model.module
         self.discovery = model.discovery
         self.capacity = capacity
+        self.multiple = multiple
         self.names = names
 
     def sequence(
         self, start: torch.Tensor, state: list[torch.Tensor], length: torch.Tensor | None = None
     ) -> SequenceState:
         buffers = dict(zip(self.names, state, strict=True))
-        return SequenceState(start, self.capacity, self.discovery, buffers, length)
+        return SequenceState(start, self.capacity, self.discovery, buffers, length, self.multiple)
 
     def run(
         self,
@@ -172,7 +175,7 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
     prompt, dynamic = _prompt_dimension(options)
     programs = {
         "prefill": _export(
-            _Prefill(model, capacity, names),
+            _Prefill(model, capacity, names, spec.prompt.multiple_of),
             (_tokens(prompt), number(), number(), _tokens(1), state()),
             (dynamic, None, None, None, [None] * len(spec.state)),
         ),

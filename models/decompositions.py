@@ -34,6 +34,19 @@ def _topk(
     return values.transpose(dim, -1), indices.transpose(dim, -1)
 
 
+def _softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+    """With a logarithm, so that IREE does not make one operator of it.
+
+    Where a router masks its scores twice (phimoe), IREE fuses both maskings into the dispatch of
+    that operator, which then has two results and cannot be tiled.
+    """
+    if (dtype or x.dtype) != torch.float32 or not x.is_floating_point():
+        return NotImplemented
+    shifted = x.to(torch.float32)
+    shifted = shifted - shifted.amax(dim, keepdim=True)
+    return torch.exp(shifted - shifted.exp().sum(dim, keepdim=True).log())
+
+
 def _concat(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
     return torch.cat(tensors, dim)
 
@@ -92,6 +105,7 @@ def _or(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.topk.default: _topk,
+    aten.softmax.int: _softmax,
     aten.concat.default: _concat,
     aten.scatter.value: _scatter_value,
     aten.new_ones.default: _new_ones,

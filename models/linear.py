@@ -107,7 +107,7 @@ def narrow_weights(
     model: nn.Module,
     dtype: torch.dtype,
     form: WeightFormat | None = None,
-    stored: Mapping[str, WeightFormat] | None = None,
+    own: Mapping[str, WeightFormat | None] | None = None,
 ) -> dict[str, QuantizedMatrix]:
     """Replaces the linear layers and embeddings of a model on the meta device, in place.
 
@@ -118,7 +118,7 @@ def narrow_weights(
         model: With float parameters.
         dtype: What matrices are stored in that have no format.
         form: The format of matrices; None: `dtype`.
-        stored: Parameters that have another format, by name: that in which they come.
+        own: Parameters that have another format, or none, by name.
 
     Returns:
         The quantised matrices by the name of the (first) parameter they replace.
@@ -169,7 +169,7 @@ def narrow_weights(
             if not linear_layer:
                 continue
             replacement = NarrowLinear(weight, bias)
-        elif chosen := (stored or {}).get(f"{name}.weight", form):
+        elif chosen := (own or {}).get(f"{name}.weight", form):
             matrix = quantize(f"{name}.weight", weight, chosen)
             replacement = (
                 QuantizedLinear(matrix, bias) if linear_layer else QuantizedEmbedding(matrix)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -71,7 +71,9 @@ def load(
     dtype: str,
     form: WeightFormat | None = None,
     *,
+    embeddings: WeightFormat | Literal["same"] | None = "same",
     stored: Mapping[str, WeightFormat] | None = None,
+    expert_stats: bool = False,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Builds the model of a HF configuration without weights and finds out what state it keeps.
@@ -80,8 +82,10 @@ def load(
         config: A transformers configuration.
         dtype: f32, f16 or bf16, for matrices that are not quantised.
         form: How matrices are quantised; None: they are not.
+        embeddings: The format of embedding tables and `lm_head`, where it is another.
         stored: Matrices that the checkpoint has as integers already, by its names: they keep that
             format.
+        expert_stats: Whether the state counts the tokens of each expert.
         trust_remote_code: Whether modelling code that came with the model may run.
 
     Raises:
@@ -92,11 +96,12 @@ def load(
     attention.install()
     experts.install()
     experts.check_config(config)
+    given = (config, dtype, form, embeddings, stored or {}, expert_stats, trust_remote_code)
     try:
-        return _load(config, dtype, form, stored or {}, trust_remote_code, whole=False)
+        return _load(*given, whole=False)
     except ModelError as refused:
         try:
-            return _load(config, dtype, form, stored or {}, trust_remote_code, whole=True)
+            return _load(*given, whole=True)
         except ModelError as error:
             # Where edgec's attention is not taken, what is wrong with the model's own says more.
             raise (error if refused.__cause__ else refused) from None
@@ -106,7 +111,9 @@ def _load(
     config: Any,
     dtype: str,
     form: WeightFormat | None,
+    embeddings: WeightFormat | Literal["same"] | None,
     stored: Mapping[str, WeightFormat],
+    expert_stats: bool,
     trust_remote_code: bool,
     whole: bool,
 ) -> LoadedModel:
@@ -124,12 +131,15 @@ def _load(
             )
         check_own_attention(config)
     expected = tensors_of(module)
+    own: dict[str, WeightFormat | None] = {}
+    if embeddings != "same":
+        own = dict.fromkeys(_embeddings(module), embeddings)
     kept = {expected.rename(name): format for name, format in stored.items()}
     for alias, name in expected.tied.items():
         for one, other in ((alias, name), (name, alias)):
             if one in kept:
                 kept.setdefault(other, kept[one])
-    quantized = narrow_weights(module, DTYPES[dtype], form, kept)
+    quantized = narrow_weights(module, DTYPES[dtype], form, own | kept)
     quantized |= experts.narrow_experts(module, DTYPES[dtype], form)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
@@ -144,8 +154,18 @@ def _load(
         else:
             first[id(parameter)] = name
             parameters[name] = parameter
-    discovery = _discover(module, config, whole)
+    discovery = _discover(module, config, whole, expert_stats)
     return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized)
+
+
+def _embeddings(module: nn.Module) -> list[str]:
+    """The parameters that are embedding tables, or the matrix that gives the logits."""
+    output = module.get_output_embeddings()  # type: ignore[operator]
+    return [
+        f"{name}.weight"
+        for name, part in module.named_modules()
+        if part is output or type(part) is nn.Embedding
+    ]
 
 
 def _without_weights(config: Any, implementation: str, trust_remote_code: bool) -> nn.Module:
@@ -179,13 +199,13 @@ def _meta_parameters() -> Iterator[None]:
         yield
 
 
-def _discover(module: nn.Module, config: Any, whole: bool) -> Discovery:
+def _discover(module: nn.Module, config: Any, whole: bool, count_experts: bool) -> Discovery:
     """Runs the model on the meta device, and notes the layers' state and the masks.
 
     Once to see what it keeps, and once more, a single token on that state, to see that every
     buffer is updated by functions that edgec knows.
     """
-    discovery = Discovery(whole=whole)
+    discovery = Discovery(whole=whole, count_experts=count_experts)
     start = torch.zeros((), dtype=torch.int64, device="meta")
     try:
         length = torch.full((), 32, dtype=torch.int64, device="meta")

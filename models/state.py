@@ -64,7 +64,7 @@ class Kept:
     """One tensor that a layer keeps between calls.
 
     `shape` is, by `kind`: of `attention` that of a position's row, `(kv_heads, width)`; of `conv`
-    `(columns, channels)`; of `recurrent` all of it.
+    `(columns, channels)`; of `recurrent` all of it; of `expert_counts` `(experts,)`.
     """
 
     kind: str
@@ -81,6 +81,7 @@ class Discovery:
         whole: Whether its own code attends, to all rows of the cache and with a mask for all of
             them, as it would to transformers' static cache.
         experts_per_token: How many experts a module was called for.
+        count_experts: Whether the state also has how many tokens each expert got.
         vocab_size: Width of the logits.
     """
 
@@ -88,6 +89,7 @@ class Discovery:
     masks: list[CausalMask] = field(default_factory=list)
     whole: bool = False
     experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
+    count_experts: bool = False
     vocab_size: int = 0
 
     def keep(self, name: str, kept: Kept) -> None:
@@ -120,6 +122,7 @@ class SequenceState(Cache):
             with the scales of its rows, f32 `[capacity, kv_heads]`, called as it and `SCALES`.
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
+        multiple: Of which the number of the call's tokens is one, when it has several.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class SequenceState(Cache):
         discovery: Discovery,
         buffers: dict[str, torch.Tensor] | None = None,
         length: torch.Tensor | None = None,
+        multiple: int = 32,
     ) -> None:
         super().__init__(layers=[])
         self.start = start
@@ -136,13 +140,14 @@ class SequenceState(Cache):
         self.discovery = discovery
         self.buffers = buffers
         self.length = length
+        self.multiple = multiple
         self.parts: tuple[SequenceState, ...] = (self,)
         self.updated: set[str] = set()
         self._masks = iter(discovery.masks)
         self._new: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._lent: list[tuple[torch.Tensor, str]] = []
         self._convolved: list[tuple[torch.Tensor, torch.Tensor, str]] = []
-        self._recurrent = ""
+        self._taken: tuple[str, int] = ("", 0)
 
     def write(self, name: str, value: torch.Tensor) -> None:
         """Replaces a buffer's content; once in a call, or the model does what this cannot do."""
@@ -164,6 +169,13 @@ class SequenceState(Cache):
                 f"{missed[0]} is not updated by a call",
                 "this form of state is not supported yet",
             )
+
+    def live(self, x: torch.Tensor) -> torch.Tensor:
+        """`[tokens, ...]` of the call's tokens, with zeros for padding."""
+        if self.length is None:
+            return x
+        positions = torch.arange(x.shape[0], device=x.device).reshape(-1, *[1] * (x.dim() - 1))
+        return torch.where(positions < self.length, x, 0.0)
 
     # Attention
 
@@ -314,7 +326,8 @@ class SequenceState(Cache):
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
         """A recurrent buffer as it is before the call, `[1, *shape]`; None during discovery."""
-        self._recurrent = name = f"layers.{layer_idx}.recurrent{state_idx or ''}"
+        name = f"layers.{layer_idx}.recurrent{state_idx or ''}"
+        self._taken = (name, 0)
         if self.buffers is None or name not in self.discovery.state:
             return None
         return self._lend(self.buffers[name][None], name)
@@ -329,6 +342,28 @@ class SequenceState(Cache):
         else:
             self.write(name, recurrent_states[0])
         return recurrent_states
+
+    def take_part(self) -> torch.Tensor | None:
+        """The state for a scan that is not told its own: what the layer last asked for.
+
+        A layer with several heads of `[channels, N]` scans them one after the other, and each
+        call takes the next. None during discovery.
+        """
+        name, part = self._taken
+        if self.buffers is None or name not in self.discovery.state:
+            return None
+        self._taken = (name, part + 1)
+        buffer = self.buffers[name]
+        return buffer[part] if buffer.dim() == 3 else buffer
+
+    def write_part(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        """Like `write` for what `get_recurrent_state` returned, or one head of it, `[1, ...]`."""
+        name, _ = self._taken
+        if any(handle is tensor for handle, _ in self._lent):
+            self.write(self.lent(tensor), value)
+        else:
+            self.updated.add(name)
+            tensor.copy_(value[None])
 
     def lent(self, tensor: torch.Tensor) -> str:
         """The name of the buffer that a tensor returned by a `get` method stands for.

@@ -14,7 +14,7 @@ from iree.compiler import ir
 
 from edgec.passes.grouped_matmul_gather import expert_of_block
 from edgec.passes.grouped_matmul_shape import ROW_BLOCK
-from edgec.passes.lower_quantized_linear import integer_of
+from edgec.passes.lower_quantized_linear import Halves
 from edgec.passes.quantized_grouped_kernel import grouped_kernel_fits, grouped_kernel_template
 from edgec.passes.quantized_kernel import QuantizedShape
 from edgec.passes.rewriting import (
@@ -172,22 +172,29 @@ def _bias(case: _Case, rows: _Rows, y: str) -> str:
   %biased = tensor.collapse_shape %sum [[0, 1], [2]] : {blocked} into {y}"""
 
 
+_DIMS = "e, m, p, n, g, b, j"
+
+
 def _contraction(case: _Case) -> str:
     """One `linalg.generic` over blocks of rows and panels, see `lower-quantized-linear`."""
     shape, rows = case.shape, _Rows.of(case)
     m, n, k, group, panels = shape.m, shape.n, shape.k, shape.group, shape.panels
     columns = 4 if shape.bits == 8 else 8
-    groups, steps, halves = k // group, group // columns, columns // 4
-    split = tensor_type((rows.count, rows.block, groups, steps, halves, 4), "f32")
+    groups, steps = k // group, group // columns
+    inner = (4,) if shape.bits == 8 else (2, 4)
+    split = tensor_type((rows.count, rows.block, groups, steps, *inner), "f32")
     packed = tensor_type((case.experts, panels, groups, steps, 16, 4), "i8")
     own_packed = tensor_type((rows.count, panels, groups, steps, 16, 4), "i8")
     own_scales = tensor_type((rows.count, panels, groups, 16), "f16")
     wide = tensor_type((rows.count, rows.block, panels, 16), "f32")
     flat, out = tensor_type((m, panels * 16), "f32"), tensor_type((m, n), "f32")
+    sizes = (rows.count, rows.block, groups, steps)
+    halves = Halves.of(shape.bits, "%split", sizes, rows.first, (_DIMS, "e, m, g, b, j"))
+    axes = ", ".join(str(i) for i in range(2, 4 + len(inner)))
     return f"""  %zero = arith.constant 0.0 : f32
-  %split = tensor.expand_shape %x [[0, 1], [2, 3, 4, 5]]
-      output_shape [{rows.first}, {rows.block}, {groups}, {steps}, {halves}, 4]
-      : {case.x.builtin} into {split}
+  %split = tensor.expand_shape %x [[0, 1], [{axes}]]
+      output_shape [{rows.first}, {rows.block}, {groups}, {steps}, {", ".join(map(str, inner))}]
+      : {case.x.builtin} into {split}{halves.define}
   %grouped = tensor.expand_shape %weight [[0], [1], [2, 3], [4], [5]]
       output_shape [{case.experts}, {panels}, {groups}, {steps}, 16, 4]
       : {case.weight.builtin} into {packed}
@@ -201,20 +208,17 @@ def _contraction(case: _Case) -> str:
   %wide_empty = tensor.empty({rows.size}) : {wide}
   %wide_zero = linalg.fill ins(%zero : f32) outs(%wide_empty : {wide}) -> {wide}
   %wide = linalg.generic {{
-      indexing_maps = [affine_map<(e, m, p, n, g, b, h, j) -> (e, m, g, b, h, j)>,
-                       affine_map<(e, m, p, n, g, b, h, j) -> (e, p, g, b, n, j)>,
-                       affine_map<(e, m, p, n, g, b, h, j) -> (e, p, g, n)>,
-                       affine_map<(e, m, p, n, g, b, h, j) -> (e, m, p, n)>],
+      indexing_maps = [{halves.maps}
+                       affine_map<({_DIMS}) -> (e, p, g, b, n, j)>,
+                       affine_map<({_DIMS}) -> (e, p, g, n)>,
+                       affine_map<({_DIMS}) -> (e, m, p, n)>],
       iterator_types = ["parallel", "parallel", "parallel", "parallel", "reduction", "reduction",
-                        "reduction", "reduction"]
-    }} ins(%split, %own_packed, %own_scales : {split}, {own_packed}, {own_scales})
+                        "reduction"]
+    }} ins({halves.operands}, %own_packed, %own_scales
+           : {halves.types}, {own_packed}, {own_scales})
       outs(%wide_zero : {wide}) {{
-  ^bb0(%a: f32, %w: i8, %scale: f16, %sum: f32):
-{integer_of(shape.bits, half=6)}
-    %float = arith.sitofp %integer : i32 to f32
-    %scale_f32 = arith.extf %scale : f16 to f32
-    %dequantized = arith.mulf %float, %scale_f32 : f32
-    %p = arith.mulf %a, %dequantized : f32
+  ^bb0({halves.arguments}, %w: i8, %scale: f16, %sum: f32):
+{halves.product}
     %s = arith.addf %sum, %p : f32
     linalg.yield %s : f32
   }} -> {wide}

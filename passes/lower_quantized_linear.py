@@ -1,8 +1,9 @@
 """`lower-quantized-linear`: `edgec::quantized_linear` as a contraction or as a kernel's dispatch.
 
-The contraction works on every target: it unpacks, scales and multiplies in its body, so that the
-weights are read in their packed form. With `kernel=<level>` the layers that the level's kernel can
-compute become dispatches of it (see `edgec.passes.quantized_kernel`); the others stay contractions.
+The contraction unpacks, scales and multiplies in its body, so that the weights are read in their
+packed form; CUDA's code generation cannot distribute it and takes `form=apart`. With
+`kernel=<level>` the layers that the level's kernel can compute become dispatches of it (see
+`edgec.passes.quantized_kernel`).
 """
 
 from __future__ import annotations
@@ -27,21 +28,31 @@ from edgec.passes.rewriting import (
     tensor_type,
 )
 
-__all__ = ["LowerQuantizedLinear", "integer_of"]
+__all__ = ["Halves", "LowerQuantizedLinear"]
 
 
 @dataclass(frozen=True)
 class LowerQuantizedLinear:
-    """Attributes: kernel: `generic`, or the feature level whose kernels are linked in."""
+    """Attributes:
+
+    kernel: `generic`, or the feature level whose kernels are linked in.
+    form: `fused` or, for code generation that cannot distribute that, `apart`: the weights are
+        dequantised by an operation of their own.
+    """
 
     kernel: str = "generic"
+    form: str = "fused"
+
+    def __post_init__(self) -> None:
+        if self.form not in ("fused", "apart"):
+            raise ValueError(f"form={self.form}: must be fused or apart")
 
     def run(self, module: ir.Module) -> None:
         layers = [(op, _layer(op)) for op in custom_ops(module, "quantized_linear")]
         if self.kernel != "generic":
             layers = self._merge(module, layers)
         for op, layer in layers:
-            compute = _contraction(layer.shape)
+            compute = (_contraction if self.form == "fused" else _apart)(layer.shape)
             extra, kind = "", "quantized_linear"
             if self.kernel != "generic" and kernel_fits(layer.shape):
                 extra, compute = kernel_template(layer.shape, self.kernel)
@@ -128,12 +139,13 @@ util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin},
 
 
 def _contraction(shape: QuantizedShape) -> str:
-    """The layer as a `linalg.generic` over panels; a nibble's place is a dimension of its own."""
+    """The layer as a `linalg.generic` over panels."""
     m, n, k, group = shape.m, shape.n, shape.k, shape.group
     columns = 4 if shape.bits == 8 else 8
-    groups, blocks, halves = k // group, group // columns, columns // 4
+    groups, blocks = k // group, group // columns
     rows = tensor_type((m, k), "f32")
-    split = tensor_type((m, groups, blocks, halves, 4), "f32")
+    inner = (4,) if shape.bits == 8 else (2, 4)
+    split = tensor_type((m, groups, blocks, *inner), "f32")
     packed = tensor_type((shape.panels, k // columns, 16, 4), "i8")
     grouped = tensor_type((shape.panels, groups, blocks, 16, 4), "i8")
     scales = tensor_type((shape.panels, groups, 16), "f16")
@@ -141,36 +153,109 @@ def _contraction(shape: QuantizedShape) -> str:
     wide = tensor_type((m, shape.panels, 16), "f32")
     flat, out = tensor_type((m, shape.panels * 16), "f32"), tensor_type((m, n), "f32")
     size = "%m" if m is None else str(m)
-    integer = integer_of(shape.bits, half=5)
+    halves = Halves.of(
+        shape.bits,
+        "%split",
+        (m, groups, blocks),
+        size,
+        (_DIMS, "m, g, b, j"),
+        above=shape.zero_points,
+    )
+    axes = ", ".join(str(i) for i in range(1, 3 + len(inner)))
     return f"""
   %zero = arith.constant 0.0 : f32
-  %split = tensor.expand_shape %rows [[0], [1, 2, 3, 4]]
-      output_shape [{size}, {groups}, {blocks}, {halves}, 4] : {rows} into {split}
+  %split = tensor.expand_shape %rows [[0], [{axes}]]
+      output_shape [{size}, {groups}, {blocks}, {", ".join(map(str, inner))}]
+      : {rows} into {split}{halves.define}
   %grouped = tensor.expand_shape %weight [[0], [1, 2], [3], [4]]
       output_shape [{shape.panels}, {groups}, {blocks}, 16, 4] : {packed} into {grouped}
 {zeros.slices}
   %wide_empty = tensor.empty({"%m" if m is None else ""}) : {wide}
   %wide_zero = linalg.fill ins(%zero : f32) outs(%wide_empty : {wide}) -> {wide}
   %wide = linalg.generic {{
-      indexing_maps = [affine_map<(m, p, n, g, b, h, j) -> (m, g, b, h, j)>,
-                       affine_map<(m, p, n, g, b, h, j) -> (p, g, b, n, j)>,
-                       affine_map<(m, p, n, g, b, h, j) -> (p, g, n)>,{zeros.map}
-                       affine_map<(m, p, n, g, b, h, j) -> (m, p, n)>],
+      indexing_maps = [{halves.maps}
+                       affine_map<({_DIMS}) -> (p, g, b, n, j)>,
+                       affine_map<({_DIMS}) -> (p, g, n)>,{zeros.map}
+                       affine_map<({_DIMS}) -> (m, p, n)>],
       iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction",
-                        "reduction", "reduction"]
-    }} ins({zeros.operands} : {split}, {grouped}, {zeros.types})
+                        "reduction"]
+    }} ins({halves.operands}, %grouped, {zeros.operands}
+           : {halves.types}, {grouped}, {zeros.types})
       outs(%wide_zero : {wide}) {{
-  ^bb0(%a: f32, %w: i8, %scale: f16{zeros.argument}, %sum: f32):
-{integer}
-    %float = arith.sitofp %integer : i32 to f32{zeros.subtract}
-    %scale_f32 = arith.extf %scale : f16 to f32
-    %dequantized = arith.mulf {zeros.value}, %scale_f32 : f32
-    %p = arith.mulf %a, %dequantized : f32
+  ^bb0({halves.arguments}, %w: i8, %scale: f16{zeros.argument}, %sum: f32):
+{halves.product}
     %s = arith.addf %sum, %p : f32
     linalg.yield %s : f32
   }} -> {wide}
   %flat = tensor.collapse_shape %wide [[0], [1, 2]] : {wide} into {flat}
   %product = tensor.extract_slice %flat[0, 0] [{size}, {n}] [1, 1] : {flat} to {out}"""
+
+
+_DIMS = "m, p, n, g, b, j"
+
+
+def _apart(shape: QuantizedShape) -> str:
+    """The matrix dequantised, `[N, K]` in f32, then a plain product."""
+    m, n, k, group, panels = shape.m, shape.n, shape.k, shape.group, shape.panels
+    columns = 4 if shape.bits == 8 else 8
+    groups, blocks, halves = k // group, group // columns, columns // 4
+    rows, out = tensor_type((m, k), "f32"), tensor_type((m, n), "f32")
+    packed = tensor_type((panels, k // columns, 16, 4), "i8")
+    grouped = tensor_type((panels, groups, blocks, 16, 4), "i8")
+    scales = tensor_type((panels, groups, 16), "f16")
+    zeros = _ZeroPoints.of(shape, scales)
+    wide = tensor_type((panels, 16, groups, blocks, halves, 4), "f32")
+    flat, matrix = tensor_type((panels * 16, k), "f32"), tensor_type((n, k), "f32")
+    integer = "    %integer = arith.extsi %w : i8 to i32"
+    if shape.bits == 4:
+        integer = """    %half = linalg.index 4 : index
+    %half_i32 = arith.index_cast %half : index to i32
+    %four = arith.constant 4 : i32
+    %shift = arith.muli %half_i32, %four : i32
+    %byte = arith.extui %w : i8 to i32
+    %shifted = arith.shrui %byte, %shift : i32
+    %mask = arith.constant 15 : i32
+    %nibble = arith.andi %shifted, %mask : i32
+    %eight = arith.constant 8 : i32
+    %integer = arith.subi %nibble, %eight : i32"""
+    above = "    %above = arith.sitofp %integer : i32 to f32"
+    if shape.zero_points:
+        above = """    %float = arith.sitofp %integer : i32 to f32
+    %z_f32 = arith.extf %z : f16 to f32
+    %above = arith.subf %float, %z_f32 : f32"""
+    scale_map = "affine_map<(p, n, g, b, h, j) -> (p, g, n)>,"
+    return f"""
+  %zero = arith.constant 0.0 : f32
+  %grouped = tensor.expand_shape %weight [[0], [1, 2], [3], [4]]
+      output_shape [{panels}, {groups}, {blocks}, 16, 4] : {packed} into {grouped}
+{zeros.slices}
+  %wide_empty = tensor.empty() : {wide}
+  %wide = linalg.generic {{
+      indexing_maps = [affine_map<(p, n, g, b, h, j) -> (p, g, b, n, j)>,
+                       {scale_map} {scale_map if shape.zero_points else ""}
+                       affine_map<(p, n, g, b, h, j) -> (p, n, g, b, h, j)>],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel", "parallel", "parallel"]
+    }} ins(%grouped, {zeros.operands} : {grouped}, {zeros.types}) outs(%wide_empty : {wide}) {{
+  ^bb0(%w: i8, %scale: f16{zeros.argument}, %unused: f32):
+{integer}
+{above}
+    %scale_f32 = arith.extf %scale : f16 to f32
+    %value = arith.mulf %above, %scale_f32 : f32
+    linalg.yield %value : f32
+  }} -> {wide}
+  %flat = tensor.collapse_shape %wide [[0, 1], [2, 3, 4, 5]] : {wide} into {flat}
+  %matrix = tensor.extract_slice %flat[0, 0] [{n}, {k}] [1, 1] : {flat} to {matrix}
+  %start = linalg.fill ins(%zero : f32) outs(%out : {out}) -> {out}
+  %product = linalg.generic {{
+      indexing_maps = [affine_map<(m, n, k) -> (m, k)>, affine_map<(m, n, k) -> (n, k)>,
+                       affine_map<(m, n, k) -> (m, n)>],
+      iterator_types = ["parallel", "parallel", "reduction"]
+    }} ins(%rows, %matrix : {rows}, {matrix}) outs(%start : {out}) {{
+  ^bb0(%a: f32, %b: f32, %sum: f32):
+    %p = arith.mulf %a, %b : f32
+    %s = arith.addf %sum, %p : f32
+    linalg.yield %s : f32
+  }} -> {out}"""
 
 
 @dataclass(frozen=True)
@@ -182,13 +267,11 @@ class _ZeroPoints:
     slices: str = ""
     map: str = ""
     argument: str = ""
-    subtract: str = ""
-    value: str = "%float"
 
     @staticmethod
     def of(shape: QuantizedShape, scales: str) -> _ZeroPoints:
         if not shape.zero_points:
-            return _ZeroPoints("%split, %grouped, %scales", scales)
+            return _ZeroPoints("%scales", scales)
         groups = shape.k // shape.group
         both = tensor_type((2, shape.panels, groups, 16), "f16")
         slices = "\n".join(
@@ -198,34 +281,99 @@ class _ZeroPoints:
             for i, name in enumerate(("factors", "zeros"))
         )
         return _ZeroPoints(
-            operands="%split, %grouped, %factors, %zeros",
+            operands="%factors, %zeros",
             types=f"{scales}, {scales}",
             slices=slices,
-            map="\n                       affine_map<(m, p, n, g, b, h, j) -> (p, g, n)>,",
+            map=f"\n                       affine_map<({_DIMS}) -> (p, g, n)>,",
             argument=", %z: f16",
-            subtract="""
-    %z_f32 = arith.extf %z : f16 to f32
-    %above = arith.subf %float, %z_f32 : f32""",
-            value="%above",
         )
 
 
-def integer_of(bits: int, half: int) -> str:
-    """Text of a `linalg.generic`'s body that makes %integer, i32, of the packed byte %w.
+@dataclass(frozen=True)
+class Halves:
+    """The activations of a contraction, apart for low and high nibbles; text of its parts.
 
-    Args:
-        bits: 8 or 4.
-        half: The dimension that says which nibble; not looked at for 8 bits.
+    A byte holds two weights of 4 bits. Both are taken from it in the body, each with its own
+    activation. A dimension for the nibble instead, and its number in the body or as an operand,
+    is what Vulkan's code generation cannot compile, or computes wrongly.
     """
-    if bits == 8:
-        return "    %integer = arith.extsi %w : i8 to i32"
-    return f"""    %half = linalg.index {half} : index
-    %half_i32 = arith.index_cast %half : index to i32
-    %four = arith.constant 4 : i32
-    %shift = arith.muli %half_i32, %four : i32
-    %byte = arith.extui %w : i8 to i32
-    %shifted = arith.shrui %byte, %shift : i32
+
+    define: str
+    operands: str
+    types: str
+    arguments: str
+    maps: str
+    product: str
+
+    @staticmethod
+    def of(
+        bits: int,
+        source: str,
+        sizes: tuple[int | None, ...],
+        size: str,
+        dims: tuple[str, str],
+        *,
+        above: bool = False,
+    ) -> Halves:
+        """The text for activations `[*sizes, 4]` with 8 bits, `[*sizes, 2, 4]` with 4.
+
+        Args:
+            bits: 8 or 4.
+            source: The value that has them.
+            sizes: Of dimensions before the columns of a block; the first may be dynamic.
+            size: Of the first, as a value or number.
+            dims: Of the `linalg.generic`: all, and those of the activations.
+            above: Whether %z, f16, is subtracted from the integers.
+        """
+        inner = tensor_type((*sizes, 4), "f32")
+        one = f"affine_map<({dims[0]}) -> ({dims[1]})>,"
+        if bits == 8:
+            return Halves("", source, inner, "%a: f32", one, _product(above, ("a", "w", "signed")))
+        outer = tensor_type((*sizes, 2, 4), "f32")
+        rank = len(sizes)
+        lengths = ", ".join([size, *map(str, sizes[1:]), "1", "4"])
+        define = "".join(
+            f"""
+  %{name} = tensor.extract_slice {source}[{"0, " * rank}{i}, 0] [{lengths}]
+      [{"1, " * rank}1, 1] : {outer} to {inner}"""
+            for i, name in enumerate(("low_half", "high_half"))
+        )
+        return Halves(
+            define,
+            "%low_half, %high_half",
+            f"{inner}, {inner}",
+            "%a: f32, %a_high: f32",
+            f"{one} {one}",
+            _product(above, ("a", "low", "low"), ("a_high", "high", "high")),
+        )
+
+
+_INTEGERS = {
+    "signed": "    %w_i32 = arith.extsi %w : i8 to i32",
+    "low": """    %byte = arith.extui %w : i8 to i32
     %mask = arith.constant 15 : i32
-    %nibble = arith.andi %shifted, %mask : i32
     %eight = arith.constant 8 : i32
-    %integer = arith.subi %nibble, %eight : i32"""
+    %low_nibble = arith.andi %byte, %mask : i32
+    %low_i32 = arith.subi %low_nibble, %eight : i32""",
+    "high": """    %four = arith.constant 4 : i32
+    %high_nibble = arith.shrui %byte, %four : i32
+    %high_i32 = arith.subi %high_nibble, %eight : i32""",
+}
+
+
+def _product(above: bool, *parts: tuple[str, str, str]) -> str:
+    """Text of a body that makes %p, f32: activations by the weights of one byte, and %scale."""
+    lines = ["    %z_f32 = arith.extf %z : f16 to f32"] if above else []
+    for activation, name, integer in parts:
+        lines += [_INTEGERS[integer], f"    %{name}_f32 = arith.sitofp %{name}_i32 : i32 to f32"]
+        if above:
+            lines.append(f"    %{name}_above = arith.subf %{name}_f32, %z_f32 : f32")
+        weight = f"%{name}_{'above' if above else 'f32'}"
+        lines.append(f"    %{name}_p = arith.mulf %{activation}, {weight} : f32")
+    total = f"%{parts[0][1]}_p"
+    if len(parts) == 2:
+        lines.append(f"    %both_p = arith.addf {total}, %{parts[1][1]}_p : f32")
+        total = "%both_p"
+    lines.append("    %scale_f32 = arith.extf %scale : f16 to f32")
+    lines.append(f"    %p = arith.mulf {total}, %scale_f32 : f32")
+    return "\n".join(lines)

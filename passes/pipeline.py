@@ -31,6 +31,8 @@ _TORCH_PASSES = (
     "lower-cache-update",
     "lower-quantized-cache-update",
     "lower-causal-conv",
+    "lower-chunk-scan",
+    "lower-linear-scan",
     "lower-attention",
     "lower-topk",
     "lower-histogram",

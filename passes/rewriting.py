@@ -190,7 +190,8 @@ def _from_builtin(value: ir.Value, type_: ir.Type) -> ir.Value:
 def _to_builtin(value: ir.Value) -> ir.Value:
     type_ = ir.Type.parse(parse_torch_tensor(value.type).builtin, value.context)
     signed = _signed(value.type)
-    if signed is None:
+    # An argument that is only read is imported as it is.
+    if signed is None or isinstance(value.owner, ir.Block):
         return _create("torch_c.to_builtin_tensor", value, type_)
     # Back to what it was made of: a weight, or the result of another call.
     inner = value

@@ -6,9 +6,11 @@
 from edgec.models.ops.attention import attention
 from edgec.models.ops.cache_update import cache_update
 from edgec.models.ops.causal_conv import causal_conv
+from edgec.models.ops.chunk_scan import chunk_scan
 from edgec.models.ops.grouped_matmul import grouped_matmul
 from edgec.models.ops.histogram import histogram
 from edgec.models.ops.linear import linear
+from edgec.models.ops.linear_scan import linear_scan
 from edgec.models.ops.quantized_cache_update import quantized_cache_update
 from edgec.models.ops.quantized_embedding import quantized_embedding
 from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
@@ -20,9 +22,11 @@ __all__ = [
     "attention",
     "cache_update",
     "causal_conv",
+    "chunk_scan",
     "grouped_matmul",
     "histogram",
     "linear",
+    "linear_scan",
     "quantized_cache_update",
     "quantized_embedding",
     "quantized_grouped_matmul",
@@ -34,9 +38,11 @@ OPS = (
     "attention",
     "cache_update",
     "causal_conv",
+    "chunk_scan",
     "grouped_matmul",
     "histogram",
     "linear",
+    "linear_scan",
     "quantized_cache_update",
     "quantized_embedding",
     "quantized_grouped_matmul",

@@ -30,6 +30,7 @@ from edgec.errors import InputError
         ({"ctx_size": 96, "prompt_multiple": 64}, r"ctx-size 96: .*, 64 \(try 128\)"),
         ({"chunk_size": 33}, r"chunk-size 33: .* \(try 32\)"),
         ({"chunk_size": 0}, "chunk-size 0"),
+        ({"embedding_quantize": "int2"}, "embedding-quantize 'int2': must be one of none, int8"),
         ({"asymmetric": True}, "asymmetric: none has no zero points"),
         ({"asymmetric": True, "quantize": "int8"}, r"int8 has no .* \(add --quantize int4"),
         ({"layers": 0}, "layers 0: must be at least 1"),

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.moe.parity import check_parity
+from tests.moe.parity import check_parity, make
+
+import edgec
 
 _QWEN = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
 _DEEPSEEK = {
@@ -80,11 +82,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
-# IREE fails to distribute what it fuses out of the sparse mixer of phimoe.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "phimoe": {"extra_compile_args": ("--iree-dispatch-creation-enable-aggressive-fusion=false",)}
-}
-
 _QUICK = ("granitemoe", "qwen3_moe", "gpt_oss", "deepseek_v3")
 
 
@@ -92,4 +89,25 @@ _QUICK = ("granitemoe", "qwen3_moe", "gpt_oss", "deepseek_v3")
     "name", [n if n in _QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
 )
 def test_parity(tmp_path: Path, name: str) -> None:
-    check_parity(tmp_path, *FAMILIES[name], **_OPTIONS.get(name, {}))
+    check_parity(tmp_path, *FAMILIES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", ["granitemoe", "qwen3_moe"])
+def test_parity_on_vulkan(tmp_path: Path, name: str) -> None:
+    family, changes = FAMILIES[name]
+    check_parity(tmp_path, family, changes, device="vulkan", target="vulkan:llvmpipe")
+
+
+@pytest.mark.parametrize("quantize", ["none", pytest.param("int4", marks=pytest.mark.slow)])
+def test_compiles_for_cuda(tmp_path: Path, quantize: str) -> None:
+    """Parity there needs a GPU: benchmarks/gpu."""
+    family, changes = FAMILIES["granitemoe"]
+    changes = {**changes, "intermediate_size": 64}
+    make(tmp_path / "model", family, changes)
+    artifact = edgec.compile(
+        str(tmp_path / "model"), target="cuda", layers=1, ctx_size=64, chunk_size=32,
+        quantize=quantize, output=tmp_path / "a",
+    )  # fmt: skip
+    assert artifact is not None and artifact.manifest.model.experts == 8

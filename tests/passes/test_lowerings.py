@@ -18,7 +18,7 @@ from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels import build_objects
 from edgec.models import ops
 from edgec.models.quantize import WeightFormat, quantize, quantize_experts
-from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline
+from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline, with_options
 
 _MLIR = {
     torch.float32: "f32",
@@ -30,13 +30,7 @@ _MLIR = {
 }
 
 
-def _compile(
-    name: str,
-    arguments: list[Any],
-    dynamic: dict[int, int],
-    folder: Path,
-    portable: bool = True,
-) -> Path:
+def operator_module(name: str, arguments: list[Any], dynamic: dict[int, int]) -> str:
     """A module whose `main` calls one operator; `dynamic` maps argument to its dynamic dim."""
     lines, types, operands, inputs = [], [], [], []
     for i, value in enumerate(arguments):
@@ -56,7 +50,7 @@ def _compile(
             types.append(_type(value, dynamic.get(i)))
             inputs.append(f"%a{i}: {types[-1]}")
         operands.append(f"%a{i}")
-    results = _tuple(getattr(ops, name)(*arguments))
+    results = as_tuple(getattr(ops, name)(*arguments))
     first = next((i for i, d in dynamic.items()), None)
     size = None if first is None else arguments[first].shape[dynamic[first]]
     outs = []
@@ -65,17 +59,29 @@ def _compile(
         outs.append(_type(result, shape.index(size) if size in shape else None))
     out, names = ", ".join(outs), ", ".join(f"%r#{i}" for i in range(len(outs)))
     body = "\n".join(lines)
-    text = f"""
+    return f"""
 func.func @main({", ".join(inputs)}) -> ({out}) {{
 {body}
 %r:{len(outs)} = torch.operator "torch.edgec.{name}"({", ".join(operands)})
     : ({", ".join(types)}) -> ({out})
 return {names} : {out}
 }}"""
+
+
+def _compile(
+    name: str,
+    arguments: list[Any],
+    dynamic: dict[int, int],
+    folder: Path,
+    portable: bool = True,
+    pipeline: str = TORCH_PIPELINE,
+) -> Path:
+    """A program of `operator_module` for this CPU."""
+    text = operator_module(name, arguments, dynamic)
     target = parse_targets("cpu")[0]
     with ir.Context():
         module = ir.Module.parse(text)
-        run_pipeline(module, TORCH_PIPELINE if portable else target.torch_pipeline)
+        run_pipeline(module, pipeline if portable else target.torch_pipeline)
         (folder / "in.mlir").write_text(str(module))
     flags = (*target.flags, *shape_flags(CompileOptions()))
     if target.kernels and not portable:
@@ -85,7 +91,7 @@ return {names} : {out}
     return folder / "out.vmfb"
 
 
-def _tuple(value: Any) -> tuple[torch.Tensor, ...]:
+def as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
@@ -107,14 +113,14 @@ def _run(program: Path, arguments: list[Any], results: int = 1) -> list[np.ndarr
         if value.dtype == torch.int64 and not value.dim():
             inputs.push_int(int(value))
             continue
-        keep.append(_upload(device, value))
+        keep.append(upload(device, value))
         inputs.push_ref(keep[-1])
     context.invoke(module.lookup_function("main"), inputs, outputs)
     views = [outputs.get_as_object(i, rt.HalBufferView) for i in range(results)]
     return [rt.DeviceArray(device, v, implicit_host_transfer=True).to_host() for v in views]
 
 
-def _upload(device: Any, value: torch.Tensor) -> Any:
+def upload(device: Any, value: torch.Tensor) -> Any:
     types = rt.HalElementType
     element = {
         torch.float32: types.FLOAT_32,
@@ -132,8 +138,15 @@ def _upload(device: Any, value: torch.Tensor) -> Any:
 
 def check(program: Path, name: str, arguments: list[Any], tolerance: float = 1e-5) -> None:
     """Runs a compiled operator; the error is in units of the largest expected value."""
-    expected = _tuple(getattr(ops, name)(*arguments))
-    for actual, wanted in zip(_run(program, arguments, len(expected)), expected, strict=True):
+    expected = as_tuple(getattr(ops, name)(*arguments))
+    compare(_run(program, arguments, len(expected)), expected, tolerance)
+
+
+def compare(
+    found: list[np.ndarray[Any, Any]], expected: tuple[torch.Tensor, ...], tolerance: float = 1e-5
+) -> None:
+    """Integers must be equal; an error is in units of the largest expected value."""
+    for actual, wanted in zip(found, expected, strict=True):
         assert actual.shape == wanted.shape
         if not wanted.is_floating_point():
             assert np.array_equal(actual, wanted.numpy())
@@ -269,6 +282,18 @@ def test_quantized_linear(
     program = _compile("quantized_linear", examples[0], {} if rows else {0: 1}, tmp_path)
     for arguments in examples:
         check(program, "quantized_linear", arguments)
+
+
+@pytest.mark.parametrize(("bits", "zeros"), FORMATS)
+def test_quantized_linear_apart(tmp_path: Path, bits: int, zeros: bool) -> None:
+    """The form for CUDA, here on the CPU."""
+    torch.manual_seed(0)
+    weight = torch.randn(40, 64) + 0.5 * zeros
+    packed, scales = quantize("w", weight, WeightFormat(bits, 32, zeros))
+    arguments = [torch.randn(1, 33, 64), packed, scales, None, 40]
+    pipeline = with_options(TORCH_PIPELINE, "lower-quantized-linear", "form=apart")
+    program = _compile("quantized_linear", arguments, {0: 1}, tmp_path, pipeline=pipeline)
+    check(program, "quantized_linear", arguments)
 
 
 @pytest.mark.parametrize(("bits", "zeros"), FORMATS)

@@ -5,9 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.state.families import TOLERANCE, check
+from tests.state.families import FAMILIES, TOLERANCE, check
+
+# One of each kind of state; the others run with the slow tests.
+_QUICK = ("lfm2_moe", "qwen3_next", "mamba")
 
 
-@pytest.mark.parametrize("family", ["lfm2"])
+@pytest.mark.parametrize(
+    "family", [f if f in _QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
 def test_parity(tmp_path: Path, family: str) -> None:
+    """Prompts around the multiple and of several chunks, decoding, a follow-up, decoding."""
     assert check(tmp_path, family) <= TOLERANCE
+
+
+@pytest.mark.vulkan
+@pytest.mark.xdist_group("vulkan")
+@pytest.mark.parametrize("family", ["lfm2_moe", pytest.param("mamba", marks=pytest.mark.slow)])
+def test_parity_on_vulkan(tmp_path: Path, family: str) -> None:
+    assert check(tmp_path, family, target="vulkan:llvmpipe") <= TOLERANCE

@@ -6,6 +6,7 @@ A machine without a Vulkan driver fails here: scripts/vulkan.sh installs llvmpip
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,26 @@ def test_narrow_weights(
     )
     found = compare(Session(both, "cpu"), Session(narrow, "vulkan"), (33, 64, 200), 20)
     assert found.agreement >= 0.99
+
+
+def test_quantized_weights(
+    llvmpipe: VulkanDevice, tmp_path: Path, compare: Callable[..., Any]
+) -> None:
+    """Each form that matrices have, in one model, against generated code for the CPU."""
+    import edgec
+
+    artifact = edgec.compile(
+        "bundled:tiny-dense", target="cpu:x86_64-linux-gnu,vulkan:llvmpipe", layers=2,
+        quantize="int4", asymmetric=True, embedding_quantize="int8",
+        ctx_size=64, chunk_size=64, output=tmp_path / "q.edgec",
+    )  # fmt: skip
+    assert artifact is not None
+    assert artifact.manifest.quantization["weights"] == "int4, int8"
+    if artifact.manifest.programs["cpu"].requirements["architecture"] != platform.machine():
+        pytest.skip("the program to compare with is for x86-64")
+    found = compare(Session(artifact, "cpu"), Session(artifact, "vulkan"), (33,))
+    assert found.same_tokens
+    assert found.error <= 1e-3
 
 
 def test_a_device_described_from_its_report(

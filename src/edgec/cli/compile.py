@@ -114,6 +114,15 @@ def compile_model(
             help="Weights that share a scale: 32 (default), 64, 128 or channel.",
         ),
     ] = None,
+    embedding_quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--embedding-quantize",
+            envvar="EDGEC_EMBEDDING_QUANTIZE",
+            metavar="FORMAT",
+            help="The same for embeddings and lm_head; default as --quantize.",
+        ),
+    ] = None,
     asymmetric: Annotated[
         bool,
         typer.Option(
@@ -144,6 +153,10 @@ def compile_model(
         Path | None,
         typer.Option("--start-from", metavar="FILE", help="Go on from a dumped file."),
     ] = None,
+    expert_stats: Annotated[
+        bool,
+        typer.Option("--expert-stats", help="Count the tokens of each expert, for run --stats."),
+    ] = False,
     layers: Annotated[
         int | None,
         typer.Option("--layers", metavar="N", min=1, help="The first N layers only."),
@@ -174,6 +187,7 @@ def compile_model(
         "dynamic_shapes": dynamic_shapes,
         "quantize": quantize,
         "group_size": group_size,
+        "embedding_quantize": embedding_quantize,
         "asymmetric": asymmetric,
         "revision": revision,
         "offline": offline,
@@ -185,6 +199,7 @@ def compile_model(
         "stop_after": stop_after,
         "start_from": start_from,
         "extra_compile_args": tuple(extra_compile_arg or ()),
+        "expert_stats": expert_stats,
         "layers": layers,
         "seed": seed,
     }
