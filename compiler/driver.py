@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.parameters import ArchiveEntry, write_archive
 from edgec.compiler.progress import Progress, Silent
 from edgec.compiler.quantization import StoredWeights, describe_quantization, weight_formats
-from edgec.compiler.stages import EXPORTED, STAGES, file_of, prompt_sizes, torch_pipeline
+from edgec.compiler.stages import (
+    EXPORTED,
+    STAGES,
+    call_memory,
+    file_of,
+    prompt_sizes,
+    torch_pipeline,
+)
 from edgec.compiler.targets import Target, parse_targets, requirements
 from edgec.errors import InputError
 from edgec.manifest import (
@@ -56,6 +63,8 @@ class _Build:
     max_context: int
     dump: Path | None
     progress: Progress
+    call_memory: dict[str, int] = field(default_factory=dict)
+    """Bytes that a call allocates, by target; filled as programs are compiled."""
 
 
 def default_cache_dir() -> Path:
@@ -77,6 +86,7 @@ def compile(
     chunk_size: int | None = None,
     batch: tuple[int, ...] = (1,),
     prompt_sizes: tuple[int, ...] = (),
+    block_prompts: bool | None = None,
     dynamic_shapes: str = "input",
     quantize: str = "none",
     group_size: int | str | None = None,
@@ -93,6 +103,7 @@ def compile(
     stop_after: str | None = None,
     start_from: str | Path | None = None,
     extra_compile_args: tuple[str, ...] = (),
+    expert_stats: bool = False,
     layers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -104,7 +115,8 @@ def compile(
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
         dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, batch, prompt_sizes,
-            dynamic_shapes, quantize, layers, seed, extra_compile_args: See `CompileOptions`.
+            block_prompts, dynamic_shapes, quantize, expert_stats, layers, seed,
+            extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
         embedding_quantize: Format of embedding tables and `lm_head`; None: as `quantize`.
         asymmetric: A zero point beside each scale; only with `quantize="int4"`.
@@ -136,11 +148,13 @@ def compile(
         chunk_size=chunk_size,
         batch=tuple(batch),
         prompt_sizes=tuple(prompt_sizes),
+        block_prompts=block_prompts,
         dynamic_shapes=dynamic_shapes,
         quantize=quantize,
         group_size=str(group_size or 32),
         embedding_quantize=embedding_quantize,
         asymmetric=asymmetric,
+        expert_stats=expert_stats,
         layers=layers,
         seed=seed,
         extra_compile_args=tuple(extra_compile_args),
@@ -190,6 +204,7 @@ def compile(
                     options.weight_format,
                     embeddings=options.embedding_format,
                     stored=stored_formats(source.weights),
+                    expert_stats=expert_stats,
                     trust_remote_code=trust_remote_code,
                 )
                 weights = check_weights(loaded.expected, source.weights)
@@ -316,6 +331,9 @@ def _compile_programs(
             with build.progress.stage(stage, f"{target.name} {target.architecture}"):
                 try:
                     run(current, produced, target, build.options)
+                    if stage == "vmfb":
+                        memory = call_memory(current, target, build.options)
+                        build.call_memory[target.name] = memory
                 finally:
                     _dump(build, produced, produced.with_suffix(".log"))
             current = produced
@@ -399,6 +417,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
                 requirements=requirements(t, result / file_of("vmfb", t)),
                 compile_flags=t.flags,
                 prompt_sizes=prompt_sizes(t, options),
+                call_memory=build.call_memory.get(t.name, 0),
             )
             for t in build.targets
         },

@@ -41,10 +41,13 @@ class CompileOptions:
             what the target needs. The first is `prompt_multiple`, so that any prompt fits.
         dynamic_shapes: `input`: the multiple is stated at the model's input; `none`: a plain
             dynamic dimension; `op`: that, and operations pad for themselves.
+        block_prompts: Whether code generation splits dimensions by the multiple; None for what is
+            usual on the target. Either answer is for measurements.
         quantize: Format of the weights of linear layers and embeddings: none, int8 or int4.
         group_size: Weights of a row that share a scale: 32, 64, 128 or channel (the row).
         embedding_quantize: The same for embedding tables and `lm_head`; None: as `quantize`.
         asymmetric: Whether each group has a zero point of its own; int4 only.
+        expert_stats: Whether the program counts how many tokens each expert gets.
         layers: Only the first layers of the model, for measurements; None for all.
         seed: Of a preset's random weights.
         extra_compile_args: Passed on to iree-compile.
@@ -58,10 +61,12 @@ class CompileOptions:
     batch: tuple[int, ...] = (1,)
     prompt_sizes: tuple[int, ...] = ()
     dynamic_shapes: str = "input"
+    block_prompts: bool | None = None
     quantize: str = "none"
     group_size: str = "32"
     embedding_quantize: str | None = None
     asymmetric: bool = False
+    expert_stats: bool = False
     layers: int | None = None
     seed: int = 0
     extra_compile_args: tuple[str, ...] = ()
@@ -104,6 +109,8 @@ class CompileOptions:
                 f"prompt-sizes {sizes}: must be rising multiples of the prompt multiple that start"
                 f" with it, {multiple}, with dynamic-shapes input"
             )
+        if self.expert_stats and self.batch != (1,):
+            raise InputError("expert-stats: counts one sequence at a time", "drop --batch")
         if self.layers is not None and self.layers < 1:
             raise InputError(f"layers {self.layers}: must be at least 1")
 

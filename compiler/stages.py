@@ -14,11 +14,20 @@ from iree.compiler import ir
 from edgec.compiler.iree import IreeError, iree_compile_file
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.targets import Target
+from edgec.compiler.transients import transient_bytes
 from edgec.compiler.ukernels import build_objects
 from edgec.errors import CompileError, InputError
 from edgec.passes import parse_module, run_pipeline
 
-__all__ = ["EXPORTED", "STAGES", "file_of", "prompt_sizes", "torch_pipeline"]
+__all__ = [
+    "EXPORTED",
+    "STAGES",
+    "block_flags",
+    "call_memory",
+    "file_of",
+    "prompt_sizes",
+    "torch_pipeline",
+]
 
 EXPORTED = "torch"
 """The stage that comes before the table: what export made, the same for every target."""
@@ -39,7 +48,8 @@ def _input(source: Path, output: Path, target: Target, options: CompileOptions) 
 
 
 def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
-    flags = (*target.flags, *shape_flags(options), *options.extra_compile_args)
+    shapes = (*shape_flags(options), *block_flags(target, options))
+    flags = (*target.flags, *shapes, *options.extra_compile_args)
     log = output.with_suffix(".log")
     if not target.kernels:
         _iree(source, output, flags, log)
@@ -58,6 +68,26 @@ STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = {
 """Name to function, in order; each takes the file of the one before."""
 
 
+def call_memory(source: Path, target: Target, options: CompileOptions) -> int:
+    """Bytes that a call of a GPU's program allocates at most; 0 for a CPU, which has no limit.
+
+    Args:
+        source: The result of the stage `input`.
+    """
+    if target.driver.startswith("local"):
+        return 0
+    assert options.chunk_size is not None and options.ctx_size is not None
+    scheduled = source.with_suffix(".stream.mlir")
+    flags = (*target.flags, *shape_flags(options), "--compile-to=stream")
+    _iree(source, scheduled, flags, source.with_suffix(".log"))
+    try:
+        return transient_bytes(scheduled.read_text("utf-8"), options.chunk_size, options.ctx_size)
+    except ValueError as error:
+        raise CompileError(f"{target.name}: the memory of a call is not known: {error}") from error
+    finally:
+        scheduled.unlink()
+
+
 def file_of(stage: str, target: Target) -> str:
     """The name of a stage's result, in a build's folder and in a dump."""
     if stage == EXPORTED:
@@ -71,6 +101,13 @@ def shape_flags(options: CompileOptions) -> tuple[str, ...]:
         padding = "builtin.module(iree-preprocessing-pad-to-intrinsics)"
         return (*_FLAGS, f"--iree-preprocessing-pass-pipeline={padding}")
     return _FLAGS
+
+
+def block_flags(target: Target, options: CompileOptions) -> tuple[str, ...]:
+    """Flags against a target's usual treatment of the multiple that the input guarantees."""
+    if options.dynamic_shapes != "input" or options.block_prompts is None:
+        return ()
+    return target.blocked if options.block_prompts else target.unblocked
 
 
 def torch_pipeline(target: Target, options: CompileOptions) -> str:

@@ -28,7 +28,7 @@ from edgec.models.ops.histogram import histogram
 from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
 from edgec.models.presets import EXPERT_COUNT_KEYS
 from edgec.models.quantize import WeightFormat
-from edgec.models.state import active_state
+from edgec.models.state import Kept, SequenceState, active_state
 
 __all__ = ["IMPLEMENTATION", "check_config", "expert_modules", "install", "narrow_experts"]
 
@@ -165,25 +165,49 @@ def _experts(
     """
     _check(module, hidden_states, top_k_index, top_k_weights)
     state = active_state()
-    if state.buffers is None:
-        state.discovery.experts_per_token[module] = top_k_index.shape[1]
+    name = _discover(state, module, top_k_index.shape[1])
     length = state.length
     count, width = top_k_index.shape[1], hidden_states.shape[1]
     weights = top_k_weights.to(hidden_states.dtype)
     if length is None:
         # One token, or one of each sequence of a batch.
         tokens = hidden_states.shape[0]
-        rows = hidden_states.expand(count, width)
-        if tokens > 1:
+        if tokens == 1:
+            rows = hidden_states.expand(count, width)
+        else:
             rows = hidden_states[:, None].expand(tokens, count, width).reshape(-1, width)
         chosen = top_k_index.reshape(tokens * count).to(torch.int32)
+        if state.discovery.count_experts:
+            places = torch.arange(int(module.num_experts), device=chosen.device)
+            hits = (chosen[:, None] == places).sum(dim=0, dtype=torch.int32)
+            _count(state, name, hits)
         result = _feed_forward(module, rows, None, chosen)
         return (result.reshape(tokens, count, width) * weights[:, :, None]).sum(dim=1)
     routing = _route(top_k_index, length, int(module.num_experts))
+    _count(state, name, routing.counts)
     rows = hidden_states[routing.sources]
     result = _feed_forward(module, rows, routing, None)
     weights = torch.where(routing.live, weights, torch.zeros((), dtype=weights.dtype))
     return (result[routing.slots] * weights[:, :, None]).sum(dim=1)
+
+
+def _discover(state: SequenceState, module: Any, chosen: int) -> str:
+    """Notes the module the first time; the name of its buffer of counts, if there is one."""
+    discovery = state.discovery
+    known = discovery.experts_per_token
+    if state.buffers is None:
+        known[module] = chosen
+    name = f"experts.{list(known).index(module)}.counts"
+    if state.buffers is None and discovery.count_experts:
+        discovery.keep(name, Kept("expert_counts", (int(module.num_experts),)))
+    return name
+
+
+def _count(state: SequenceState, name: str, counts: torch.Tensor) -> None:
+    """Adds to how many tokens each expert got, where the program is to say so."""
+    if state.discovery.count_experts and state.buffers is not None:
+        # f32 is exact: a sequence has fewer than 2^24 tokens.
+        state.write(name, state.buffers[name] + counts.to(torch.float32))
 
 
 def _feed_forward(

@@ -73,6 +73,7 @@ def load(
     *,
     embeddings: WeightFormat | Literal["same"] | None = "same",
     stored: Mapping[str, WeightFormat] | None = None,
+    expert_stats: bool = False,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Builds the model of a HF configuration without weights and finds out what state it keeps.
@@ -84,6 +85,7 @@ def load(
         embeddings: The format of embedding tables and `lm_head`, where it is another.
         stored: Matrices that the checkpoint has as integers already, by its names: they keep that
             format.
+        expert_stats: Whether the state counts the tokens of each expert.
         trust_remote_code: Whether modelling code that came with the model may run.
 
     Raises:
@@ -94,13 +96,12 @@ def load(
     attention.install()
     experts.install()
     experts.check_config(config)
+    given = (config, dtype, form, embeddings, stored or {}, expert_stats, trust_remote_code)
     try:
-        return _load(config, dtype, form, embeddings, stored or {}, trust_remote_code, whole=False)
+        return _load(*given, whole=False)
     except ModelError as refused:
         try:
-            return _load(
-                config, dtype, form, embeddings, stored or {}, trust_remote_code, whole=True
-            )
+            return _load(*given, whole=True)
         except ModelError as error:
             # Where edgec's attention is not taken, what is wrong with the model's own says more.
             raise (error if refused.__cause__ else refused) from None
@@ -112,6 +113,7 @@ def _load(
     form: WeightFormat | None,
     embeddings: WeightFormat | Literal["same"] | None,
     stored: Mapping[str, WeightFormat],
+    expert_stats: bool,
     trust_remote_code: bool,
     whole: bool,
 ) -> LoadedModel:
@@ -122,6 +124,11 @@ def _load(
     except Exception as error:
         raise _unsupported(config, error) from error
     if whole:
+        if kinds := sorted(set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS):
+            raise ModelError(
+                f"model type '{config.model_type}': layers of the kind {', '.join(kinds)}",
+                "this form of attention is not supported yet (models/load.py)",
+            )
         check_own_attention(config)
     expected = tensors_of(module)
     own: dict[str, WeightFormat | None] = {}
@@ -147,7 +154,7 @@ def _load(
         else:
             first[id(parameter)] = name
             parameters[name] = parameter
-    discovery = _discover(module, config, whole)
+    discovery = _discover(module, config, whole, expert_stats)
     return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized)
 
 
@@ -192,13 +199,13 @@ def _meta_parameters() -> Iterator[None]:
         yield
 
 
-def _discover(module: nn.Module, config: Any, whole: bool) -> Discovery:
+def _discover(module: nn.Module, config: Any, whole: bool, count_experts: bool) -> Discovery:
     """Runs the model on the meta device, and notes the layers' state and the masks.
 
     Once to see what it keeps, and once more, a single token on that state, to see that every
     buffer is updated by functions that edgec knows.
     """
-    discovery = Discovery(whole=whole)
+    discovery = Discovery(whole=whole, count_experts=count_experts)
     start = torch.zeros((), dtype=torch.int64, device="meta")
     try:
         length = torch.full((), 32, dtype=torch.int64, device="meta")

@@ -64,7 +64,7 @@ class Kept:
     """One tensor that a layer keeps between calls.
 
     `shape` is, by `kind`: of `attention` that of a position's row, `(kv_heads, width)`; of `conv`
-    `(columns, channels)`; of `recurrent` all of it.
+    `(columns, channels)`; of `recurrent` all of it; of `expert_counts` `(experts,)`.
     """
 
     kind: str
@@ -81,6 +81,7 @@ class Discovery:
         whole: Whether its own code attends, to all rows of the cache and with a mask for all of
             them, as it would to transformers' static cache.
         experts_per_token: How many experts a module was called for.
+        count_experts: Whether the state also has how many tokens each expert got.
         vocab_size: Width of the logits.
     """
 
@@ -88,6 +89,7 @@ class Discovery:
     masks: list[CausalMask] = field(default_factory=list)
     whole: bool = False
     experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
+    count_experts: bool = False
     vocab_size: int = 0
 
     def keep(self, name: str, kept: Kept) -> None:

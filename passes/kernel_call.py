@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["executable", "wrap_kernel"]
 
-_FORMATS = {"x86_64": "embedded-elf-x86_64"}
+_FORMATS = {"x86_64": "embedded-elf-x86_64", "aarch64": "embedded-elf-arm_64"}
 
 
 def executable(name: str, source: str, level: str, exports: str, functions: str) -> str:

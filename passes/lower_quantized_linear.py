@@ -1,8 +1,9 @@
 """`lower-quantized-linear`: `edgec::quantized_linear` as a contraction or as a kernel's dispatch.
 
-The contraction works on every target: it unpacks, scales and multiplies in its body, so that the
-weights are read in their packed form. With `kernel=<level>` the layers that the level's kernel can
-compute become dispatches of it (see `edgec.passes.quantized_kernel`); the others stay contractions.
+The contraction unpacks, scales and multiplies in its body, so that the weights are read in their
+packed form; CUDA's code generation cannot distribute it and takes `form=apart`. With
+`kernel=<level>` the layers that the level's kernel can compute become dispatches of it (see
+`edgec.passes.quantized_kernel`).
 """
 
 from __future__ import annotations
@@ -32,16 +33,26 @@ __all__ = ["Halves", "LowerQuantizedLinear"]
 
 @dataclass(frozen=True)
 class LowerQuantizedLinear:
-    """Attributes: kernel: `generic`, or the feature level whose kernels are linked in."""
+    """Attributes:
+
+    kernel: `generic`, or the feature level whose kernels are linked in.
+    form: `fused` or, for code generation that cannot distribute that, `apart`: the weights are
+        dequantised by an operation of their own.
+    """
 
     kernel: str = "generic"
+    form: str = "fused"
+
+    def __post_init__(self) -> None:
+        if self.form not in ("fused", "apart"):
+            raise ValueError(f"form={self.form}: must be fused or apart")
 
     def run(self, module: ir.Module) -> None:
         layers = [(op, _layer(op)) for op in custom_ops(module, "quantized_linear")]
         if self.kernel != "generic":
             layers = self._merge(module, layers)
         for op, layer in layers:
-            compute = _contraction(layer.shape)
+            compute = (_contraction if self.form == "fused" else _apart)(layer.shape)
             extra, kind = "", "quantized_linear"
             if self.kernel != "generic" and kernel_fits(layer.shape):
                 extra, compute = kernel_template(layer.shape, self.kernel)
@@ -181,6 +192,70 @@ def _contraction(shape: QuantizedShape) -> str:
 
 
 _DIMS = "m, p, n, g, b, j"
+
+
+def _apart(shape: QuantizedShape) -> str:
+    """The matrix dequantised, `[N, K]` in f32, then a plain product."""
+    m, n, k, group, panels = shape.m, shape.n, shape.k, shape.group, shape.panels
+    columns = 4 if shape.bits == 8 else 8
+    groups, blocks, halves = k // group, group // columns, columns // 4
+    rows, out = tensor_type((m, k), "f32"), tensor_type((m, n), "f32")
+    packed = tensor_type((panels, k // columns, 16, 4), "i8")
+    grouped = tensor_type((panels, groups, blocks, 16, 4), "i8")
+    scales = tensor_type((panels, groups, 16), "f16")
+    zeros = _ZeroPoints.of(shape, scales)
+    wide = tensor_type((panels, 16, groups, blocks, halves, 4), "f32")
+    flat, matrix = tensor_type((panels * 16, k), "f32"), tensor_type((n, k), "f32")
+    integer = "    %integer = arith.extsi %w : i8 to i32"
+    if shape.bits == 4:
+        integer = """    %half = linalg.index 4 : index
+    %half_i32 = arith.index_cast %half : index to i32
+    %four = arith.constant 4 : i32
+    %shift = arith.muli %half_i32, %four : i32
+    %byte = arith.extui %w : i8 to i32
+    %shifted = arith.shrui %byte, %shift : i32
+    %mask = arith.constant 15 : i32
+    %nibble = arith.andi %shifted, %mask : i32
+    %eight = arith.constant 8 : i32
+    %integer = arith.subi %nibble, %eight : i32"""
+    above = "    %above = arith.sitofp %integer : i32 to f32"
+    if shape.zero_points:
+        above = """    %float = arith.sitofp %integer : i32 to f32
+    %z_f32 = arith.extf %z : f16 to f32
+    %above = arith.subf %float, %z_f32 : f32"""
+    scale_map = "affine_map<(p, n, g, b, h, j) -> (p, g, n)>,"
+    return f"""
+  %zero = arith.constant 0.0 : f32
+  %grouped = tensor.expand_shape %weight [[0], [1, 2], [3], [4]]
+      output_shape [{panels}, {groups}, {blocks}, 16, 4] : {packed} into {grouped}
+{zeros.slices}
+  %wide_empty = tensor.empty() : {wide}
+  %wide = linalg.generic {{
+      indexing_maps = [affine_map<(p, n, g, b, h, j) -> (p, g, b, n, j)>,
+                       {scale_map} {scale_map if shape.zero_points else ""}
+                       affine_map<(p, n, g, b, h, j) -> (p, n, g, b, h, j)>],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel", "parallel", "parallel"]
+    }} ins(%grouped, {zeros.operands} : {grouped}, {zeros.types}) outs(%wide_empty : {wide}) {{
+  ^bb0(%w: i8, %scale: f16{zeros.argument}, %unused: f32):
+{integer}
+{above}
+    %scale_f32 = arith.extf %scale : f16 to f32
+    %value = arith.mulf %above, %scale_f32 : f32
+    linalg.yield %value : f32
+  }} -> {wide}
+  %flat = tensor.collapse_shape %wide [[0, 1], [2, 3, 4, 5]] : {wide} into {flat}
+  %matrix = tensor.extract_slice %flat[0, 0] [{n}, {k}] [1, 1] : {flat} to {matrix}
+  %start = linalg.fill ins(%zero : f32) outs(%out : {out}) -> {out}
+  %product = linalg.generic {{
+      indexing_maps = [affine_map<(m, n, k) -> (m, k)>, affine_map<(m, n, k) -> (n, k)>,
+                       affine_map<(m, n, k) -> (m, n)>],
+      iterator_types = ["parallel", "parallel", "reduction"]
+    }} ins(%rows, %matrix : {rows}, {matrix}) outs(%start : {out}) {{
+  ^bb0(%a: f32, %b: f32, %sum: f32):
+    %p = arith.mulf %a, %b : f32
+    %s = arith.addf %sum, %p : f32
+    linalg.yield %s : f32
+  }} -> {out}"""
 
 
 @dataclass(frozen=True)

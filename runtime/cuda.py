@@ -16,7 +16,7 @@ def check_cuda(program: Program, needed: int) -> None:
     Args:
         program: Of its requirements, `compute_capability` (`8.6`) is looked at: PTX runs on that
             and on anything newer.
-        needed: Bytes that weights and state take.
+        needed: Bytes that weights, state and a call take.
 
     Raises:
         DeviceError: no driver or GPU, an older one, or too little memory.

@@ -8,13 +8,11 @@ __all__ = ["check_memory"]
 
 
 def check_memory(device: str, needed: int, there: int) -> None:
-    """Refuses a model whose weights and state alone are more than the device can hold.
-
-    What one call needs besides is not counted.
+    """Refuses a model that is more than the device can hold.
 
     Args:
         device: Its name, for the message.
-        needed: Bytes.
+        needed: Bytes: weights, the state of a sequence, and what a call allocates.
         there: Bytes; 0 when the device does not say.
 
     Raises:

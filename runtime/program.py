@@ -264,7 +264,7 @@ def select_program(artifact: Artifact, device: str | None) -> Program:
 def _check_device(artifact: Artifact, program: Program) -> None:
     """Refuses a device that is absent or does not fit, before anything is allocated on it."""
     memory = artifact.manifest.memory
-    needed = memory.weights + memory.state_per_sequence
+    needed = memory.weights + memory.state_per_sequence + program.call_memory
     if program.driver.startswith("local"):
         check_cpu(program.requirements)
     elif program.driver == "vulkan":

@@ -105,6 +105,19 @@ class Sequence:
         """How many tokens the state holds; the position of the next one."""
         return len(self._tokens)
 
+    def expert_counts(self) -> list[npt.NDArray[np.int64]]:
+        """How many tokens each expert of each layer got since the state was empty, i64[experts].
+
+        Empty unless compiled with `expert_stats`. Waits for all calls. A prefix that came from
+        another sequence's state brings its counts along.
+        """
+        specs = self._program.manifest.state
+        if not any(spec.kind == "expert_counts" for spec in specs):
+            return []
+        parts = zip(specs, self._state.read(0), strict=True)
+        counted = [part for spec, part in parts if spec.kind == "expert_counts"]
+        return [part.view(np.float32).astype(np.int64) for part in counted]
+
     @property
     def state_bytes(self) -> int:
         """Device memory that this sequence holds; 0 once retired."""

@@ -30,7 +30,7 @@ def check_vulkan(program: Program, needed: int) -> None:
     Args:
         program: Of its requirements, `subgroup_size`, `shared_memory`, `workgroup_threads` and
             `capabilities` (SPIR-V names, comma list) are looked at.
-        needed: Bytes that weights and state take.
+        needed: Bytes that weights, state and a call take.
 
     Raises:
         DeviceError: no loader, driver or device; or one that lacks something, which is named.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edgec.compiler.targets.target import Target
 from edgec.errors import InputError
-from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE
+from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE, with_options
 
 __all__ = ["ARCHITECTURES", "target"]
 
@@ -33,6 +33,7 @@ def target(variant: str) -> Target:
     pipeline = TORCH_PIPELINE.replace("lower-linear", "lower-linear{compute=weights}").replace(
         "lower-attention", "lower-attention{compute=cache}"
     )
+    pipeline = with_options(pipeline, "lower-quantized-linear", "form=apart")
     return Target(
         "cuda",
         variant,
@@ -41,4 +42,5 @@ def target(variant: str) -> Target:
         {"compute_capability": f"{variant[3]}.{variant[4]}"},
         torch_pipeline=pipeline,
         input_pipeline=f"{INPUT_PIPELINE},lower-argmax",
+        unblocked=("--iree-codegen-block-dynamic-dimensions-of-contractions=false",),
     )

@@ -47,6 +47,7 @@ LEVELS = {
         "x86_64", _AVX512, "x86_64_v4+avx512vnni", ("-mprefer-vector-width=512",)
     ),
     "x86_64_avx2": Level("x86_64", _AVX2, "x86_64_v3"),
+    "aarch64_dotprod": Level("aarch64", frozenset({"neon", "dotprod"}), "generic+dotprod"),
 }
 """Name to level, best first."""
 
@@ -55,7 +56,7 @@ LEVELS = {
 _FLAGS = (
     "-O3", "-g0", "-ffreestanding", "-fno-builtin", "-nostdlib", "-fPIC", "-fno-stack-protector",
     "-fno-stack-check", "-fno-sanitize=undefined", "-fno-asynchronous-unwind-tables",
-    "-fomit-frame-pointer", "-mno-red-zone", "-Wall", "-Wextra", "-Werror",
+    "-fno-unwind-tables", "-fomit-frame-pointer", "-mno-red-zone", "-Wall", "-Wextra", "-Werror",
 )  # fmt: skip
 
 
@@ -73,8 +74,11 @@ def build_objects(text: str, level: str, folder: Path) -> None:
         build_object(source, level, folder / f"{source}_{level}.o")
 
 
-def build_object(source: str, level: str, output: Path) -> None:
+def build_object(source: str, level: str, output: Path, exported: bool = False) -> None:
     """Compiles `<source>_<level>.c` to an object file.
+
+    Its functions are hidden unless `exported`: within a program they are then called directly.
+    IREE's loader does not bind what AArch64 calls through a table (PLT) otherwise.
 
     Raises:
         CompileError: ziglang is not installed, or the compiler failed.
@@ -85,13 +89,14 @@ def build_object(source: str, level: str, output: Path) -> None:
             "the CPU's kernels need a C compiler: ziglang is not installed",
             "pip install 'edgec[compile]'",
         )
+    visibility = "default" if exported else "hidden"
     with tempfile.TemporaryDirectory(prefix="edgec-zig-") as cache:
         process = subprocess.run(
             [
                 str(Path(spec.origin).parent / "zig"), "cc", "-target",
                 f"{LEVELS[level].architecture}-freestanding-none", f"-mcpu={LEVELS[level].cpu}",
-                *_FLAGS, *LEVELS[level].flags, "-c", str(_FOLDER / f"{source}_{level}.c"),
-                "-o", str(output),
+                *_FLAGS, *LEVELS[level].flags, f"-fvisibility={visibility}",
+                "-c", str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
             ],
             env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
             capture_output=True,

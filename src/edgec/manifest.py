@@ -87,7 +87,8 @@ class StateBuffer:
     """One tensor of a sequence's state, zero when the sequence starts.
 
     `kind` says how it behaves when tokens are taken back: `attention` has a row per position,
-    so that rows past the length are never read.
+    so that rows past the length are never read. `expert_counts` only grows: nothing that is
+    computed depends on it.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Program:
     `requirements` are what the device must have (CPU features, subgroup size, ...), by name.
     A program with `prompt_sizes` has an entry point `prefill_<P>` for each of these lengths, in
     rising order, instead of one `prefill` for every length; otherwise they are called the same.
+    A call allocates at most `call_memory` bytes besides weights and state; 0 on a CPU.
     """
 
     target: str
@@ -121,6 +123,7 @@ class Program:
     requirements: dict[str, str] = field(default_factory=dict)
     compile_flags: tuple[str, ...] = ()
     prompt_sizes: tuple[int, ...] = ()
+    call_memory: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("kernels")
     objects = [folder / f"{source}.o" for source in ("quantized_linear", "attention")]
     for path in objects:
-        build_object(path.stem, request.param, path)
+        build_object(path.stem, request.param, path, exported=True)
     zig = Path(ziglang.__file__).parent / "zig"
     environment = {"ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
     subprocess.run(

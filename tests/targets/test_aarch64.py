@@ -40,15 +40,19 @@ def emulator(repository: Path) -> list[str]:
     return [qemu, "-cpu", "max", "-L", str(root), "-E", path, str(root / "usr/bin/python3")]
 
 
+@pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_same_tokens_as_on_this_machine(
+    quantize: str,
     emulator: list[str],
     repository: Path,
     tmp_path: Path,
     compile_once: Callable[..., Artifact],
 ) -> None:
     model = "bundled:tiny-dense"
-    there = compile_once("tiny-a76", model, target="cpu:cortex-a76", **SIZES)
-    here = compile_once("tiny-small", model, target="cpu", **SIZES)
+    options = SIZES | {"quantize": quantize}
+    there = compile_once(f"tiny-a76-{quantize}", model, target="cpu:cortex-a76", **options)
+    here = compile_once(f"tiny-small-{quantize}", model, target="cpu", **options)
+    assert "kernel=aarch64_dotprod" in str(there.manifest.programs["cpu"])
     expected = (
         Session(here).generate(PROMPT, max_new_tokens=16, temperature=0, ignore_eos=True).tokens
     )

@@ -76,6 +76,15 @@ def test_dense_presets_compile(preset: str, tmp_path: Path) -> None:
     assert (tmp_path / "cuda.vmfb").stat().st_size > 10_000
 
 
+def test_quantized_weights_compile(tmp_path: Path) -> None:
+    """Each form that matrices have, in one model."""
+    edgec.compile(
+        "bundled:tiny-dense", target="cuda", layers=1, ctx_size=64, quantize="int4",
+        asymmetric=True, embedding_quantize="int8", dump_ir=tmp_path, stop_after="vmfb",
+    )  # fmt: skip
+    assert (tmp_path / "cuda.vmfb").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_the_numbers_of_the_narrow_forms(
     dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: Callable[..., Any]

@@ -153,6 +153,10 @@ def compile_model(
         Path | None,
         typer.Option("--start-from", metavar="FILE", help="Go on from a dumped file."),
     ] = None,
+    expert_stats: Annotated[
+        bool,
+        typer.Option("--expert-stats", help="Count the tokens of each expert, for run --stats."),
+    ] = False,
     layers: Annotated[
         int | None,
         typer.Option("--layers", metavar="N", min=1, help="The first N layers only."),
@@ -195,6 +199,7 @@ def compile_model(
         "stop_after": stop_after,
         "start_from": start_from,
         "extra_compile_args": tuple(extra_compile_arg or ()),
+        "expert_stats": expert_stats,
         "layers": layers,
         "seed": seed,
     }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from edgec.cli import sampling
+from edgec.cli.experts import check_counts, expert_table
 from edgec.cli.generate import open_session, print_stream, timing_line
 from edgec.cli.options import (
     CacheDir,
@@ -23,7 +25,15 @@ from edgec.cli.options import (
 from edgec.cli.text import print_json, stderr
 from edgec.errors import InputError
 
-__all__ = ["run"]
+__all__ = ["Stats", "run"]
+
+
+class Stats(StrEnum):
+    """What `--stats` shows."""
+
+    timings = "timings"
+    experts = "experts"
+    none = "none"
 
 
 def run(
@@ -71,8 +81,10 @@ def run(
     trust_remote_code: TrustRemoteCode = False,
     cache_dir: CacheDir = None,
     stats: Annotated[
-        bool, typer.Option("--stats/--no-stats", help="The timings, on stderr, after the text.")
-    ] = True,
+        Stats,
+        typer.Option("--stats", help="On stderr after the text: timings, or load of the experts."),
+    ] = Stats.timings,
+    no_stats: Annotated[bool, typer.Option("--no-stats", help="As --stats none.")] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -111,9 +123,13 @@ def run(
     if json:
         print_json(session.generate(question, **options).to_dict())
         return
+    if stats is Stats.experts:
+        check_counts(session)
     *_, last = print_stream(session.stream(question, **options))
-    if stats and last.result:
+    if stats is not Stats.none and not no_stats and last.result:
         stderr().print(f"[dim]{timing_line(last.result)}[/]", soft_wrap=True)
+        if stats is Stats.experts:
+            stderr().print(expert_table(session.sequence.expert_counts()))
 
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:

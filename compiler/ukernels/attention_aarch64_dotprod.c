@@ -1,0 +1,6 @@
+// NEON: 32 registers, a vector of 16 in four.
+#define TILE_DEPTH 4
+#define TILE_VECTORS 1
+#define FEW_DEPTH 4
+#define FEW_VECTORS 2
+#include "attention.h"
