@@ -145,7 +145,11 @@ def edgec_model(setup: Setup, kind: str) -> Path:
     # The name has the version's digest of this source: another edgec compiles again.
     from edgec.compiler.digest import digest
 
-    return made(setup.folder.with_suffix(f".{kind}-{digest({})[:12]}.edgec"), make)
+    path = setup.folder.with_suffix(f".{kind}-{digest({})[:12]}.edgec")
+    for older in path.parent.glob(f"{setup.folder.name}.{kind}-*.edgec"):
+        if older != path:
+            shutil.rmtree(older)
+    return made(path, make)
 
 
 def gguf_model(setup: Setup, kind: str) -> Path:

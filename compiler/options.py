@@ -41,6 +41,8 @@ class CompileOptions:
             what the target needs. The first is `prompt_multiple`, so that any prompt fits.
         dynamic_shapes: `input`: the multiple is stated at the model's input; `none`: a plain
             dynamic dimension; `op`: that, and operations pad for themselves.
+        block_prompts: Whether code generation splits dimensions by the multiple; None for what is
+            usual on the target. Either answer is for measurements.
         quantize: Format of the weights of linear layers and embeddings: none, int8 or int4.
         group_size: Weights of a row that share a scale: 32, 64, 128 or channel (the row).
         embedding_quantize: The same for embedding tables and `lm_head`; None: as `quantize`.
@@ -59,6 +61,7 @@ class CompileOptions:
     batch: tuple[int, ...] = (1,)
     prompt_sizes: tuple[int, ...] = ()
     dynamic_shapes: str = "input"
+    block_prompts: bool | None = None
     quantize: str = "none"
     group_size: str = "32"
     embedding_quantize: str | None = None

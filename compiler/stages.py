@@ -19,7 +19,15 @@ from edgec.compiler.ukernels import build_objects
 from edgec.errors import CompileError, InputError
 from edgec.passes import parse_module, run_pipeline
 
-__all__ = ["EXPORTED", "STAGES", "call_memory", "file_of", "prompt_sizes", "torch_pipeline"]
+__all__ = [
+    "EXPORTED",
+    "STAGES",
+    "block_flags",
+    "call_memory",
+    "file_of",
+    "prompt_sizes",
+    "torch_pipeline",
+]
 
 EXPORTED = "torch"
 """The stage that comes before the table: what export made, the same for every target."""
@@ -40,7 +48,8 @@ def _input(source: Path, output: Path, target: Target, options: CompileOptions) 
 
 
 def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
-    flags = (*target.flags, *shape_flags(options), *options.extra_compile_args)
+    shapes = (*shape_flags(options), *block_flags(target, options))
+    flags = (*target.flags, *shapes, *options.extra_compile_args)
     log = output.with_suffix(".log")
     if not target.kernels:
         _iree(source, output, flags, log)
@@ -92,6 +101,13 @@ def shape_flags(options: CompileOptions) -> tuple[str, ...]:
         padding = "builtin.module(iree-preprocessing-pad-to-intrinsics)"
         return (*_FLAGS, f"--iree-preprocessing-pass-pipeline={padding}")
     return _FLAGS
+
+
+def block_flags(target: Target, options: CompileOptions) -> tuple[str, ...]:
+    """Flags against a target's usual treatment of the multiple that the input guarantees."""
+    if options.dynamic_shapes != "input" or options.block_prompts is None:
+        return ()
+    return target.blocked if options.block_prompts else target.unblocked
 
 
 def torch_pipeline(target: Target, options: CompileOptions) -> str:

@@ -61,7 +61,8 @@ def call(
     ranges = PositionRanges(state.start, tokens.shape[1], state.capacity)
     # What transformers skips when it is exported (looks at the data) is skipped in discovery too.
     compiling = mock.patch.object(torch.compiler, "_is_compiling_flag", True)
-    with using(state), kernels.installed(model), ranges, compiling:
+    unchecked = mock.patch.object(torch.distributions.Distribution, "_validate_args", False)
+    with using(state), kernels.installed(model), ranges, compiling, unchecked:
         logits: torch.Tensor = model(input_ids=tokens, use_cache=True, **asked).logits
     if "logits_to_keep" not in known and not isinstance(last, int):
         logits = logits.index_select(1, last)

@@ -83,6 +83,18 @@ def _nothing(*_: Any, **__: Any) -> None:
     """What only checks, at run time, what export has checked."""
 
 
+def _repeat_interleave(x: torch.Tensor, repeats: Any, dim: int | None = None, **_: Any) -> Any:
+    """Neighbours within a row as a gather: as a broadcast IREE fuses it with what no loop fits."""
+    if dim is None or dim % x.dim() != x.dim() - 1 or not isinstance(repeats, int):
+        return NotImplemented
+    places = torch.arange(x.shape[-1] * repeats, device=x.device) // repeats
+    return x.index_select(-1, places)
+
+
+def _product(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return x * other
+
+
 def _and(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.bitwise_and(x, other)
 
@@ -97,6 +109,8 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.concat.default: _concat,
     aten.scatter.value: _scatter_value,
     aten.new_ones.default: _new_ones,
+    aten.repeat_interleave.self_int: _repeat_interleave,
+    aten.multiply.Tensor: _product,
     aten.__and__.Tensor: _and,
     aten.__or__.Tensor: _or,
     aten.mul.Tensor: _multiply,

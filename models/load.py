@@ -124,6 +124,11 @@ def _load(
     except Exception as error:
         raise _unsupported(config, error) from error
     if whole:
+        if kinds := sorted(set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS):
+            raise ModelError(
+                f"model type '{config.model_type}': layers of the kind {', '.join(kinds)}",
+                "this form of attention is not supported yet (models/load.py)",
+            )
         check_own_attention(config)
     expected = tensors_of(module)
     own: dict[str, WeightFormat | None] = {}

@@ -48,6 +48,9 @@ class PositionRanges(TorchFunctionMode):
             return _scalar(args[0], **kwargs)
         if func is torch.Tensor.__getitem__:
             return args[0][self._rows(args[1])]
+        if func is torch.Tensor.__itruediv__ and isinstance(args[1], int | float):
+            # torch.export would make a tensor of the number, on the meta device: without a value.
+            return args[0].mul_(1.0 / args[1])
         if func is torch.ones:
             args = tuple(self._capacity if self._from_start(a) is not None else a for a in args)
             if args and isinstance(args[0], tuple | list):

@@ -103,7 +103,12 @@ def tiny_dense_artifact(compile_once: Callable[..., Artifact]) -> Artifact:
 def tiny_moe_artifact(compile_once: Callable[..., Artifact]) -> Artifact:
     """The bundled mixture of experts for the CPU and for llvmpipe, f32."""
     return compile_once(
-        "tiny-moe", "bundled:tiny-moe", target="cpu,vulkan:llvmpipe", ctx_size=256, chunk_size=64
+        "tiny-moe",
+        "bundled:tiny-moe",
+        target="cpu,vulkan:llvmpipe",
+        ctx_size=256,
+        chunk_size=64,
+        batch=(1, 4),
     )
 
 

@@ -42,4 +42,5 @@ def target(variant: str) -> Target:
         {"compute_capability": f"{variant[3]}.{variant[4]}"},
         torch_pipeline=pipeline,
         input_pipeline=f"{INPUT_PIPELINE},lower-argmax",
+        unblocked=("--iree-codegen-block-dynamic-dimensions-of-contractions=false",),
     )

@@ -23,6 +23,9 @@ class Target:
         input_pipeline: edgec's passes after IREE's input conversion.
         device: The text of `hal.device.targets`' one element, where flags cannot describe it.
         static_prompts: Whether prompts are computed in blocks of fixed sizes, and not of any.
+        blocked: For iree-compile, where code generation splits dimensions by the prompt multiple
+            only when told to.
+        unblocked: For iree-compile, where it does so unless told not to.
         kernels: Feature level of the kernels that `torch_pipeline` dispatches, or empty.
     """
 
@@ -35,4 +38,6 @@ class Target:
     input_pipeline: str = INPUT_PIPELINE
     device: str = ""
     static_prompts: bool = False
+    blocked: tuple[str, ...] = ()
+    unblocked: tuple[str, ...] = ()
     kernels: str = ""

@@ -23,6 +23,8 @@ from edgec.runtime.server.schemas import FunctionDefinition
 
 __all__ = ["FORMATS", "ToolCall", "ToolFormat", "ToolParser", "detect_format"]
 
+PYTHON_TAG = "<|python_tag|>"
+"""Llama's marker of a call; of a built-in tool at first, later before any."""
 Found = list[tuple[str, Any]]
 """Names and arguments."""
 
@@ -99,23 +101,28 @@ class ToolParser:
             yield text
 
     def _split(self) -> tuple[str, str]:
-        """Content that can be passed on, and the text to keep; enters a call where one begins."""
+        """Content that can be passed on, and the text to keep; enters a call where one begins.
+
+        Space before a call is no content, so space is kept until it is clear what follows.
+        """
         text, begin = self._text, self._form.begin
         if self._plain:
             return text, ""
-        if not text.strip():  # space before or between calls is no content
-            return "", text
         if not begin:
-            self._inside = text.lstrip().startswith("{")
+            start = text.lstrip()
+            if not start or PYTHON_TAG.startswith(start):
+                return "", text
+            self._inside = start.startswith(("{", PYTHON_TAG))
             self._plain = not self._inside
             return ("", text) if self._inside else (text, "")
         before, found, after = text.partition(begin)
         if found:
             self._inside = True
-            return before if before.strip() else "", after
+            return before.rstrip(), after
         sizes = range(min(len(begin) - 1, len(text)), 0, -1)
         held = next((size for size in sizes if begin.startswith(text[-size:])), 0)
-        return text[: len(text) - held], text[len(text) - held :]
+        content = text[: len(text) - held].rstrip()
+        return content, text[len(content) :]
 
     def _read(self, body: str, end: str) -> Iterator[str | ToolCall]:
         try:
@@ -165,7 +172,7 @@ def _arguments(call: dict[str, Any]) -> Any:
 
 
 def _read_json(body: str, functions: Mapping[str, FunctionDefinition]) -> Found:
-    text = body.removeprefix("<|python_tag|>")
+    text = body.strip().removeprefix(PYTHON_TAG)
     return [(call["name"], _arguments(call)) for call in _json_objects(text)]
 
 
@@ -214,5 +221,5 @@ FORMATS = {
     "mistral_args": ToolFormat(
         "[TOOL_CALLS]", "", _read_mistral, ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")
     ),
-    "llama3": ToolFormat("", "", _read_json, ("<|python_tag|>",)),
+    "llama3": ToolFormat("", "", _read_json, (PYTHON_TAG,)),
 }

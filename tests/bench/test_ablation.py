@@ -37,6 +37,11 @@ module {
 """  # noqa: E501
 
 
+def test_pipelines_of_vulkan() -> None:
+    text = CONFIGURED.replace("#iree_gpu.pipeline<TileAndFuse>", "#iree_gpu.spirv_pipeline<Coop>")
+    assert contractions(text)[0].pipeline == "Coop [64,1,1]"
+
+
 def test_what_code_generation_chose() -> None:
     assert contractions(CONFIGURED) == [
         Contraction(
@@ -124,5 +129,7 @@ def test_bad_input(tmp_path: Path) -> None:
         run(lengths=(0, 4))
     with pytest.raises(InputError, match="at most 4096"):
         run(lengths=(5000,))
+    with pytest.raises(InputError, match="nothing"):
+        run_ablation("bundled:nothing", target="cpu", folder=tmp_path / "n", say=lambda _: None)
     with pytest.raises(InputError, match="no compiled arms"):
         measure_arms(tmp_path, say=lambda _: None)

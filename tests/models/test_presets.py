@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from edgec.errors import ModelError
 from edgec.models.check import expected_tensors
 from edgec.models.presets import PRESETS, is_moe, unsupported
 from edgec.models.sources import resolve
@@ -65,11 +64,6 @@ def test_random_weights_fit_the_configuration(name: str) -> None:
     shapes = {n: i.shape for n, i in source.weights.tensors().items()}
     assert shapes == expected_tensors(source.config).shapes
     assert sum(i.count for i in source.weights.tensors().values()) == PRESETS[name].parameters
-
-
-def test_short_convolutions_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"preset:lfm2-8b-a1b: short-convolution layers are not"):
-        resolve("preset:lfm2-8b-a1b")
 
 
 def test_what_is_refused() -> None:

@@ -21,6 +21,7 @@ class Arm:
         flags: For iree-compile, after those of every arm.
         program_of: The arm whose program it runs, instead of one of its own.
         padded: Whether prompts are padded to the multiple before the call.
+        blocked: Whether code generation splits dimensions by the multiple; None for what is usual.
         about: What it does, for a reader.
         weak: Why it is a weak baseline on this target; empty where it is not.
     """
@@ -31,6 +32,7 @@ class Arm:
     flags: tuple[str, ...] = ()
     program_of: str = ""
     padded: bool = True
+    blocked: bool | None = None
     about: str = ""
     weak: str = ""
 
@@ -40,12 +42,16 @@ def _op(name: str, flag: str, about: str, weak: str = "") -> Arm:
 
 
 _PAD = "--iree-preprocessing-pass-pipeline=builtin.module(iree-preprocessing-pad-to-intrinsics)"
-_BLOCK = (
-    "--iree-hal-preprocess-executables-with=builtin.module(hal.executable.variant(builtin.module("
-    "func.func(iree-codegen-block-dynamic-dimensions,canonicalize,cse))))"
-)
 _NONE = Arm("none", "none", "none", padded=False, about="plain dynamic length, nothing padded")
 _INPUT = Arm("input", "input", "input", about="padded once at the input to 32·n, as edgec ships it")
+_BLOCKED = Arm(
+    "input, blocked", "input", "input", blocked=True,
+    about="as 'input', and dynamic dimensions are split into blocks by the guarantee",
+)  # fmt: skip
+_UNBLOCKED = Arm(
+    "input, not blocked", "input", "input", blocked=False,
+    about="as 'input', without the splitting of dimensions that makes use of the guarantee",
+)  # fmt: skip
 _STATIC = Arm("static", "static", "static", about="a program for each padded length: the ceiling")
 _UNTOLD = Arm(
     "input, untold", "input", "none", program_of="none",
@@ -73,10 +79,7 @@ ARMS: dict[str, tuple[Arm, ...]] = {
             "operands packed and padded into tiles around each contraction (mmt4d)",
         ),
         _INPUT,
-        Arm(
-            "input, blocked", "input", "input", (_BLOCK,),
-            about="as 'input', and dynamic dimensions are split into blocks by the guarantee",
-        ),
+        _BLOCKED,
         _UNTOLD,
         _STATIC,
     ),
@@ -87,11 +90,7 @@ ARMS: dict[str, tuple[Arm, ...]] = {
             "contractions padded to the sizes of tensor-core instructions, each for itself",
         ),
         _INPUT,
-        Arm(
-            "input, not blocked", "input", "input",
-            ("--iree-codegen-block-dynamic-dimensions-of-contractions=false",),
-            about="as 'input', without the splitting that makes use of the guarantee",
-        ),
+        _UNBLOCKED,
         _UNTOLD,
         _STATIC,
     ),

@@ -47,7 +47,7 @@ def dispatch_counts(text: str) -> dict[str, int]:
 
 
 def _pipeline(text: str) -> str:
-    found = re.search(r"translation_info<pipeline = (?:#iree_\w+\.pipeline<)?([\w:]+)", text)
+    found = re.search(r"translation_info<pipeline = (?:#iree_\w+\.\w*pipeline<)?([\w:]+)", text)
     name = found[1] if found else "none"
     size = re.search(r"workgroup_size = (\[[\d, ]+\])", text)
     return name + (f" {size[1].replace(' ', '')}" if size else "")
