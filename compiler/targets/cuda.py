@@ -30,9 +30,8 @@ def target(variant: str) -> Target:
         )
     flags = ("--iree-hal-target-device=cuda", f"--iree-cuda-target={variant}")
     # Tensor cores multiply 16-bit numbers, see the two passes.
-    pipeline = TORCH_PIPELINE.replace("lower-linear", "lower-linear{compute=weights}").replace(
-        "lower-attention", "lower-attention{compute=cache}"
-    )
+    pipeline = with_options(TORCH_PIPELINE, "lower-linear", "compute=weights")
+    pipeline = with_options(pipeline, "lower-attention", "compute=cache")
     pipeline = with_options(pipeline, "lower-quantized-linear", "form=apart")
     return Target(
         "cuda",

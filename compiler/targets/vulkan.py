@@ -15,7 +15,7 @@ from edgec.compiler.targets import spirv
 from edgec.compiler.targets.target import Target
 from edgec.compiler.targets.vulkan_device import architecture_of, describe
 from edgec.errors import InputError
-from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE
+from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE, with_options
 from edgec.vulkan import VulkanError, probe
 
 __all__ = ["BASELINE", "requirements", "target"]
@@ -107,7 +107,7 @@ def _target(architecture: str, attribute: str) -> Target:
     pipeline = TORCH_PIPELINE.replace("lower-layer-norm,", "")
     if "mma = [" in attribute:
         # Cooperative matrices multiply 16-bit numbers, see the pass.
-        pipeline = pipeline.replace("lower-linear", "lower-linear{compute=weights}")
+        pipeline = with_options(pipeline, "lower-linear", "compute=weights")
     return Target(
         "vulkan",
         architecture,

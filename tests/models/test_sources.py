@@ -230,7 +230,6 @@ def test_config_with_bytes_that_are_no_text(folder: Path) -> None:
             r"quantised already \(bitsandbytes\)",
         ),
         ({"quantization": {"group_size": 64, "bits": 4}}, "quantised already"),
-        ({"model_type": "lfm2_moe"}, "short-convolution layers are not"),
         (
             {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own"}},
             "needs code that comes with it .*--trust-remote-code",
