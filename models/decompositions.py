@@ -103,12 +103,37 @@ def _or(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.bitwise_or(x, other)
 
 
+# M. Giles, "Approximating the erfinv function" (2010), table of the single-precision version: in
+# w - 2.5 where w = -log(1 - x²) < 5, else in sqrt(w) - 3, the highest power first.
+_CENTRE = (
+    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
+    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
+)  # fmt: skip
+_TAIL = (
+    -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
+    -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
+)  # fmt: skip
+
+
+def _erfinv(x: torch.Tensor) -> Any:
+    """By polynomials, to a few units in the last place: a sparsity that is given as a quantile."""
+    if x.dtype != torch.float32:
+        return NotImplemented
+    w = -torch.log((1 - x) * (1 + x))
+    near, far = torch.full_like(w, _CENTRE[0]), torch.full_like(w, _TAIL[0])
+    for centre, tail in zip(_CENTRE[1:], _TAIL[1:], strict=True):
+        near = near * (w - 2.5) + centre
+        far = far * (torch.sqrt(w) - 3) + tail
+    return torch.where(w < 5, near, far) * x
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.topk.default: _topk,
     aten.softmax.int: _softmax,
     aten.concat.default: _concat,
     aten.scatter.value: _scatter_value,
     aten.new_ones.default: _new_ones,
+    aten.erfinv.default: _erfinv,
     aten.repeat_interleave.self_int: _repeat_interleave,
     aten.multiply.Tensor: _product,
     aten.__and__.Tensor: _and,

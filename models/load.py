@@ -129,7 +129,7 @@ def _load(
                 f"model type '{config.model_type}': layers of the kind {', '.join(kinds)}",
                 "this form of attention is not supported yet (models/load.py)",
             )
-        check_own_attention(config)
+        check_own_attention(config, trust_remote_code=trust_remote_code)
     expected = tensors_of(module)
     own: dict[str, WeightFormat | None] = {}
     if embeddings != "same":

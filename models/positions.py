@@ -74,6 +74,9 @@ class PositionRanges(TorchFunctionMode):
         """An index in which the slice of a table of positions became a range of them."""
         if isinstance(index, tuple):
             return tuple(self._rows(part) for part in index)
+        if isinstance(index, list) and index and all(type(i) is int for i in index):
+            # torch would make a tensor of the list, on the meta device: without values.
+            return torch.stack([_scalar(i) for i in index])
         if not isinstance(index, slice) or index.step is not None:
             return index
         low, high = self._from_start(index.start), self._from_start(index.stop)

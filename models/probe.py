@@ -25,18 +25,21 @@ _TOLERANCE = 1e-4  # of the range of the logits
 _CALLS = (33, 1, 1, 5, 32, 1)
 
 
-def check_own_attention(config: Any) -> None:
+def check_own_attention(config: Any, *, trust_remote_code: bool = False) -> None:
     """Compares a miniature with transformers' cache and with edgec's.
 
     Args:
         config: The configuration of the model; it is not changed.
+        trust_remote_code: Whether modelling code that came with the model may run.
 
     Raises:
         ModelError: they differ, or it cannot be found out.
     """
     where = f"model type '{config.model_type}'"
     try:
-        model = tiny_model(shrunk(copy.deepcopy(config)))
+        small = shrunk(copy.deepcopy(config))
+        small.name_or_path = config.name_or_path  # where transformers finds a model's own code
+        model = tiny_model(small, trust_remote_code=trust_remote_code)
         worst = _worst(model)
     except ModelError:
         raise

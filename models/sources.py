@@ -194,6 +194,10 @@ def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
     if not isinstance(config, dict):
         raise ModelError(f"model {model}: config.json is not an object", "restore it")
     _check_config(model, config, trust_remote_code)
+    if trust_remote_code and config.get("auto_map"):
+        for file in _code_files(model, config):
+            if not (folder / file).is_file():
+                raise ModelError(f"model {model}: no {file}", "auto_map in config.json names it")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise ModelError(
@@ -233,8 +237,10 @@ def _check_config(model: str, config: dict[str, Any], trust_remote_code: bool) -
             "give a text model",
         )
     named = str(architectures[0]) if architectures else model_type
+    remote = config.get("auto_map") or {}
+    if not isinstance(remote, dict):
+        raise ModelError(f"model {model}: auto_map in config.json is not an object", "restore it")
     if model_type not in CAUSAL:
-        remote = config.get("auto_map")
         if not remote and model_type in CONFIG_MAPPING:
             raise ModelError(
                 f"model {model}: {named} is not a causal language model",
@@ -250,9 +256,10 @@ def _check_config(model: str, config: dict[str, Any], trust_remote_code: bool) -
                 f"model {model}: its own code has no causal language model (auto_map)",
                 "give a model that generates text",
             )
+        files = ", ".join(sorted(set(_code_files(model, config))))
         if not trust_remote_code:
             raise ModelError(
-                f"model {model}: {named} needs code that comes with it",
+                f"model {model}: {named} needs code that comes with it, in {files}",
                 "read that code, then pass --trust-remote-code",
             )
     elif architectures and not _is_causal(architectures, set(CAUSAL.values())):
@@ -271,6 +278,33 @@ def _quantization(config: dict[str, Any]) -> dict[str, Any]:
     if not found:
         return {}
     return found if isinstance(found, dict) else {"quant_method": str(found)}
+
+
+_CLASS = re.compile(r"(?!.*--)((?:\w[\w-]*/)*\w[\w-]*)\.\w+")
+"""How `auto_map` names a class in a file of the folder; `--` follows another repository's name."""
+
+
+def _code_files(model: str, config: dict[str, Any]) -> list[str]:
+    """The files in which `auto_map` says that configuration and model are.
+
+    Raises:
+        ModelError: it names something else, such as code of another repository, which transformers
+            would fetch and run.
+    """
+    files = []
+    for kind in ("AutoConfig", "AutoModelForCausalLM"):
+        named = config["auto_map"].get(kind)
+        if named is None:
+            continue
+        found = _CLASS.fullmatch(named) if isinstance(named, str) else None
+        if found is None:
+            raise ModelError(
+                f"model {model}: auto_map in config.json: {kind} {named!r} names no class in a "
+                "file beside it",
+                "put the code beside config.json, and name it file.Class",
+            )
+        files.append(f"{found[1]}.py")
+    return files
 
 
 def _is_causal(architectures: list[Any], known: set[str]) -> bool:

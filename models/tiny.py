@@ -132,7 +132,7 @@ def tiny_config(family: str) -> Any:
         ) from None
 
 
-def tiny_model(config: Any, seed: int = 0) -> Any:
+def tiny_model(config: Any, seed: int = 0, *, trust_remote_code: bool = False) -> Any:
     """transformers' own module with random weights, wide enough that a wrong mask shows.
 
     With transformers' usual spread of 0.02 attention is nearly uniform, and norms and biases are
@@ -142,14 +142,18 @@ def tiny_model(config: Any, seed: int = 0) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+        empty = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), trust_remote_code=trust_remote_code
+        )
     if (count := sum(p.numel() for p in empty.parameters())) > _MOST_PARAMETERS:
         raise ModelError(
             f"tiny configuration of {config.model_type}: {count} parameters are not tiny",
             "teach models/tiny.py what its fields mean",
         )
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", trust_remote_code=trust_remote_code
+    ).eval()
     persistent = set(model.state_dict())
     buffers = {n: b for n, b in model.named_buffers() if n in persistent}
     with torch.no_grad():

@@ -6,6 +6,8 @@ import pytest
 
 from edgec.coverage.check import check
 from edgec.coverage.result import EXACT, NOT_TEXT
+from edgec.coverage.sample import SAMPLE as KINDS
+from edgec.coverage.sample import TARGET
 from edgec.models.tiny import causal_families
 
 SAMPLE = ("gemma2", "qwen3_moe")
@@ -23,4 +25,13 @@ def test_every_family(family: str) -> None:
     result = check(family)
     if result.status == NOT_TEXT:
         pytest.skip(result.message)
+    assert result.status == EXACT, f"{result.stage}: {result.message}"
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=() if f in ("gpt2", "lfm2_moe") else pytest.mark.full) for f in KINDS],
+)
+def test_other_target(family: str) -> None:
+    result = check(family, TARGET)
     assert result.status == EXACT, f"{result.stage}: {result.message}"

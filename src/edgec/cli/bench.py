@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgec.cli.options import Device, Threads, Verbose
+from edgec.cli.options import Device, Threads, TrustRemoteCode, Verbose
 from edgec.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def bench_artifact(
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Without warm-up runs.")] = False,
     device: Device = None,
     threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure prefill and decode speed."""
@@ -104,7 +105,7 @@ def bench_artifact(
     if ablation:
         _ablation(
             artifact, output, report, target or "cpu", n_prompt, repetitions, threads,
-            layers=layers, dtype=dtype or "f32",
+            layers=layers, dtype=dtype or "f32", trust_remote_code=trust_remote_code,
         )  # fmt: skip
         return
     if roofline:

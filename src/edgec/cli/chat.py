@@ -11,7 +11,15 @@ import typer
 
 from edgec.cli import sampling
 from edgec.cli.generate import open_session, print_stream, timing_line
-from edgec.cli.options import CacheDir, Device, Offline, Revision, Threads, Verbose
+from edgec.cli.options import (
+    CacheDir,
+    Device,
+    Offline,
+    Revision,
+    Threads,
+    TrustRemoteCode,
+    Verbose,
+)
 from edgec.cli.text import stderr
 from edgec.errors import EdgecError
 
@@ -130,6 +138,7 @@ def chat(
     threads: Threads = None,
     revision: Revision = None,
     offline: Offline = False,
+    trust_remote_code: TrustRemoteCode = False,
     cache_dir: CacheDir = None,
     verbose: Verbose = False,
 ) -> None:
@@ -154,6 +163,7 @@ def chat(
         quiet=False,
         revision=revision,
         offline=offline,
+        trust_remote_code=trust_remote_code,
         cache_dir=cache_dir,
     )
     talk(Conversation(session, system_prompt, not no_chat_template, options))

@@ -25,7 +25,8 @@ def run_coverage(
         jobs: Processes at a time.
         target: As for `edgec.compile`; of one kind.
         fresh: Check again what is known.
-        write: The page to write; only for all families on the CPU.
+        write: The page to write; only for all families on the CPU. The sample of the page's second
+            table is compared too.
         json: Print the results as JSON instead.
 
     Returns:
@@ -38,8 +39,9 @@ def run_coverage(
     from edgec.compiler.digest import versions
     from edgec.compiler.driver import default_cache_dir
     from edgec.compiler.targets import parse_targets
-    from edgec.coverage.result import EXACT, FAILS, NOT_TEXT, Result, Results, sources
+    from edgec.coverage.result import EXACT, FAILS, NOT_TEXT, Result, Results
     from edgec.coverage.run import run
+    from edgec.coverage.sample import SAMPLE, TARGET
     from edgec.coverage.table import page, summary
     from edgec.models.tiny import causal_families
 
@@ -78,13 +80,11 @@ def run_coverage(
     else:
         console.print(summary(found))
     if write is not None:
-        kept = sorted(results.folder.glob("*.json"))
-        others = [
-            r
-            for file in kept
-            for r in [results.load(file)]
-            if r is not None and r.target != "cpu" and r.sources == sources()
-        ]
+        # The page is about one state of the code: the sample is compared again where it is not.
+        done, wanted = 0, list(SAMPLE)
+        others = run(wanted, results, target=TARGET, jobs=jobs, fresh=fresh, report=report)
+        if not json:
+            console.print(f"{TARGET}: {summary(others)}")
         write.write_text(page(found, others, versions()), encoding="utf-8")
         stderr().print(f"{write}", soft_wrap=True)
     return int(any(result.status == FAILS for result in found))

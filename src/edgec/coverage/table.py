@@ -49,7 +49,7 @@ def page(results: Sequence[Result], others: Sequence[Result], versions: dict[str
         f"({ran})",
         "",
         "```sh not-tested: takes a quarter of an hour or more",
-        "edgec models --coverage --jobs 2",
+        "edgec models --coverage --jobs 4 --write docs/models.md",
         "```",
         "",
         f"## Exact: {len(exact)}",

@@ -1,0 +1,21 @@
+"""The families that stand for the kinds of state where checking all would take too long."""
+
+from __future__ import annotations
+
+__all__ = ["SAMPLE", "TARGET"]
+
+TARGET = "vulkan:llvmpipe"
+
+SAMPLE = (
+    "llama",  # attention, rotated positions
+    "gemma2",  # sliding windows, softcaps
+    "gpt2",  # learned positions
+    "bloom",  # ALiBi
+    "gpt_oss",  # sinks, experts
+    "deepseek_v3",  # latent attention, grouped routing
+    "granitemoe",  # experts
+    "lfm2_moe",  # short convolutions
+    "mamba2",  # convolutions and a recurrence, no attention
+    "qwen3_next",  # gated delta-net beside attention
+    "falcon_h1",  # attention and a recurrence in one layer
+)
