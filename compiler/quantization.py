@@ -32,8 +32,8 @@ class StoredWeights:
         """A tensor of the archive's shape. See `quantize` for errors."""
         if name in self._waiting:
             return self._waiting.pop(name)
-        # Blocks fit in a core's cache. On a busy machine torch's threads wait for each other, and
-        # one alone was 5 to 15 times as fast.
+        # On a busy machine torch's threads wait for each other, and one alone was 5 to 15 times as
+        # fast. What takes long, quantisation and random weights, has threads of its own.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

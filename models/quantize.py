@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from edgec.errors import InputError, ModelError
+from edgec.models.blocks import for_each
 
 __all__ = [
     "PANEL",
@@ -39,7 +40,7 @@ PANEL = 16
 _COLUMNS = {8: 4, 4: 8}
 """Bits to the columns that a row has in each 4 bytes."""
 
-_BLOCK = 1 << 18  # weights converted at a time, so that temporaries stay in cache
+_BLOCK = 1 << 17  # weights that a thread converts at a time, so that temporaries stay in cache
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class WeightFormat:
 def quantize(
     name: str, weight: torch.Tensor, form: WeightFormat
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantises and packs a matrix, a block of rows at a time.
+    """Quantises and packs a matrix, blocks of rows on all cores.
 
     Args:
         name: For messages.
@@ -103,19 +104,24 @@ def quantize(
     packed = torch.empty(form.packed_shape(rows, columns), dtype=torch.int8)
     scales = torch.empty(form.scales_shape(name, rows, columns), dtype=torch.float16)
     panels = max(1, _BLOCK // (PANEL * columns))
-    for first in range(0, packed.shape[0], panels):
+    rounding = _ROUNDING[form.bits, form.zero_points]
+
+    def convert(first: int) -> None:
         block = weight[first * PANEL : (first + panels) * PANEL].to(torch.float32)
-        if not bool(torch.isfinite(block).all()):
-            raise ModelError(f"weights: {name} has NaN or infinite values", "get an intact copy")
-        missing = -block.shape[0] % PANEL
-        block = torch.nn.functional.pad(block, (0, 0, 0, missing))
+        if missing := -block.shape[0] % PANEL:
+            block = torch.nn.functional.pad(block, (0, 0, 0, missing))
         groups = block.reshape(-1, columns // group, group)
-        integers, scale = _ROUNDING[form.bits, form.zero_points](groups)
+        low, high = groups.amin(-1), groups.amax(-1)
+        if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):  # NaN: both are NaN
+            raise ModelError(f"weights: {name} has NaN or infinite values", "get an intact copy")
+        integers, scale = rounding(groups, low, high)
         if not bool(torch.isfinite(scale).all()):
             raise ModelError(f"weights: {name} has values too large for {form.bits} bits")
-        count = block.shape[0] // PANEL
-        packed[first : first + count] = pack(integers.reshape(-1, columns), form.bits)
-        scales[..., first : first + count, :, :] = pack_scales(scale)
+        end = first + block.shape[0] // PANEL
+        packed[first:end] = pack(integers.view(-1, columns), form.bits)
+        scales[..., first:end, :, :] = pack_scales(scale)
+
+    for_each(convert, range(0, packed.shape[0], panels))
     return packed, scales
 
 
@@ -144,10 +150,17 @@ def quantize_experts(
     return packed, scales
 
 
-def _round8(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Largest magnitude to 127, round to nearest even: f32 `[R, G, group]` to i8 and f16."""
-    scale = (groups.abs().amax(dim=-1) / 127).to(torch.float16)
-    return _divide(groups, scale.to(torch.float32), -127, 127).to(torch.int8), scale
+def _round8(
+    groups: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest magnitude to 127, round to nearest even: f32 `[R, G, group]` to i8 and f16.
+
+    `low` and `high` are the groups' extremes, here and in the other roundings.
+    """
+    scale = (torch.maximum(high, -low).abs_() / 127).to(torch.float16)
+    q = torch.empty_like(groups)
+    _divide(groups, scale.to(torch.float32), -127, 127, out=q)
+    return q.to(torch.int8), scale
 
 
 _CANDIDATES = (8.0, 7.7, 8.3, 7.4, 7.0, 8.6, 9.0)
@@ -155,49 +168,60 @@ _CANDIDATES = (8.0, 7.7, 8.3, 7.4, 7.0, 8.6, 9.0)
 the range that 7 is not. Larger values clip it to gain resolution for the others."""
 
 
-def _round4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _round4(
+    groups: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The scale of least squared error among a few, each fitted to its own rounding.
 
     For integers q the best scale is `sum(w q) / sum(q q)`; the error it leaves is least where
     `sum(w q)^2 / sum(q q)` is greatest.
     """
-    index = groups.abs().argmax(dim=-1, keepdim=True)
-    peak = groups.gather(-1, index)[..., 0]
+    peak = torch.where(high > -low, high, low)
+    tied = high == -low
+    if bool(tied.any()):  # the first of equal magnitude; argmax is slow, and ties are few
+        some = groups[tied]
+        peak[tied] = some.gather(-1, some.abs().argmax(-1, keepdim=True))[:, 0]
     best = torch.full_like(peak, -1.0)
     scale = torch.zeros_like(peak)
+    q, terms = torch.empty_like(groups), torch.empty_like(groups)
     for candidate in _CANDIDATES:
-        q = _divide(groups, peak / -candidate, -8, 7)
-        product, square = (groups * q).sum(-1), (q * q).sum(-1).clamp_(min=1e-30)
+        _divide(groups, peak / -candidate, -8, 7, out=q)
+        product = torch.mul(groups, q, out=terms).sum(-1)
+        square = torch.mul(q, q, out=terms).sum(-1).clamp_(min=1e-30)
         gain = product * product / square
         better = gain > best
         best = torch.where(better, gain, best)
-        scale = torch.where(better, product / square, scale)
+        scale = torch.where(better, product.div_(square), scale)
     half = scale.to(torch.float16)
-    return _divide(groups, half.to(torch.float32), -8, 7).to(torch.int8), half
+    _divide(groups, half.to(torch.float32), -8, 7, out=q)
+    return q.to(torch.int8), half
 
 
 _SHRINK = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
 """Parts of a group's range that the 15 steps cover; what lies outside is clipped."""
 
 
-def _round4_zero(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _round4_zero(
+    groups: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and offset of least squared error among a few ranges, fitted to their own rounding.
 
     For integers q, `w = s q + b` is a line through the points (q, w): linear regression. Returns
     the scales and the zero points `-b / s` in one tensor, f16 `[2, R, G]`.
     """
-    low, high = groups.amin(-1), groups.amax(-1)
     middle, half = (low + high) / 2, (high - low) / 2
     mean = groups.mean(-1)
     best = torch.full_like(low, -1.0)
     scale, offset = torch.zeros_like(low), mean.clone()
+    q, terms = torch.empty_like(groups), torch.empty_like(groups)
     for part in _SHRINK:
         start = middle - part * half
         step = part * half * (2 / 15)
-        q = _divide(groups - start[..., None], step, 0, 15).sub_(8)
+        torch.sub(groups, start[..., None], out=terms)
+        _divide(terms, step, 0, 15, out=q).sub_(8)
         q_mean = q.mean(-1)
-        spread = (q * q).mean(-1) - q_mean * q_mean
-        product = (q * groups).mean(-1) - q_mean * mean
+        spread = torch.mul(q, q, out=terms).mean(-1) - q_mean * q_mean
+        product = torch.mul(q, groups, out=terms).mean(-1) - q_mean * mean
         # What a line leaves of the variance of w is least where it explains most.
         gain = torch.where(spread > 1e-6, product * product / spread.clamp(min=1e-6), best)
         better = gain > best
@@ -230,26 +254,30 @@ def round_with(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The i8 integers nearest to f32 `[R, G, group]`, and scales and zero points as one tensor."""
     wide = zero.to(torch.float32)[..., None]
-    shifted = groups / scale.to(torch.float32).clamp(min=1e-30)[..., None] + wide
+    shifted = (groups / scale.to(torch.float32).clamp(min=1e-30)[..., None]).add_(wide)
     return shifted.round_().clamp_(-8, 7).to(torch.int8), torch.stack([scale, zero])
 
 
 _ROUNDING = {(8, False): _round8, (4, False): _round4, (4, True): _round4_zero}
 
 
-def _divide(groups: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
+def _divide(
+    groups: torch.Tensor, scale: torch.Tensor, low: int, high: int, *, out: torch.Tensor
+) -> torch.Tensor:
     inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
-    return (groups * inverse[..., None]).round_().clamp_(low, high)
+    return torch.mul(groups, inverse[..., None], out=out).round_().clamp_(low, high)
 
 
 def pack(integers: torch.Tensor, bits: int) -> torch.Tensor:
-    """i8 `[16 P, K]` to panels."""
+    """i8 `[16 P, K]` to panels. Four columns at a time, as the bytes of one i32."""
     rows, columns = integers.shape
     if bits == 8:
-        return integers.reshape(rows // PANEL, PANEL, columns // 4, 4).transpose(1, 2)
-    nibbles = (integers + 8).to(torch.uint8).reshape(rows // PANEL, PANEL, columns // 8, 2, 4)
-    merged = nibbles[..., 0, :] | (nibbles[..., 1, :] << 4)
-    return merged.transpose(1, 2).contiguous().view(torch.int8)
+        words = integers.contiguous().view(torch.int32)
+    else:
+        four = (integers + 8).view(torch.int32).view(rows, columns // 8, 2)
+        words = four[..., 0] | (four[..., 1] << 4)  # no byte is above 15
+    panels = words.view(rows // PANEL, PANEL, -1).transpose(1, 2).contiguous()
+    return panels.view(torch.int8).view(*panels.shape, 4)
 
 
 def pack_scales(scales: torch.Tensor) -> torch.Tensor:

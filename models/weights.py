@@ -399,19 +399,24 @@ class RandomWeights:
 
 
 def _normal(count: int, std: float, dtype: torch.dtype, seed: int, name: str) -> torch.Tensor:
-    """`count` elements of normal(0, std), one block after the other so that each stays in cache."""
+    """`count` elements of normal(0, std), in blocks that stay in cache, on all cores."""
     import numpy as np
     import torch
+
+    from edgec.models.blocks import for_each
 
     block = 1 << 18
     table = _quantiles().mul(std).to(dtype)
     words = struct.unpack("<4I", hashlib.sha256(name.encode()).digest()[:16])
     values = torch.empty(count, dtype=dtype)
-    for number, start in enumerate(range(0, count, block)):
+
+    def make(start: int) -> None:
         length = min(block, count - start)
-        bits = np.random.SFC64([seed, *words, number]).random_raw(-(-length // 4))
+        bits = np.random.SFC64([seed, *words, start // block]).random_raw(-(-length // 4))
         picks = torch.from_numpy(bits.view(np.uint16)[:length].astype(np.int32))
         torch.index_select(table, 0, picks, out=values[start : start + length])
+
+    for_each(make, range(0, count, block))
     return values
 
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from edgec.errors import InputError, ModelError
-from edgec.models.quantize import WeightFormat, dequantize, quantize, unpack
+from edgec.models.quantize import (
+    WeightFormat,
+    dequantize,
+    halves,
+    quantize,
+    round_with,
+    unpack,
+)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -97,3 +104,68 @@ def test_zero_points_of_constant_groups(value: float) -> None:
         weight[:, ::2] += spread * value
         found = dequantize(*quantize("w", weight, form), 3, 64)
         assert torch.allclose(found, weight, rtol=1e-3, atol=6e-8)
+
+
+def plainly(groups: torch.Tensor, form: WeightFormat) -> tuple[torch.Tensor, torch.Tensor]:
+    """What docs/quantisation.md says of rounding, an operation at a time for the whole matrix."""
+
+    def divide(weights: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
+        return (weights * inverse[..., None]).round().clamp(low, high)
+
+    if form.bits == 8:
+        scale = (groups.abs().amax(-1) / 127).half()
+        return divide(groups, scale.float(), -127, 127), scale
+    if form.zero_points:
+        low, high, mean = groups.amin(-1), groups.amax(-1), groups.mean(-1)
+        best, scale, offset = torch.full_like(low, -1.0), torch.zeros_like(low), mean
+        for part in (1.0, 0.96, 0.92, 0.88, 0.84, 0.8):
+            start = (low + high) / 2 - part * ((high - low) / 2)
+            step = part * ((high - low) / 2) * (2 / 15)
+            q = divide(groups - start[..., None], step, 0, 15) - 8
+            spread = (q * q).mean(-1) - q.mean(-1) * q.mean(-1)
+            product = (q * groups).mean(-1) - q.mean(-1) * mean
+            gain = torch.where(spread > 1e-6, product * product / spread.clamp(min=1e-6), best)
+            better, best = gain > best, torch.maximum(gain, best)
+            scale = torch.where(better, product / spread.clamp(min=1e-6), scale)
+            offset = torch.where(better, mean - scale * q.mean(-1), offset)
+        return round_with(groups, *halves(scale, offset)[:2])
+    peak = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))[..., 0]
+    best, scale = torch.full_like(peak, -1.0), torch.zeros_like(peak)
+    for candidate in (8.0, 7.7, 8.3, 7.4, 7.0, 8.6, 9.0):
+        q = divide(groups, peak / -candidate, -8, 7)
+        product, square = (groups * q).sum(-1), (q * q).sum(-1).clamp(min=1e-30)
+        better = product * product / square > best
+        best = torch.where(better, product * product / square, best)
+        scale = torch.where(better, product / square, scale)
+    return divide(groups, scale.half().float(), -8, 7), scale.half()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "form",
+    [WeightFormat(8, 32), WeightFormat(8, None), WeightFormat(4, 32), WeightFormat(4, 32, True)],
+    ids=str,
+)
+def test_blocks_on_all_cores_give_the_bits_of_the_plain_formula(
+    form: WeightFormat, dtype: torch.dtype
+) -> None:
+    """Several blocks, a last panel that is not full, ties of magnitude, zeros of either sign."""
+    weight = torch.randn(700, 512, generator=torch.Generator().manual_seed(0)) * 0.02
+    weight[100:300] = (weight[100:300] * 100).round() / 100
+    weight[3], weight[4], weight[5] = 0.0, -0.0, 0.37
+    weight = weight.to(dtype)
+    packed, scales = quantize("w", weight, form)
+    group = form.group or 512
+    integers, scale = plainly(weight.float().reshape(700, -1, group), form)
+    assert torch.equal(unpack(packed, 512)[:700], integers.reshape(700, 512).to(torch.int8))
+    by_row = scales.transpose(-1, -2).reshape(*scales.shape[:-3], -1, 512 // group)
+    found = by_row[..., :700, :].contiguous().view(torch.int16)
+    assert torch.equal(found, scale.contiguous().view(torch.int16))
+
+
+def test_a_failure_in_one_block_is_raised() -> None:
+    weight = torch.ones(3000, 512)
+    weight[2999, 511] = float("nan")
+    with pytest.raises(ModelError, match="some.weight has NaN or infinite"):
+        quantize("some.weight", weight, WeightFormat(4, 32))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.moe.operators import Operator
 
 from edgec.models.experts import _route
 from edgec.models.ops.grouped_matmul import ROW_BLOCK
@@ -47,3 +50,18 @@ def test_padding_costs_no_rows() -> None:
     exact = _route(ids[:33], torch.tensor(33), 8)
     assert torch.equal(padded.offsets, exact.offsets)
     assert torch.equal(padded.slots[:33], exact.slots)
+
+
+def test_a_compiled_program_counts_true_tokens_only(tmp_path: Path) -> None:
+    """33 tokens padded to 64 against 64: as many routed rows for a true token, tiles to match."""
+    experts, k = 8, 2
+    ids = choices(64, experts, k, 0, 0)
+    compiled = Operator("histogram", [ids, torch.tensor(64), experts], {}, tmp_path, "cpu")
+    for length in (33, 64):
+        (counts,) = compiled.check([ids, torch.tensor(length), experts])
+        assert counts.sum() == length * k
+        tiles = -(-counts // ROW_BLOCK)
+        # The offsets, by which the products go, end where the tiles of true tokens do.
+        routing = _route(ids, torch.tensor(length), experts)
+        assert int(routing.offsets[-1]) == tiles.sum() * ROW_BLOCK
+        assert tiles.sum() <= length * k // ROW_BLOCK + experts

@@ -45,6 +45,16 @@ def test_counts_are_those_of_eager(counting: Artifact, eager: Any) -> None:
     assert not any(c.any() for c in session.sequence.expert_counts())
 
 
+def test_work_for_a_true_token_does_not_depend_on_padding(counting: Artifact) -> None:
+    """Both prompts run 64 rows; the program routes two for each true token, none for padding."""
+    session = edgec.Session(counting)
+    ids = torch.randint(0, 2000, (64,), generator=torch.Generator().manual_seed(1)).tolist()
+    for length in (33, 64):
+        session.reset()
+        session.prefill(ids[:length])
+        assert [int(c.sum()) for c in session.sequence.expert_counts()] == [2 * length] * 4
+
+
 def test_shown(counting: Artifact, tiny_moe_artifact: Artifact, run_edgec: Any) -> None:
     flags = ("-p", "In the", "-n", "4", "--temperature", "0", "--stats", "experts")
     done = run_edgec("run", counting.path, *flags)
