@@ -31,7 +31,9 @@ _GENERIC = "cpu:x86_64-linux-gnu"  # no kernels: activations stay f32, so that r
 )
 def test_parity(tmp_path: Path, name: str, quantize: str) -> None:
     family, changes = FAMILIES[name]
-    check_parity(tmp_path, family, {**changes, **_WIDTHS}, quantize=quantize, target=_GENERIC, kv_dtype="f32")
+    check_parity(
+        tmp_path, family, {**changes, **_WIDTHS}, quantize=quantize, target=_GENERIC, kv_dtype="f32"
+    )
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
