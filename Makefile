@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum pyproject.toml))
 
 export PYTHON
 
-.PHONY: demo test lint format setup vulkan chromium clean
+.PHONY: demo test test-all lint format setup vulkan chromium clean
 
 # Equal builds are skipped; another build in its place is replaced only after a source changed.
 demo: setup  ## compile the bundled model and stream text from it
@@ -18,8 +18,11 @@ demo: setup  ## compile the bundled model and stream text from it
 	$(BIN)/edgec compile bundled:tiny-dense --target cpu -o $(DEMO) $${changed:+--force}
 	@printf "In the"; $(BIN)/edgec run $(DEMO) -p "In the" -n 64
 
-test: setup vulkan chromium lint  ## all checks and tests; pytest comes last
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
+test: setup vulkan chromium lint  ## all checks and tests but the slow ones; pytest comes last
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not full" --durations 15
+
+test-all: setup vulkan chromium lint  ## the slow tests too: an hour or more on two cores
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not full"
 
 lint: setup
 	@$(BIN)/ruff check --quiet .

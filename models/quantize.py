@@ -274,7 +274,7 @@ def pack(integers: torch.Tensor, bits: int) -> torch.Tensor:
     if bits == 8:
         words = integers.contiguous().view(torch.int32)
     else:
-        four = (integers + 8).view(torch.int32).view(rows, columns // 8, 2)
+        four = (integers + 8).contiguous().view(torch.int32).view(rows, columns // 8, 2)
         words = four[..., 0] | (four[..., 1] << 4)  # no byte is above 15
     panels = words.view(rows // PANEL, PANEL, -1).transpose(1, 2).contiguous()
     return panels.view(torch.int8).view(*panels.shape, 4)

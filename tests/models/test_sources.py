@@ -232,7 +232,7 @@ def test_config_with_bytes_that_are_no_text(folder: Path) -> None:
         ({"quantization": {"group_size": 64, "bits": 4}}, "quantised already"),
         (
             {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own"}},
-            "needs code that comes with it .*--trust-remote-code",
+            "needs code that comes with it.*--trust-remote-code",
         ),
         ({"model_type": "own", "auto_map": {"AutoModel": "own.Own"}}, "no causal language model"),
         ({"hidden_size": "many"}, "config.json: .*hidden_size"),
