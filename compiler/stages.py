@@ -17,7 +17,7 @@ from edgec.compiler.targets import Target
 from edgec.compiler.transients import transient_bytes
 from edgec.compiler.ukernels import build_objects
 from edgec.errors import CompileError, InputError
-from edgec.passes import parse_module, run_pipeline
+from edgec.passes import parse_module, run_pipeline, with_options
 
 __all__ = [
     "EXPORTED",
@@ -111,12 +111,15 @@ def block_flags(target: Target, options: CompileOptions) -> tuple[str, ...]:
 
 
 def torch_pipeline(target: Target, options: CompileOptions) -> str:
-    """The target's passes on the exported module, with the prompt sizes that the options make."""
+    """The target's passes on the exported module, with the blocks and sizes the options make."""
+    pipeline = target.torch_pipeline
+    if target.block_rows > 1 and options.block_prompts is not False:
+        pipeline = with_options(pipeline, "lower-linear", f"block={target.block_rows}")
     sizes = prompt_sizes(target, options)
     if not sizes:
-        return target.torch_pipeline
+        return pipeline
     # Before every other pass but the first, so that they see the static shapes.
-    first, _, rest = target.torch_pipeline.partition(",")
+    first, _, rest = pipeline.partition(",")
     return f"{first},static-prefill{{sizes={'/'.join(map(str, sizes))}}},{rest}"
 
 

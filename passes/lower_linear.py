@@ -11,12 +11,18 @@ it keeps f32.
 On a CPU that contraction is as fast as weights can be read, if its inner loop runs along a row of
 them. IREE's own choice is a tile of several rows, which it transposes in registers; with narrow
 weights that takes longer than reading them. `form=cpu` states the tiles.
+
+`block=32` is for code generation that makes nothing of a divisibility, llvm-cpu's: rows that the
+export states as a multiple of 32 become n blocks of 32. Tiles and vectors then divide what they
+work on, with no loop for what is left over. IREE can do so by itself to all dispatches
+(`iree-codegen-block-dynamic-dimensions`), but fails on some that reduce; contractions are what it
+is for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 
 from iree.compiler import ir
 
@@ -30,6 +36,7 @@ from edgec.passes.rewriting import (
     parse_torch_tensor,
     symbol_name,
     tensor_type,
+    walk,
 )
 
 __all__ = ["LowerLinear"]
@@ -40,19 +47,24 @@ class LowerLinear:
     """Instantiates one function for each form of the operator in the module.
 
     `compute` is the type of the factors: `activations` or `weights`. `form` is `any`, or `cpu` for
-    tiles that suit llvm-cpu where there is one row.
+    tiles that suit llvm-cpu where there is one row. `block` is the number of rows to compute
+    together where there are a multiple of it, or of a divisor that is still worth it; 1 for none.
     """
 
     compute: str = "activations"
     form: str = "any"
+    block: int = 1
 
     def __post_init__(self) -> None:
         if self.form not in ("any", "cpu"):
             raise ValueError(f"form={self.form}: must be any or cpu")
         if self.compute not in ("activations", "weights"):
             raise ValueError(f"compute={self.compute}: must be activations or weights")
+        if self.block < 1 or (self.block > 1 and self.compute != "activations"):
+            raise ValueError(f"block={self.block}: must be from 1 on, and 1 with compute=weights")
 
     def run(self, module: ir.Module) -> None:
+        multiples = _multiples(module) if self.block > 1 else {}
         for op in custom_ops(module, "linear"):
             x, weight = (parse_torch_tensor(op.operands[i].type) for i in (0, 1))
             result = parse_torch_tensor(op.results[0].type)
@@ -61,11 +73,20 @@ class LowerLinear:
             operands = [v for v in op.operands if not is_none(v)]
             biased = len(operands) == 3
             factor = weight.dtype if self.compute == "weights" and _rows(x) != 1 else x.dtype
+            block = gcd(self.block, multiples.get(op.operands[0], 1)) if _rows(x) is None else 1
+            block = block if block >= _SMALLEST_BLOCK else 1
             symbol = symbol_name(
-                "linear", x, weight, "" if factor == x.dtype else factor, "bias" if biased else ""
+                "linear",
+                x,
+                weight,
+                "" if factor == x.dtype else factor,
+                "bias" if biased else "",
+                "" if block == 1 else f"by{block}",
             )
             if self.form == "cpu" and _rows(x) == 1:
                 text = _one_row(symbol, x, weight, result, biased)
+            elif block > 1:
+                text = _blocked(symbol, x, weight, result, biased, block)
             else:
                 text = _template(symbol, x, weight, result, biased, factor)
             insert_function(module, symbol, text)
@@ -76,6 +97,24 @@ def _rows(x: TorchTensor) -> int | None:
     """The number of rows that `x` has as a matrix; None when it is dynamic."""
     leading = x.shape[:-1]
     return None if None in leading else prod(d for d in leading if d is not None)
+
+
+def _multiples(module: ir.Module) -> dict[ir.Value, int]:
+    """What the export says that the product of each value's leading dimensions is a multiple of."""
+    found = {}
+    for op in walk(module.operation):
+        if op.name == "torch.bind_symbolic_shape":
+            map_ = ir.AffineMapAttr(op.attributes["shape_expressions"]).value
+            found[op.operands[0]] = prod(_multiple(e) for e in list(map_.results)[:-1])
+    return found
+
+
+def _multiple(expression: ir.AffineExpr) -> int:
+    if isinstance(expression, ir.AffineConstantExpr):
+        return int(expression.value)
+    if isinstance(expression, ir.AffineMulExpr):
+        return _multiple(expression.lhs) * _multiple(expression.rhs)
+    return 1
 
 
 def _template(
@@ -136,6 +175,64 @@ util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin}{bias_ar
   }} -> {out}
   %result = tensor.expand_shape %product {axes} output_shape [{shape}]
       : {out} into {result.builtin}
+  util.return %result : {result.builtin}
+}}"""
+
+
+_SMALLEST_BLOCK = 8  # rows of an accumulator: fewer would leave a part of each tile unused
+
+
+def _blocked(
+    symbol: str,
+    x: TorchTensor,
+    weight: TorchTensor,
+    result: TorchTensor,
+    biased: bool,
+    block: int,
+) -> str:
+    n, k = weight.shape
+    leading = len(x.shape) - 1
+    rows = TorchTensor((None, k), x.dtype).builtin
+    blocks = TorchTensor((None, block, k), x.dtype).builtin
+    flat = TorchTensor((None, n), x.dtype).builtin
+    out = TorchTensor((None, block, n), x.dtype).builtin
+    axes = f"[[{', '.join(map(str, range(leading)))}], [{leading}]]"
+    dims = "\n".join(
+        f"  %i{i} = arith.constant {i} : index\n  %d{i} = tensor.dim %x, %i{i} : {x.builtin}"
+        for i, d in enumerate(x.shape[:-1])
+        if d is None
+    )
+    shape = ", ".join(f"%d{i}" if d is None else str(d) for i, d in enumerate(result.shape))
+    bias_argument = f", %bias: tensor<{n}x{x.dtype}>" if biased else ""
+    initial = (
+        f"""  %init = linalg.broadcast ins(%bias : tensor<{n}x{x.dtype}>)
+      outs(%empty : {out}) dimensions = [0, 1]"""
+        if biased
+        else f"  %init = linalg.fill ins(%zero : {x.dtype}) outs(%empty : {out}) -> {out}"
+    )
+    # Not a linalg.generic: IREE collapses the two axes of that into one again.
+    return f"""
+util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin}{bias_argument})
+    -> {result.builtin} {{
+{dims}
+  %zero = arith.constant 0.0 : {x.dtype}
+  %rows = tensor.collapse_shape %x {axes} : {x.builtin} into {rows}
+  %c0 = arith.constant 0 : index
+  %m = tensor.dim %rows, %c0 : {rows}
+  %block = arith.constant {block} : index
+  %count = arith.divui %m, %block : index
+  %blocks = tensor.expand_shape %rows [[0, 1], [2]] output_shape [%count, {block}, {k}]
+      : {rows} into {blocks}
+  %empty = tensor.empty(%count) : {out}
+{initial}
+  %product = linalg.contract
+      indexing_maps = [affine_map<(b, m, n, k) -> (b, m, k)>,
+                       affine_map<(b, m, n, k) -> (n, k)>,
+                       affine_map<(b, m, n, k) -> (b, m, n)>]
+      ins(%blocks, %weight : {blocks}, {weight.builtin}) outs(%init : {out}) -> {out}
+  %flat = tensor.collapse_shape %product [[0, 1], [2]] : {out} into {flat}
+  %result = tensor.expand_shape %flat {axes} output_shape [{shape}]
+      : {flat} into {result.builtin}
   util.return %result : {result.builtin}
 }}"""
 

@@ -81,11 +81,18 @@ def parse_pipeline(text: str) -> list[PassSpec]:
 
 
 def with_options(text: str, name: str, options: str) -> str:
-    """The pipeline `text` with `{options}` on its pass `name`; raises ValueError if it has none."""
+    """The pipeline `text` with `options` on its pass `name`, after those it has.
+
+    An option that is given again is the later one. Raises ValueError for no such pass.
+    """
     passes = text.split(",")
-    if name not in passes:
+    names = [p.partition("{")[0] for p in passes]
+    if name not in names:
         raise ValueError(f"pipeline: no pass {name}")
-    return ",".join(f"{p}{{{options}}}" if p == name else p for p in passes)
+    at = names.index(name)
+    present = passes[at][len(name) :].strip("{}")
+    passes[at] = f"{name}{{{f'{present} {options}'.strip()}}}"
+    return ",".join(passes)
 
 
 def parse_module(text: str) -> ir.Module:

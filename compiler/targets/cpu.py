@@ -21,8 +21,13 @@ for _name in ("lower-topk", "lower-grouped-matmul", "lower-linear"):
 _KERNELS = ("lower-quantized-linear", "lower-quantized-grouped-matmul", "lower-attention")
 """Passes that dispatch kernels where the CPU has a level of them."""
 
-# A dimension of 32·n becomes n and 32: tiles and vectors divide the 32, with nothing left over. Not
-# the usual thing: IREE 3.13 then fails on a softmax in one dispatch with its row's reduction.
+# Rows of 32·n become n and 32: tiles and vectors divide the 32, with nothing left over. A named
+# contraction keeps the two axes; of a linalg.generic, which it must not become, IREE makes one.
+_BLOCK_ROWS = 32
+_NAMED = "--iree-opt-generalize-matmul=false"
+
+# The same for every dispatch. Not the usual thing: IREE 3.13 then fails on a softmax in one
+# dispatch with its row's reduction.
 _BLOCK = "func.func(iree-codegen-block-dynamic-dimensions,canonicalize,cse)"
 _BLOCK = f"builtin.module(hal.executable.variant(builtin.module({_BLOCK})))"
 _BLOCKED = (f"--iree-hal-preprocess-executables-with={_BLOCK}",)
@@ -50,6 +55,7 @@ def target(variant: str) -> Target:
     """
     variant = variant or "host"
     flags = ["--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu"]
+    flags.append(_NAMED)
     if variant == "host":
         flags.append("--iree-llvmcpu-target-cpu=host")
     elif re.fullmatch(r"(aarch64|arm64|x86_64|riscv64)(-[\w.]+)+", variant):
@@ -69,14 +75,15 @@ def target(variant: str) -> Target:
     level = best_level(architecture, frozenset(features))
     if level is None:
         return Target(
-            "cpu", cpu, "local-task", tuple(flags), requirements, _PIPELINE, blocked=_BLOCKED
-        )
+            "cpu", cpu, "local-task", tuple(flags), requirements, _PIPELINE,
+            block_rows=_BLOCK_ROWS, blocked=_BLOCKED,
+        )  # fmt: skip
     pipeline = _PIPELINE
     for name in _KERNELS:
         pipeline = with_options(pipeline, name, f"kernel={level}")
     return Target(
-        "cpu", cpu, "local-task", tuple(flags), requirements, pipeline, blocked=_BLOCKED,
-        kernels=level,
+        "cpu", cpu, "local-task", tuple(flags), requirements, pipeline,
+        block_rows=_BLOCK_ROWS, blocked=_BLOCKED, kernels=level,
     )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ class Target:
         input_pipeline: edgec's passes after IREE's input conversion.
         device: The text of `hal.device.targets`' one element, where flags cannot describe it.
         static_prompts: Whether prompts are computed in blocks of fixed sizes, and not of any.
+        block_rows: Rows that a linear layer's contraction takes together, where the prompt multiple
+            allows; 1 where code generation finds the blocks by itself.
         blocked: For iree-compile, where code generation splits dimensions by the prompt multiple
             only when told to.
         unblocked: For iree-compile, where it does so unless told not to.
@@ -38,6 +40,7 @@ class Target:
     input_pipeline: str = INPUT_PIPELINE
     device: str = ""
     static_prompts: bool = False
+    block_rows: int = 1
     blocked: tuple[str, ...] = ()
     unblocked: tuple[str, ...] = ()
     kernels: str = ""

@@ -85,6 +85,8 @@ def test_nothing_to_do(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         ("func.func @f() { foo }", "verify-lowered", "custom op 'foo' is unknown"),
         ("module {}", "nope", "pass nope: unknown pass 'nope'; there are: symbolic-bounds"),
+        ("module {}", "lower-linear{block=0}", "block=0: must be from 1 on"),
+        ("module {}", "lower-linear{block=32 compute=weights}", "block=32: must be"),
         ("module {}", "state-in-place{x=1}", "unexpected keyword argument 'x'"),
         ("module {}", "state-in-place{x}", "option 'x' of state-in-place has no value"),
         ("module {}", "verify-lowered state-in-place", "cannot read 'verify-lowered state"),

@@ -46,7 +46,7 @@ _NONE = Arm("none", "none", "none", padded=False, about="plain dynamic length, n
 _INPUT = Arm("input", "input", "input", about="padded once at the input to 32·n, as edgec ships it")
 _BLOCKED = Arm(
     "input, blocked", "input", "input", blocked=True,
-    about="as 'input', and dynamic dimensions are split into blocks by the guarantee",
+    about="as 'input', and every dispatch has its dynamic dimensions split by the guarantee",
 )  # fmt: skip
 _UNBLOCKED = Arm(
     "input, not blocked", "input", "input", blocked=False,
@@ -80,6 +80,7 @@ ARMS: dict[str, tuple[Arm, ...]] = {
         ),
         _INPUT,
         _BLOCKED,
+        _UNBLOCKED,
         _UNTOLD,
         _STATIC,
     ),
