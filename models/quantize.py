@@ -99,6 +99,7 @@ def quantize(
         InputError: the group does not divide K.
         ModelError: a weight is NaN or infinite, or too large for an f16 scale.
     """
+    weight = weight.detach()
     rows, columns = weight.shape
     group = form.group_of(name, columns)
     packed = torch.empty(form.packed_shape(rows, columns), dtype=torch.int8)
