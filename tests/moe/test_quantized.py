@@ -24,7 +24,8 @@ _GENERIC = "cpu:x86_64-linux-gnu"  # no kernels: activations stay f32, so that r
 @pytest.mark.parametrize(
     ("name", "quantize"),
     [
-        ("gpt_oss", "int4"),  # transposed matrices, biases
+        # Transposed matrices, biases.
+        pytest.param("gpt_oss", "int4", marks=pytest.mark.slow),
         pytest.param("granitemoe", "int8", marks=pytest.mark.slow),
         pytest.param("qwen3_moe", "int4", marks=pytest.mark.slow),
     ],

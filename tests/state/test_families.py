@@ -19,6 +19,7 @@ def test_parity(tmp_path: Path, family: str) -> None:
     assert check(tmp_path, family) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.vulkan
 @pytest.mark.xdist_group("vulkan")
 def test_parity_on_vulkan(tmp_path: Path) -> None:
