@@ -96,7 +96,7 @@ def test_the_numbers_of_the_narrow_forms(
     def narrow(text: str) -> tuple[Target, ...]:
         (cpu,) = parse_targets(text)
         pipelines = {"torch_pipeline": gpu.torch_pipeline, "input_pipeline": gpu.input_pipeline}
-        return (dataclasses.replace(cpu, **pipelines),)
+        return (dataclasses.replace(cpu, block_rows=1, **pipelines),)
 
     monkeypatch.setattr(driver, "parse_targets", narrow)
     changed = edgec.compile("bundled:tiny-dense", dtype=dtype, output=tmp_path / "narrow.edgec")
