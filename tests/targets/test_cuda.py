@@ -102,7 +102,7 @@ def test_the_numbers_of_the_narrow_forms(
     changed = edgec.compile("bundled:tiny-dense", dtype=dtype, output=tmp_path / "narrow.edgec")
     assert usual is not None
     assert changed is not None
-    assert "compute=cache" in changed.manifest.programs["cpu"].pipeline
+    assert "compute=cache" in changed.manifest.programs["cpu"].pipelines["lowered"]
     found = compare(Session(usual), Session(changed), (33, 64, 200), 20)
     assert found.agreement >= 0.99
     assert found.error <= {"f16": 5e-3, "bf16": 5e-2}[dtype]
