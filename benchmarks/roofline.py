@@ -61,7 +61,9 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     options = parser.parse_args()
     try:
-        layers = [int(n) for n in options.layers.split(",")] if options.layers else [None]
+        layers: list[int | None] = [None]
+        if options.layers:
+            layers = [int(n) for n in options.layers.split(",")]
     except ValueError:
         parser.error(f"--layers {options.layers}: must be numbers with commas")
     try:
