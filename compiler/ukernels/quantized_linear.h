@@ -32,6 +32,7 @@
 #define PANEL 16
 #define ZERO4 8
 #define MAX_FUSED_K 16384
+#define AHEAD 3072  // bytes
 #define INLINE static inline __attribute__((always_inline))
 
 // One panel by `rows` rows; `rows`, `bits` and whether there are `zeros` (zero points, in wz) are
@@ -56,10 +57,12 @@ INLINE void tile(const int rows, const int bits, const int zeros, const int8_t *
       }
       until += per_group;
     }
-    // The next panel is asked for meanwhile: hardware looks ahead less, and not past a page.
+    // What comes later is asked for meanwhile: hardware looks ahead less, and not past a page. More
+    // rows have other tiles to compute with this panel: for them it is the next.
+    const size_t ahead = rows == 1 ? AHEAD : k * PANEL * bits / 8;
 #pragma unroll
     for (int i = 0; i < BLOCK * PANEL * bits / 8; i += 64)
-      __builtin_prefetch(w + k * PANEL * bits / 8 + i, 0, 2);
+      __builtin_prefetch(w + ahead + i, 0, 2);
     vi acc[ROWS];
 #pragma unroll
     for (int r = 0; r < rows; ++r) acc[r] = splat_i(c[r * blocks + b]);

@@ -178,6 +178,24 @@ def test_linear(tmp_path: Path, dtype: torch.dtype, rows: int | None, biased: bo
         check(program, "linear", arguments)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("rows", "columns", "biased"),
+    [(None, 96, True), (1, 64, False), (4, 64, True), (40, 64, False), (None, 48, True)],
+)
+def test_linear_of_the_cpu(
+    tmp_path: Path, dtype: torch.dtype, rows: int | None, columns: int, biased: bool
+) -> None:
+    """The kernels' dispatches, where this CPU has them; 48 columns are left to generated code."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(50, columns).to(dtype), torch.randn(50) if biased else None
+    lengths = [rows] if rows else [33, 32, 1]
+    examples = [[torch.randn(1, m, columns), weight, bias] for m in lengths]
+    program = _compile("linear", examples[0], {} if rows else {0: 1}, tmp_path, portable=False)
+    for arguments in examples:
+        check(program, "linear", arguments)
+
+
 def test_quantized_cache_update(tmp_path: Path) -> None:
     torch.manual_seed(0)
     cache = torch.randint(-127, 128, (128, 2, 16)).to(torch.int8)
@@ -374,6 +392,19 @@ def test_grouped_matmul_of_few_rows(
     experts = torch.tensor([2, 0, 3], dtype=torch.int32)
     arguments = [torch.randn(3, 48), weight, bias, None, experts, transposed]
     compile_and_check("grouped_matmul", arguments, {0: 0, 4: 0} if biased else {}, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sorted_rows", [False, True])
+def test_grouped_matmul_of_the_cpu(tmp_path: Path, dtype: torch.dtype, sorted_rows: bool) -> None:
+    """Experts that the kernels take, where this CPU has them."""
+    torch.manual_seed(0)
+    weight = torch.randn(4, 72, 64).to(dtype)
+    offsets = _sorted_rows([3, 0, 40, 16]) if sorted_rows else None
+    experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
+    x = torch.randn(3 if offsets is None else int(offsets[-1]), 64)
+    arguments = [x, weight, None, offsets, experts, False]
+    compile_and_check("grouped_matmul", arguments, {0: 0} if sorted_rows else {}, tmp_path)
 
 
 @pytest.mark.parametrize("sorted_rows", [False, True])
