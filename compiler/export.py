@@ -39,17 +39,21 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     assert options.ctx_size is not None and options.chunk_size is not None
     multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
     assert options.kv_dtype is not None
-    rows = _attention_rows(options)
     state = []
     for name, kept in model.discovery.state.items():
-        if kept.kind != "attention":
+        if kept.kind not in ("attention", "window"):
             state.append(StateBuffer(name, kept.kind, kept.shape, "f32"))
             continue
+        rows, kind, window = _attention_rows(options), "attention", 0
+        # Room for the window of a prompt chunk's first token, and for the chunk.
+        ring = _in_blocks(kept.window + options.chunk_size)
+        if kept.window and ring < rows:
+            rows, kind, window = ring, "window", kept.window
         dtype = "i8" if options.kv_dtype == "int8" else options.kv_dtype
-        state.append(StateBuffer(name, kept.kind, (rows, *kept.shape), dtype))
+        state.append(StateBuffer(name, kind, (rows, *kept.shape), dtype, window))
         if dtype == "i8":
             shape = (rows, *kept.shape[:-1])
-            state.append(StateBuffer(name + SCALES, kept.kind, shape, "f32"))
+            state.append(StateBuffer(name + SCALES, kind, shape, "f32", window))
     start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
     following = TensorSpec("next", (1, 1), "i32")
     logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
@@ -68,7 +72,11 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
 def _attention_rows(options: CompileOptions) -> int:
     """A row for each position, and for padding that goes past the context; in whole blocks."""
     assert options.ctx_size is not None
-    return -(-(options.ctx_size + options.prompt_multiple) // BLOCK) * BLOCK
+    return _in_blocks(options.ctx_size + options.prompt_multiple)
+
+
+def _in_blocks(rows: int) -> int:
+    return -(-rows // BLOCK) * BLOCK
 
 
 class _Program(nn.Module):

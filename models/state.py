@@ -4,9 +4,11 @@ A model is first run once on the meta device with a `Discovery`, which notes wha
 wants to keep. From that come the state's buffers, so that no family needs a table of its shapes.
 The same run notes every mask that the model asks for (see `edgec.models.attention`).
 
-There are three kinds of state:
+There are four kinds of state:
 
 - `attention`: a row for each position, written by `attend`;
+- `window`: of a layer with a sliding window, a row for each position in it and in a prompt's
+  chunk: position p is in row `p % rows`;
 - `conv`: the last inputs of a causal convolution, position p in row `p % columns`;
 - `recurrent`: a tensor that every token changes.
 
@@ -63,12 +65,14 @@ class CausalMask:
 class Kept:
     """One tensor that a layer keeps between calls.
 
-    `shape` is, by `kind`: of `attention` that of a position's row, `(kv_heads, width)`; of `conv`
-    `(columns, channels)`; of `recurrent` all of it; of `expert_counts` `(experts,)`.
+    `shape` is, by `kind`: of `attention` and `window` that of a position's row, `(kv_heads,
+    width)`; of `conv` `(columns, channels)`; of `recurrent` all of it; of `expert_counts`
+    `(experts,)`. `window` is in tokens.
     """
 
     kind: str
     shape: tuple[int, ...]
+    window: int = 0
 
 
 @dataclass
@@ -115,11 +119,12 @@ class SequenceState(Cache):
 
     Args:
         start: i64 scalar tensor, the position of the call's first token.
-        capacity: Rows of each attention buffer.
+        capacity: Rows of each buffer of the kind `attention`.
         discovery: Filled when `buffers` is None, read otherwise.
         buffers: The tensors of `discovery.state` by name; of `attention` they are
-            `[capacity, kv_heads, width]`, of the other kinds as noted. An i8 one has another
-            with the scales of its rows, f32 `[capacity, kv_heads]`, called as it and `SCALES`.
+            `[capacity, kv_heads, width]`, of `window` that or fewer rows, of the other kinds as
+            noted. An i8 one has another with the scales of its rows, f32 `[rows, kv_heads]`,
+            called as it and `SCALES`.
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
         multiple: Of which the number of the call's tokens is one, when it has several.
@@ -209,19 +214,26 @@ class SequenceState(Cache):
                 self.discovery.keep(name, Kept("attention", (heads, width)))
                 found.append(states.new_empty(1, heads, self.capacity, width))
                 continue
-            cache = cache_update(self.buffers[name], states[0].transpose(0, 1), self.start)
+            rows = states[0].transpose(0, 1)
+            cache = cache_update(self.buffers[name], rows, self.start, False)
             self.write(name, cache)
             found.append(cache.to(states.dtype).transpose(0, 1)[None])
         return found[0], found[1]
 
     def attend(
-        self, layer_idx: int, key: torch.Tensor, value: torch.Tensor, expanded: bool = False
+        self,
+        layer_idx: int,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        window: int,
+        expanded: bool = False,
     ) -> list[tuple[Cached, Cached, torch.Tensor]] | None:
         """Writes the block's rows, and says what each sequence of the call attends to.
 
         Args:
             layer_idx: Whose cache.
             key: `[B, kv_heads, tokens, width]`, and `value` likewise: what the layer attends to.
+            window: In tokens, or 0.
             expanded: Whether that is made, token by token, of what the layer put into the cache
                 (multi-head latent attention). Then it is kept itself, expanded.
 
@@ -243,7 +255,8 @@ class SequenceState(Cache):
         names = [f"layers.{layer_idx}.{part}" for part in ("key", "value")]
         if self.buffers is None:
             for name, states in zip(names, (key, value), strict=True):
-                self.discovery.keep(name, Kept("attention", (states.shape[1], states.shape[3])))
+                kind = "window" if window else "attention"
+                self.discovery.keep(name, Kept(kind, (states.shape[1], states.shape[3]), window))
             return None
         return [
             (
@@ -258,11 +271,12 @@ class SequenceState(Cache):
         """Writes `[kv_heads, tokens, width]` as rows from `start` on; the whole buffer then."""
         assert self.buffers is not None
         rows, buffer = states.transpose(0, 1), self.buffers[name]
+        ring = buffer.shape[0] < self.capacity
         if buffer.dtype != torch.int8:
-            cache = Cached(cache_update(buffer, rows, self.start))
+            cache = Cached(cache_update(buffer, rows, self.start, ring))
         else:
             scales = self.buffers[name + SCALES]
-            cache = Cached(*quantized_cache_update(buffer, scales, rows, self.start))
+            cache = Cached(*quantized_cache_update(buffer, scales, rows, self.start, ring))
             assert cache.scales is not None
             self.write(name + SCALES, cache.scales)
         self.write(name, cache.rows)
@@ -403,7 +417,7 @@ class BatchState(SequenceState):
     """The states of several sequences during a call that computes one token of each.
 
     Layers see a batch; what a layer keeps is split into the sequences' own buffers. State of the
-    kind `attention` only: others are refused where a layer asks for them.
+    kinds `attention` and `window` only: others are refused where a layer asks for them.
     """
 
     def __init__(self, parts: tuple[SequenceState, ...]) -> None:

@@ -6,6 +6,10 @@ code generation wants. Grouped query heads read each key and value once; nothing
 sum of the softmax divides the product, not the weights, which is `value_width` divisions for each
 query instead of one for each row.
 
+With a window the cache is a ring, position p in row `p % capacity`. Once it is full all of it is
+read, in the order in which it lies: a softmax does not care, and whether a query sees a row follows
+from the position that the row holds.
+
 With `kernel=<level>` the forms that the level's kernel takes become dispatches of it (see
 `edgec.passes.attention_kernel`); the others stay contractions.
 
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 from iree.compiler import ir
 
 from edgec.passes.attention_kernel import AttentionShape, attention_fits, attention_template
+from edgec.passes.lower_cache_update import LONGEST
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
@@ -79,6 +84,9 @@ class LowerAttention:
                 scaled=types[1].dtype == "i8",
                 factor=types[1].dtype if narrow else "f32",
             )
+            if case.window and (case.key.shape[0] or 0) % BLOCK:
+                rows = case.key.builtin
+                raise ValueError(f"attention: a ring not in blocks of {BLOCK} rows: {rows}")
             fused = self.kernel != "generic" and attention_fits(case)
             symbol = symbol_name(
                 f"attention.{self.kernel}" if fused else "attention",
@@ -128,6 +136,7 @@ def _template(symbol: str, case: _Case) -> str:
         shape = (heads, group, length, width)
         narrow = convert_elements(rounded, "%queries", TorchTensor(shape, "f32"), factor, only)
     visible = _visible(case.window, case.softcap)
+    longest = LONGEST if case.window else capacity
     arguments = f", %sinks: tensor<{query_heads}xf32>" if case.sinks else ""
     if case.scaled:
         factors_of_rows = f"tensor<{capacity}x{heads}xf32>"
@@ -147,12 +156,10 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
   %tokens = tensor.dim %query, %c2 : {case.query.builtin}
   %start_i64 = tensor.extract %start[] : tensor<i64>
   %start_any = arith.index_cast %start_i64 : i64 to index
-  %first = util.assume.int %start_any<umin = 0, umax = {capacity}> : index
+  %first = util.assume.int %start_any<umin = 0, umax = {longest}> : index
   %end = arith.addi %first, %tokens : index
-{_first_row(case.window)}
-  %span = arith.subi %end, %low : index
-  %span_rounded = arith.addi %span, %round : index
-  %blocks = arith.divui %span_rounded, %block : index
+  %end_rounded = arith.addi %end, %round : index
+{_blocks(case.window, capacity)}
   %depth = arith.muli %blocks, %block : index
 {_rows("key", case.key, case.scaled)}
 {_rows("value", case.value, case.scaled)}
@@ -215,14 +222,14 @@ def _rows(part: str, cache: TorchTensor, scaled: bool) -> str:
     heads, width = cache.shape[1], cache.shape[2]
     rows, name = f"tensor<?x{heads}x{width}x{cache.dtype}>", f"%{part}s"
     taken = f"{name}_i8" if scaled else name
-    text = f"""  {taken} = tensor.extract_slice %{part}[%low, 0, 0] [%depth, {heads}, {width}]
+    text = f"""  {taken} = tensor.extract_slice %{part}[0, 0, 0] [%depth, {heads}, {width}]
       [1, 1, 1] : {cache.builtin} to {rows}"""
     if not scaled:
         return text
     wide, factors = f"tensor<?x{heads}x{width}xf32>", f"tensor<?x{heads}xf32>"
     element = "affine_map<(m, h, d) -> (m, h, d)>"
     return f"""{text}
-  {name}_scales = tensor.extract_slice %{part}_scales[%low, 0] [%depth, {heads}] [1, 1]
+  {name}_scales = tensor.extract_slice %{part}_scales[0, 0] [%depth, {heads}] [1, 1]
       : tensor<{cache.shape[0]}x{heads}xf32> to {factors}
   {name}_empty = tensor.empty(%depth) : {wide}
   {name} = linalg.generic {{
@@ -318,7 +325,7 @@ def _visible(window: int, softcap: float, blocked: bool = False) -> str:
     the reduction after it, which then keeps a whole row of scores on the stack.
     """
     score = "%score" if softcap else "%scaled"
-    seen = "%seen" if window else "%causal"
+    seen, row = ("%seen", "%row") if window else ("%causal", "%m")
     place = """    %l = linalg.index 2 : index
     %m = linalg.index 3 : index
 """
@@ -331,20 +338,40 @@ def _visible(window: int, softcap: float, blocked: bool = False) -> str:
 """
     return f"""    %scaled = arith.mulf %a, %scale : f32
 {_softcap(softcap)}{place}    %position = arith.addi %l, %first : index
-    %row = arith.addi %m, %low : index
-    %causal = arith.cmpi ule, %row, %position : index
+{_row(window)}    %causal = arith.cmpi ule, {row}, %position : index
 {_within_window(window)}    %visible = arith.select {seen}, {score}, %minus_infinity : f32"""
 
 
-def _first_row(window: int) -> str:
-    """The first row that any token of the block sees, rounded down to a block."""
+def _blocks(window: int, capacity: int) -> str:
+    """`%blocks`: how many blocks of rows are read; and of a ring what tells a row's position.
+
+    A row up to that of the last token holds a position of the ring's present turn, `%turn` and on,
+    the others one of the turn before; in the first turn, none.
+    """
     if not window:
-        return "  %low = arith.constant 0 : index"
-    return f"""  %window_less_one = arith.constant {window - 1} : index
-  %past = arith.maxui %first, %window_less_one : index
-  %low_exact = arith.subi %past, %window_less_one : index
-  %low_blocks = arith.divui %low_exact, %block : index
-  %low = arith.muli %low_blocks, %block : index"""
+        return "  %blocks = arith.divui %end_rounded, %block : index"
+    return f"""  %capacity = arith.constant {capacity} : index
+  %capacity_blocks = arith.constant {capacity // BLOCK} : index
+  %end_blocks = arith.divui %end_rounded, %block : index
+  %blocks = arith.minui %end_blocks, %capacity_blocks : index
+  %c1 = arith.constant 1 : index
+  %nowhere = arith.constant {2 * LONGEST} : index
+  %last = arith.subi %end, %c1 : index
+  %last_row = arith.remui %last, %capacity : index
+  %turn = arith.subi %last, %last_row : index
+  %is_first_turn = arith.cmpi eq, %turn, %c0 : index
+  %turn_before = arith.subi %turn, %capacity : index
+  %before = arith.select %is_first_turn, %nowhere, %turn_before : index"""
+
+
+def _row(window: int) -> str:
+    """`%row`: the position that row `%m` of a ring holds; otherwise it is `%m`."""
+    if not window:
+        return ""
+    return """    %old = arith.cmpi ugt, %m, %last_row : index
+    %of_turn = arith.select %old, %before, %turn : index
+    %row = arith.addi %m, %of_turn : index
+"""
 
 
 def _within_window(window: int) -> str:

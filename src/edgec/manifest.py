@@ -18,7 +18,8 @@ can be the next step's `tokens` while the host still waits for it. The functions
 block; `prefill$async` and `decode$async` take two more arguments, a fence to wait for and one to
 signal, and return when the work is queued. The state buffers are read and updated in place; the
 first dimension of those of the kind `attention` has `prompt.multiple_of` more rows than the
-context, so that a padded block that ends past the context still fits.
+context, so that a padded block that ends past the context still fits; of those of the kind `window`
+it has as many rows as the window and `prompt.max`, and position p is in row `p % rows`.
 """
 
 from __future__ import annotations
@@ -87,22 +88,36 @@ class StateBuffer:
     """One tensor of a sequence's state, zero when the sequence starts.
 
     `kind` says how it behaves when tokens are taken back: `attention` has a row per position,
-    so that rows past the length are never read. `expert_counts` only grows: nothing that is
-    computed depends on it.
+    so that rows past the length are never read. `window` has them as a ring, whose rows are
+    overwritten by later positions; a token needs `window` of them, its own included.
+    `expert_counts` only grows: nothing that is computed depends on it.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     dtype: str
+    window: int = 0
 
     @property
     def has_rows(self) -> bool:
         """Whether the first dimension is the position, so that tokens can be taken back."""
         return self.kind in _KINDS_WITH_ROWS
 
+    def holds(self, length: int, written: int) -> bool:
+        """Whether tokens can be taken back until `length` are left, by leaving all as it is.
 
-_KINDS_WITH_ROWS = frozenset({"attention"})
+        Args:
+            length: In tokens.
+            written: The number of positions that were written at some time, padding included.
+        """
+        if self.kind != "window":
+            return self.has_rows
+        # The next token sees the window less itself. What is overwritten is a ring further back.
+        return length == 0 or max(0, length - self.window + 1) >= written - self.shape[0]
+
+
+_KINDS_WITH_ROWS = frozenset({"attention", "window"})
 
 
 @dataclass(frozen=True)

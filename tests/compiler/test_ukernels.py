@@ -255,8 +255,8 @@ def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
                 call(
                     getattr(kernels, f"edgec_attention_{dtype}"), padded(query), key, value,
                     padded(sinks), key_scales, value_scales, out, start, tokens, heads, kv_heads,
-                    width, value_width, window, int(has_sinks), per, span, scale, softcap, part,
-                    block,
+                    width, value_width, window, int(has_sinks), per, span, capacity, scale, softcap,
+                    part, block,
                 )  # fmt: skip
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
         error = np.abs(out[16:-16].reshape(expected.shape) - expected).max()

@@ -6,14 +6,16 @@
 func.func @prefill(%cache: !torch.vtensor<[160,2,16],f16>, %new: !torch.vtensor<[?,2,16],f32>, %start: !torch.vtensor<[],si64>) -> !torch.vtensor<[160,2,16],f16> {
   // CHECK: util.call @edgec.cache_update.160x2x16xf16.dx2x16xf32
   // CHECK-NOT: torch.operator
-  %r = torch.operator "torch.edgec.cache_update"(%cache, %new, %start) : (!torch.vtensor<[160,2,16],f16>, !torch.vtensor<[?,2,16],f32>, !torch.vtensor<[],si64>) -> !torch.vtensor<[160,2,16],f16>
+  %straight = torch.constant.bool false
+  %r = torch.operator "torch.edgec.cache_update"(%cache, %new, %start, %straight) : (!torch.vtensor<[160,2,16],f16>, !torch.vtensor<[?,2,16],f32>, !torch.vtensor<[],si64>, !torch.bool) -> !torch.vtensor<[160,2,16],f16>
   return %r : !torch.vtensor<[160,2,16],f16>
 }
 
 // CHECK-LABEL: func.func @decode
 func.func @decode(%cache: !torch.vtensor<[160,2,16],f32>, %new: !torch.vtensor<[1,2,16],f32>, %start: !torch.vtensor<[],si64>) -> !torch.vtensor<[160,2,16],f32> {
   // CHECK: util.call @edgec.cache_update.160x2x16xf32.1x2x16xf32
-  %r = torch.operator "torch.edgec.cache_update"(%cache, %new, %start) : (!torch.vtensor<[160,2,16],f32>, !torch.vtensor<[1,2,16],f32>, !torch.vtensor<[],si64>) -> !torch.vtensor<[160,2,16],f32>
+  %straight = torch.constant.bool false
+  %r = torch.operator "torch.edgec.cache_update"(%cache, %new, %start, %straight) : (!torch.vtensor<[160,2,16],f32>, !torch.vtensor<[1,2,16],f32>, !torch.vtensor<[],si64>, !torch.bool) -> !torch.vtensor<[160,2,16],f32>
   return %r : !torch.vtensor<[160,2,16],f32>
 }
 

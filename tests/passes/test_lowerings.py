@@ -178,12 +178,17 @@ def test_linear(tmp_path: Path, dtype: torch.dtype, rows: int | None, biased: bo
         check(program, "linear", arguments)
 
 
-def test_quantized_cache_update(tmp_path: Path) -> None:
+WRAPS = [(64, 100), (1, 128), (32, 300), (128, 1)]
+"""Tokens and start of blocks that go past the end of a ring of 128 rows, or lie past it."""
+
+
+@pytest.mark.parametrize("ring", [False, True])
+def test_quantized_cache_update(tmp_path: Path, ring: bool) -> None:
     torch.manual_seed(0)
     cache = torch.randint(-127, 128, (128, 2, 16)).to(torch.int8)
     examples = [
-        [cache, torch.rand(128, 2), torch.randn(tokens, 2, 16), torch.tensor(start)]
-        for tokens, start in [(31, 0), (31, 5), (1, 127)]
+        [cache, torch.rand(128, 2), torch.randn(tokens, 2, 16), torch.tensor(start), ring]
+        for tokens, start in [(31, 0), (31, 5), (1, 127), *(WRAPS if ring else [])]
     ]
     examples[0][2][3] = 0  # a row without a scale
     program = _compile("quantized_cache_update", examples[0], {2: 0}, tmp_path)
@@ -191,13 +196,15 @@ def test_quantized_cache_update(tmp_path: Path) -> None:
         check(program, "quantized_cache_update", arguments)
 
 
+@pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_cache_update(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_cache_update(tmp_path: Path, dtype: torch.dtype, ring: bool) -> None:
     torch.manual_seed(0)
     cache = torch.randn(128, 2, 16).to(dtype)
     examples = [
-        [cache, torch.randn(tokens, 2, 16), torch.tensor(start)]
+        [cache, torch.randn(tokens, 2, 16), torch.tensor(start), ring]
         for tokens, start in [(31, 0), (31, 5), (64, 64), (1, 127), (128, 0)]
+        + (WRAPS if ring else [])
     ]
     program = _compile("cache_update", examples[0], {1: 0}, tmp_path)
     for arguments in examples:
