@@ -229,7 +229,7 @@ def _tokens(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _buffer(kept: Kept) -> torch.Tensor:
-    shape = (64, *kept.shape) if kept.kind in ("attention", "window") else kept.shape
+    shape = (64, *kept.shape) if kept.kind == "attention" else kept.shape
     return torch.empty(shape, device="meta")
 
 

@@ -4,11 +4,10 @@ A model is first run once on the meta device with a `Discovery`, which notes wha
 wants to keep. From that come the state's buffers, so that no family needs a table of its shapes.
 The same run notes every mask that the model asks for (see `edgec.models.attention`).
 
-There are four kinds of state:
+There are three kinds of state:
 
-- `attention`: a row for each position, written by `attend`;
-- `window`: of a layer with a sliding window, a row for each position in it and in a prompt's
-  chunk: position p is in row `p % rows`;
+- `attention`: a row for each position, written by `attend`. Where a layer sees only a window of
+  them its buffers may be rings: position p is in row `p % rows`;
 - `conv`: the last inputs of a causal convolution, position p in row `p % columns`;
 - `recurrent`: a tensor that every token changes.
 
@@ -65,9 +64,9 @@ class CausalMask:
 class Kept:
     """One tensor that a layer keeps between calls.
 
-    `shape` is, by `kind`: of `attention` and `window` that of a position's row, `(kv_heads,
-    width)`; of `conv` `(columns, channels)`; of `recurrent` all of it; of `expert_counts`
-    `(experts,)`. `window` is in tokens.
+    `shape` is, by `kind`: of `attention` that of a position's row, `(kv_heads, width)`; of `conv`
+    `(columns, channels)`; of `recurrent` all of it; of `expert_counts` `(experts,)`. `window` is
+    how many positions a token sees, its own included, or 0 for all.
     """
 
     kind: str
@@ -119,12 +118,12 @@ class SequenceState(Cache):
 
     Args:
         start: i64 scalar tensor, the position of the call's first token.
-        capacity: Rows of each buffer of the kind `attention`.
+        capacity: Rows of each buffer of the kind `attention` that is no ring.
         discovery: Filled when `buffers` is None, read otherwise.
         buffers: The tensors of `discovery.state` by name; of `attention` they are
-            `[capacity, kv_heads, width]`, of `window` that or fewer rows, of the other kinds as
-            noted. An i8 one has another with the scales of its rows, f32 `[rows, kv_heads]`,
-            called as it and `SCALES`.
+            `[capacity, kv_heads, width]`, or a ring of fewer rows, of the other kinds as noted.
+            An i8 one has another with the scales of its rows, f32 `[rows, kv_heads]`, called as
+            it and `SCALES`.
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
         multiple: Of which the number of the call's tokens is one, when it has several.
@@ -233,7 +232,7 @@ class SequenceState(Cache):
         Args:
             layer_idx: Whose cache.
             key: `[B, kv_heads, tokens, width]`, and `value` likewise: what the layer attends to.
-            window: In tokens, or 0.
+            window: How many positions a token sees, or 0 for all.
             expanded: Whether that is made, token by token, of what the layer put into the cache
                 (multi-head latent attention). Then it is kept itself, expanded.
 
@@ -255,8 +254,8 @@ class SequenceState(Cache):
         names = [f"layers.{layer_idx}.{part}" for part in ("key", "value")]
         if self.buffers is None:
             for name, states in zip(names, (key, value), strict=True):
-                kind = "window" if window else "attention"
-                self.discovery.keep(name, Kept(kind, (states.shape[1], states.shape[3]), window))
+                row = (states.shape[1], states.shape[3])
+                self.discovery.keep(name, Kept("attention", row, window))
             return None
         return [
             (
@@ -417,7 +416,7 @@ class BatchState(SequenceState):
     """The states of several sequences during a call that computes one token of each.
 
     Layers see a batch; what a layer keeps is split into the sequences' own buffers. State of the
-    kinds `attention` and `window` only: others are refused where a layer asks for them.
+    kind `attention` only: others are refused where a layer asks for them.
     """
 
     def __init__(self, parts: tuple[SequenceState, ...]) -> None:

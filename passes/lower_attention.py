@@ -6,9 +6,9 @@ code generation wants. Grouped query heads read each key and value once; nothing
 sum of the softmax divides the product, not the weights, which is `value_width` divisions for each
 query instead of one for each row.
 
-With a window the cache is a ring, position p in row `p % capacity`. Once it is full all of it is
-read, in the order in which it lies: a softmax does not care, and whether a query sees a row follows
-from the position that the row holds.
+With a window the cache may be a ring, position p in row `p % capacity`. Where the rows that the
+block can see go past its end and on at row 0, all of it is read, in the order in which it lies: a
+softmax does not care, and whether a query sees a row follows from the position that the row holds.
 
 With `kernel=<level>` the forms that the level's kernel takes become dispatches of it (see
 `edgec.passes.attention_kernel`); the others stay contractions.
@@ -158,8 +158,9 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
   %start_any = arith.index_cast %start_i64 : i64 to index
   %first = util.assume.int %start_any<umin = 0, umax = {longest}> : index
   %end = arith.addi %first, %tokens : index
-  %end_rounded = arith.addi %end, %round : index
-{_blocks(case.window, capacity)}
+{_span(case.window, capacity)}
+  %span_rounded = arith.addi %span, %round : index
+  %blocks = arith.divui %span_rounded, %block : index
   %depth = arith.muli %blocks, %block : index
 {_rows("key", case.key, case.scaled)}
 {_rows("value", case.value, case.scaled)}
@@ -222,14 +223,14 @@ def _rows(part: str, cache: TorchTensor, scaled: bool) -> str:
     heads, width = cache.shape[1], cache.shape[2]
     rows, name = f"tensor<?x{heads}x{width}x{cache.dtype}>", f"%{part}s"
     taken = f"{name}_i8" if scaled else name
-    text = f"""  {taken} = tensor.extract_slice %{part}[0, 0, 0] [%depth, {heads}, {width}]
+    text = f"""  {taken} = tensor.extract_slice %{part}[%low, 0, 0] [%depth, {heads}, {width}]
       [1, 1, 1] : {cache.builtin} to {rows}"""
     if not scaled:
         return text
     wide, factors = f"tensor<?x{heads}x{width}xf32>", f"tensor<?x{heads}xf32>"
     element = "affine_map<(m, h, d) -> (m, h, d)>"
     return f"""{text}
-  {name}_scales = tensor.extract_slice %{part}_scales[0, 0] [%depth, {heads}] [1, 1]
+  {name}_scales = tensor.extract_slice %{part}_scales[%low, 0] [%depth, {heads}] [1, 1]
       : tensor<{cache.shape[0]}x{heads}xf32> to {factors}
   {name}_empty = tensor.empty(%depth) : {wide}
   {name} = linalg.generic {{
@@ -325,7 +326,7 @@ def _visible(window: int, softcap: float, blocked: bool = False) -> str:
     the reduction after it, which then keeps a whole row of scores on the stack.
     """
     score = "%score" if softcap else "%scaled"
-    seen, row = ("%seen", "%row") if window else ("%causal", "%m")
+    seen = "%seen" if window else "%causal"
     place = """    %l = linalg.index 2 : index
     %m = linalg.index 3 : index
 """
@@ -338,22 +339,20 @@ def _visible(window: int, softcap: float, blocked: bool = False) -> str:
 """
     return f"""    %scaled = arith.mulf %a, %scale : f32
 {_softcap(softcap)}{place}    %position = arith.addi %l, %first : index
-{_row(window)}    %causal = arith.cmpi ule, {row}, %position : index
+{_row(window)}    %causal = arith.cmpi ule, %row, %position : index
 {_within_window(window)}    %visible = arith.select {seen}, {score}, %minus_infinity : f32"""
 
 
-def _blocks(window: int, capacity: int) -> str:
-    """`%blocks`: how many blocks of rows are read; and of a ring what tells a row's position.
+def _span(window: int, capacity: int) -> str:
+    """`%low` and `%span`: the first row that is read, and how many; of a ring also who they are.
 
-    A row up to that of the last token holds a position of the ring's present turn, `%turn` and on,
-    the others one of the turn before; in the first turn, none.
+    A row up to that of the last token holds a position of the ring's present turn, which began at
+    `%turn`; the others hold one of the turn before, or in the first turn none.
     """
     if not window:
-        return "  %blocks = arith.divui %end_rounded, %block : index"
+        return """  %low = arith.constant 0 : index
+  %span = arith.addi %end, %low : index"""
     return f"""  %capacity = arith.constant {capacity} : index
-  %capacity_blocks = arith.constant {capacity // BLOCK} : index
-  %end_blocks = arith.divui %end_rounded, %block : index
-  %blocks = arith.minui %end_blocks, %capacity_blocks : index
   %c1 = arith.constant 1 : index
   %nowhere = arith.constant {2 * LONGEST} : index
   %last = arith.subi %end, %c1 : index
@@ -361,16 +360,28 @@ def _blocks(window: int, capacity: int) -> str:
   %turn = arith.subi %last, %last_row : index
   %is_first_turn = arith.cmpi eq, %turn, %c0 : index
   %turn_before = arith.subi %turn, %capacity : index
-  %before = arith.select %is_first_turn, %nowhere, %turn_before : index"""
+  %before = arith.select %is_first_turn, %nowhere, %turn_before : index
+  %window_less_one = arith.constant {window - 1} : index
+  %past = arith.maxui %first, %window_less_one : index
+  %oldest = arith.subi %past, %window_less_one : index
+  %oldest_row = arith.remui %oldest, %capacity : index
+  %oldest_block = arith.divui %oldest_row, %block : index
+  %oldest_blocks_row = arith.muli %oldest_block, %block : index
+  %after_last_row = arith.addi %last_row, %c1 : index
+  %wraps = arith.cmpi ugt, %oldest_row, %last_row : index
+  %low = arith.select %wraps, %c0, %oldest_blocks_row : index
+  %fitting = arith.subi %after_last_row, %oldest_blocks_row : index
+  %span = arith.select %wraps, %capacity, %fitting : index"""
 
 
 def _row(window: int) -> str:
-    """`%row`: the position that row `%m` of a ring holds; otherwise it is `%m`."""
+    """`%row`: the position that is in row `%m` of those read."""
     if not window:
-        return ""
-    return """    %old = arith.cmpi ugt, %m, %last_row : index
-    %of_turn = arith.select %old, %before, %turn : index
-    %row = arith.addi %m, %of_turn : index
+        return "    %row = arith.addi %m, %low : index\n"
+    return """    %place = arith.addi %m, %low : index
+    %old = arith.cmpi ugt, %place, %last_row : index
+    %began = arith.select %old, %before, %turn : index
+    %row = arith.addi %place, %began : index
 """
 
 

@@ -22,7 +22,10 @@ from edgec.passes.rewriting import (
     tensor_type,
 )
 
-__all__ = ["LowerCacheUpdate", "first_row", "write_rows"]
+__all__ = ["LONGEST", "LowerCacheUpdate", "first_row", "write_rows"]
+
+LONGEST = 1 << 29
+"""More tokens than any sequence has: positions, and sums of a few, fit in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,6 @@ util.func private @"{symbol}"(%cache: {cache.builtin}, %new: {new.builtin}, %sta
 {write_rows("%result", rows, "%cache", TorchTensor(new.shape, cache.dtype), cache, ring)}
   util.return %result : {cache.builtin}
 }}"""
-
-
-LONGEST = 1 << 29
-"""More tokens than any sequence has: positions, and sums of a few, fit in 32 bits."""
 
 
 def first_row(cache: TorchTensor, ring: bool) -> str:

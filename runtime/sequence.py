@@ -83,7 +83,9 @@ class Sequence:
         self._tokens: list[int] = []
         self._last: Step | None = None
         self._unread: Step | None = None
-        self._written = 0  # positions, with padding, of calls that were queued
+        # Down to how many tokens they can be taken back: rings have overwritten what is older.
+        self._shortest = 0
+        self._rings = {(b.shape[0], b.window): b for b in manifest.state if b.window}.values()
         self._checkpoint = 0  # how many tokens the state held then; 0: none was taken
         self._state: State = program.create_state()
 
@@ -125,21 +127,25 @@ class Sequence:
         return self._state.nbytes
 
     def can_truncate(self, length: int) -> bool:
-        """Whether the state holds what `length` tokens need, so that the others can be taken back.
+        """Whether all tokens from `length` on can be taken back by leaving the state as it is.
 
         That is so at any length where every buffer has a row per position, near the end where a
-        sliding window has overwritten older rows, and nowhere before the end otherwise.
+        sliding window's ring has overwritten older rows, and at the end only otherwise.
         """
-        return length == self.length or all(
-            buffer.holds(length, self._written) for buffer in self._program.manifest.state
-        )
+        if length == self.length:
+            return True
+        rows = all(buffer.has_rows for buffer in self._program.manifest.state)
+        return rows and (length == 0 or length >= self._shortest)
 
     def _can_roll_back(self) -> bool:
-        """Whether the last checkpoint and the rows still there make up the state that it had."""
-        state = self._program.manifest.state
-        return self._checkpoint > 0 and all(
-            buffer.holds(self._checkpoint, self._written) for buffer in state if buffer.has_rows
-        )
+        """Whether there is a checkpoint, and the rows that it did not copy are still there."""
+        copied = all(ring.checkpoint_rows for ring in self._rings)
+        return self._checkpoint > 0 and (copied or self._checkpoint >= self._shortest)
+
+    def _writes(self, end: int) -> None:
+        """Notes a call that will have written rows up to position `end`, padding included."""
+        for ring in self._rings:
+            self._shortest = max(self._shortest, ring.shortest(end))
 
     def extend(self, tokens: Seq[int]) -> Step:
         """Computes a prompt, or new input after what the state holds, in padded chunks.
@@ -203,16 +209,19 @@ class Sequence:
         if length == self.length:
             return
         if not self.can_truncate(length):
-            if length != self._checkpoint or not self._can_roll_back():
+            if length == 0 or length != self._checkpoint or not self._can_roll_back():
                 raise InputError(
                     f"this model's state cannot be rolled back to {length} tokens",
                     "reset the sequence",
                 )
             self._state.rollback()
+            self._shortest = length
         self._known()
         del self._tokens[length:]
-        if not length:
-            self._written = 0
+        if length < self._checkpoint:
+            self._checkpoint = 0
+        if length == 0:
+            self._shortest = 0
         self._last = None
         self._settle()
 
@@ -246,20 +255,20 @@ class Sequence:
         return length
 
     def checkpoint(self) -> None:
-        """Lets a state without rows be taken back to where it is now. Costs a copy of that state.
+        """Lets the state be taken back to where it is now, however far it goes on.
 
-        Does nothing where everything has rows, those of a sliding window included. There is one
-        checkpoint: the last.
+        Costs a copy of what has no row per position, and of the windows of rings. Does nothing
+        where there is nothing of either. There is one checkpoint: the last.
         """
-        if not all(buffer.has_rows for buffer in self._program.manifest.state):
-            self._state.checkpoint()
+        if any(buffer.checkpoint_rows for buffer in self._program.manifest.state):
+            self._state.checkpoint(self.length)
             self._checkpoint = self.length
 
     def copy_prefix(self, other: Sequence, length: int) -> None:
         """Takes over the first `length` tokens of another sequence, which stays as it is.
 
         Raises:
-            InputError: this one is not empty, or a state without rows is to be taken over in part.
+            InputError: this one is not empty, or the other could not be truncated to `length`.
             DeviceError: the copy failed, or one of the two is retired or poisoned.
         """
         self._check_usable()
@@ -267,7 +276,7 @@ class Sequence:
         if self._tokens or not other.can_truncate(length):
             raise InputError(f"{length} of {other.length} tokens cannot be taken over")
         self._state.copy_from(other._state, length)
-        self._hold_again(other.tokens[:length], other._written)
+        self._hold_again(other.tokens[:length], other._shortest)
 
     def save(self, path: str | Path) -> None:
         """Writes tokens and state into a file, for `restore`.
@@ -281,7 +290,7 @@ class Sequence:
             raise InputError("an empty sequence has nothing to save")
         digest = self._program.manifest.digest
         rows = self._state.read(self.length)
-        write_snapshot(Path(path), digest, self._known(), self._written, rows)
+        write_snapshot(Path(path), digest, self._known(), self._shortest, rows)
 
     def restore(self, path: str | Path) -> None:
         """Takes over, in place of what it holds, a sequence that was saved with this artifact.
@@ -290,19 +299,19 @@ class Sequence:
             InputError: no such file, damaged, or of another artifact; nothing has changed.
             DeviceError: the sequence is retired, or the device failed.
         """
-        tokens, written, buffers = read_snapshot(Path(path), self._program.manifest.digest)
+        tokens, shortest, buffers = read_snapshot(Path(path), self._program.manifest.digest)
         if not 0 < len(tokens) <= self.context:
             raise InputError(f"{path}: {len(tokens)} tokens, the context is {self.context}")
         check_ids(tokens, self.vocab_size)
         self.reset()
         self._state.write(buffers, len(tokens))
-        self._hold_again(tokens, written)
+        self._hold_again(tokens, shortest)
 
-    def _hold_again(self, tokens: Seq[int], written: int) -> None:
+    def _hold_again(self, tokens: Seq[int], shortest: int) -> None:
         """Counts as held what was not computed here."""
         if tokens:
             self._tokens = list(tokens)
-            self._written = written
+            self._shortest = shortest
             self._log.enter(SequencePhase.INACTIVE)
 
     def reset(self) -> None:
@@ -314,7 +323,7 @@ class Sequence:
         if self.phase is SequencePhase.RETIRED:
             raise DeviceError("the sequence is retired", "make a new one")
         self._state.zero()
-        self._checkpoint = self._written = 0
+        self._checkpoint = self._shortest = 0
         self._tokens.clear()
         self._last = self._unread = None
         if self.phase is not SequencePhase.CREATED:
@@ -364,7 +373,7 @@ class Sequence:
         block = np.full((1, size), PADDING_TOKEN, np.int32)
         block[0, : len(tokens)] = tokens
         self._known()
-        self._written = max(self._written, self.length + size)
+        self._writes(self.length + size)
         (output,) = _run(
             [self],
             lambda: [self._program.prefill(block, self.length, len(tokens), self._state)],
@@ -412,7 +421,7 @@ class Sequence:
         Attention rows past the length are never read, and a sliding window's ring has room for a
         call; any other state may have moved on and cannot be trusted.
         """
-        if all(buffer.holds(self.length, self._written) for buffer in self._program.manifest.state):
+        if all(buffer.has_rows for buffer in self._program.manifest.state):
             self._settle()
         else:
             self._log.poison()
@@ -454,7 +463,7 @@ def step_together(steps: Seq[tuple[Sequence, int | Step]]) -> list[Step]:
     calls = [sequence._begin_step(token) for sequence, token in steps]
     for sequence, _ in steps:
         sequence._log.enter(SequencePhase.DECODE)
-        sequence._written = max(sequence._written, sequence.length + 1)
+        sequence._writes(sequence.length + 1)
     sequences = [sequence for sequence, _ in steps]
     outputs = _run(sequences, lambda: sequences[0]._program.decode(calls))
     return [

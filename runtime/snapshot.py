@@ -24,7 +24,7 @@ def write_snapshot(
     path: Path,
     digest: str,
     tokens: Seq[int],
-    written: int,
+    shortest: int,
     buffers: Seq[npt.NDArray[np.uint8]],
 ) -> None:
     """Writes a file, whole or not at all.
@@ -32,13 +32,13 @@ def write_snapshot(
     Args:
         digest: Of the artifact; no other can use the state.
         tokens: What the state holds.
-        written: Positions that were written at some time, padding included.
+        shortest: Down to how many of them they can be taken back.
         buffers: The bytes of each state buffer, of those with a row per position its first rows.
 
     Raises:
         InputError: the file cannot be written.
     """
-    head = json.dumps({"format": _FORMAT, "digest": digest, "written": written}).encode()
+    head = json.dumps({"format": _FORMAT, "digest": digest, "shortest": shortest}).encode()
     arrays: dict[str, Any] = {f"buffer{at}": array for at, array in enumerate(buffers)}
     arrays["head"] = np.frombuffer(head, np.uint8)
     arrays["tokens"] = np.asarray(tokens, np.int32)
@@ -54,7 +54,7 @@ def write_snapshot(
 
 
 def read_snapshot(path: Path, digest: str) -> tuple[list[int], int, list[npt.NDArray[np.uint8]]]:
-    """Tokens, positions written and buffers, as `write_snapshot` wrote them for the same artifact.
+    """Tokens, shortest length and buffers, as `write_snapshot` wrote them for the same artifact.
 
     Raises:
         InputError: no such file, damaged, or of another artifact.
@@ -70,7 +70,7 @@ def read_snapshot(path: Path, digest: str) -> tuple[list[int], int, list[npt.NDA
         raise InputError(f"{path}: no saved sequence, or a damaged one: {error}") from None
     if head.get("format") != _FORMAT or head.get("digest") != digest:
         raise InputError(f"{path}: saved with another artifact", "use the one it was saved with")
-    written = head.get("written")
-    if not isinstance(written, int) or written < len(tokens):
-        raise InputError(f"{path}: a damaged saved sequence: {written} positions written")
-    return tokens, written, buffers
+    shortest = head.get("shortest")
+    if not isinstance(shortest, int) or not 0 <= shortest <= len(tokens):
+        raise InputError(f"{path}: a damaged saved sequence: {shortest} of {len(tokens)} tokens")
+    return tokens, shortest, buffers

@@ -18,8 +18,9 @@ can be the next step's `tokens` while the host still waits for it. The functions
 block; `prefill$async` and `decode$async` take two more arguments, a fence to wait for and one to
 signal, and return when the work is queued. The state buffers are read and updated in place; the
 first dimension of those of the kind `attention` has `prompt.multiple_of` more rows than the
-context, so that a padded block that ends past the context still fits; of those of the kind `window`
-it has as many rows as the window and `prompt.max`, and position p is in row `p % rows`.
+context, so that a padded block that ends past the context still fits. Those of the kind `window`
+are rings, position p in row `p % rows`, of at least `window - 1 + prompt.max` rows: what a call
+writes, and what its first token sees before it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ class StateBuffer:
     """One tensor of a sequence's state, zero when the sequence starts.
 
     `kind` says how it behaves when tokens are taken back: `attention` has a row per position,
-    so that rows past the length are never read. `window` has them as a ring, whose rows are
-    overwritten by later positions; a token needs `window` of them, its own included.
+    so that rows past the length are never read. `window` has them as a ring, in which later
+    positions overwrite earlier ones; a token sees `window` of them, its own included. A checkpoint
+    copies `checkpoint` of them aside: the window, or none where that memory would undo the saving.
     `expert_counts` only grows: nothing that is computed depends on it.
     """
 
@@ -98,23 +100,25 @@ class StateBuffer:
     shape: tuple[int, ...]
     dtype: str
     window: int = 0
+    checkpoint: int = 0
 
     @property
     def has_rows(self) -> bool:
         """Whether the first dimension is the position, so that tokens can be taken back."""
         return self.kind in _KINDS_WITH_ROWS
 
-    def holds(self, length: int, written: int) -> bool:
-        """Whether tokens can be taken back until `length` are left, by leaving all as it is.
+    def shortest(self, written: int) -> int:
+        """Down to how many tokens they can be taken back, or to none, after `written` positions.
 
-        Args:
-            length: In tokens.
-            written: The number of positions that were written at some time, padding included.
+        Below that the next token would see a row that a later position has overwritten.
         """
-        if self.kind != "window":
-            return self.has_rows
-        # The next token sees the window less itself. What is overwritten is a ring further back.
-        return length == 0 or max(0, length - self.window + 1) >= written - self.shape[0]
+        lost = written - self.shape[0] if self.window else 0
+        return lost + self.window - 1 if lost > 0 else 0
+
+    @property
+    def checkpoint_rows(self) -> int:
+        """How much of the first dimension a checkpoint copies; all of what has no rows."""
+        return self.checkpoint if self.has_rows else self.shape[0]
 
 
 _KINDS_WITH_ROWS = frozenset({"attention", "window"})
