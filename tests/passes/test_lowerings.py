@@ -253,7 +253,7 @@ def test_attention(
     window=st.integers(1, 70),
     calls=st.lists(st.tuples(st.integers(1, 33), st.integers(0, 31)), min_size=1, max_size=9),
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_a_ring_of_rows_is_as_good_as_all(window: int, calls: list[tuple[int, int]]) -> None:
     """The operators' definitions: a ring with room for the window and a padded block."""
     longest, position = 64, 0
