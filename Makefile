@@ -29,6 +29,7 @@ lint: setup
 	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --diff . ; echo "run: make format" >&2; exit 1; }
 	@$(BIN)/lint-imports --no-logo >build/lint-imports.log 2>&1 || { cat build/lint-imports.log >&2; exit 1; }
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary benchmarks/*.py benchmarks/gpu/*.py
 
 format: setup
 	@$(BIN)/ruff check --quiet --fix .

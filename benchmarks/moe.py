@@ -28,9 +28,7 @@ import iree.runtime as rt
 import numpy as np
 import torch
 
-# Not a package: as a script, its own folder is on the path.
-from machine import describe
-
+from edgec.bench.machine import describe
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import STAGES
 from edgec.compiler.targets import parse_targets
@@ -226,7 +224,7 @@ def decode(kind: str, layers: int | None, folder: Path, steps: int) -> dict[str,
     sessions = []
     for label, model in (("moe", f"preset:{PRESET}"), ("dense", str(twin))):
         path = folder / f"{label}-{kind}.edgec"
-        own = {"layers": layers} if label == "moe" else {}
+        own: dict[str, Any] = {"layers": layers} if label == "moe" else {}
         edgec.compile(model, output=path, ctx_size=512, **options, **own)
         sessions.append(edgec.Session(path))
     models = [session.artifact.manifest.model for session in sessions]

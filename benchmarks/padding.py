@@ -11,14 +11,12 @@ the same as the first two.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 
 from edgec.bench.ablation import compile_arms, measure_arms
-from edgec.bench.report import write_report
-from edgec.bench.tables import machine_line, tables_of, to_markdown
+from edgec.bench.report import present
 from edgec.errors import EdgecError
 
 
@@ -67,12 +65,8 @@ def main() -> int:
             result = measure_arms(
                 folder, say=say, repetitions=options.repetitions, threads=options.threads
             )
-        print(machine_line(result), end="\n\n")
-        print(to_markdown(tables_of(result)))
-        if options.output:
-            options.output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-        if options.report:
-            say(f"{write_report(options.report, [result])}")
+        if page := present(result, output=options.output, report=options.report):
+            say(f"{page}")
     except EdgecError as error:
         print(f"padding: error: {error}", file=sys.stderr)
         return error.exit_code

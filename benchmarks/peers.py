@@ -37,8 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.bench.machine import Load, describe
-from edgec.bench.report import write_report
-from edgec.bench.tables import machine_line, tables_of, to_markdown
+from edgec.bench.report import present
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = Path(__file__).resolve().parent / "engines"
@@ -504,12 +503,8 @@ def main() -> int:
     for kind in kinds:
         form = FORMATS[kind]
         result["formats"][form] = run(setup, form, wanted, tests, repetitions, loads)
-    print(machine_line(result), end="\n\n")
-    print(to_markdown(tables_of(result)))
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    if options.report:
-        say(f"{write_report(options.report, [result])}")
+    if page := present(result, output=options.output, report=options.report):
+        say(f"{page}")
     return 0
 
 

@@ -118,14 +118,14 @@ def _formats(files: list[Path], embeddings: float) -> Iterator[tuple[str, float,
     table = _ours(WeightFormat(8, 32))
     for zeros in (False, True):
         rest = _ours(WeightFormat(4, 32, zeros))
-        bits = embeddings * 8.5 + (1 - embeddings) * (5 if zeros else 4.5)
+        mixed = embeddings * 8.5 + (1 - embeddings) * (5 if zeros else 4.5)
         name = f"int4{' asymmetric' if zeros else ''}, embeddings int8, group 32"
-        yield name, round(bits, 2), _either(table, rest)
-    for kind, bits in (
+        yield name, round(mixed, 2), _either(table, rest)
+    for kind, stored in (
         (gguf.GGMLQuantizationType.Q8_0, 8.5),
         (gguf.GGMLQuantizationType.Q4_0, 4.5),
     ):
-        yield f"ggml {kind.name}", bits, _ggml(kind)
+        yield f"ggml {kind.name}", stored, _ggml(kind)
     for file in files:
         source = resolve(str(file))
         formats = stored_formats(source.weights)
@@ -135,7 +135,8 @@ def _formats(files: list[Path], embeddings: float) -> Iterator[tuple[str, float,
             name: str, matrix: torch.Tensor, weights: Any = weights, formats: Any = formats
         ) -> torch.Tensor:
             if name not in formats:
-                return weights.read(name).float()
+                plain: torch.Tensor = weights.read(name)
+                return plain.float()
             return dequantize(*weights.read_quantized(name), *matrix.shape)
 
         stored = 8 * sum(int(t.n_bytes) for t in gguf.GGUFReader(file).tensors)

@@ -10,15 +10,13 @@ same ceilings. `edgec bench ARTIFACT --roofline` does it for one artifact that i
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 
 import edgec
-from edgec.bench.report import write_report
+from edgec.bench.report import present
 from edgec.bench.roofline import SCALE, parse_scenarios, roofline
-from edgec.bench.tables import machine_line, tables_of, to_markdown
 from edgec.errors import EdgecError, InputError
 
 PRECISIONS = {"f32": "none", "f16": "none", "bf16": "none", "int8": "int8", "int4": "int4"}
@@ -61,7 +59,9 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     options = parser.parse_args()
     try:
-        layers = [int(n) for n in options.layers.split(",")] if options.layers else [None]
+        layers: list[int | None] = [None]
+        if options.layers:
+            layers = [int(n) for n in options.layers.split(",")]
     except ValueError:
         parser.error(f"--layers {options.layers}: must be numbers with commas")
     try:
@@ -85,12 +85,8 @@ def main() -> int:
                 threads=options.threads,
                 repetitions=options.repetitions,
             )
-        print(machine_line(result), end="\n\n")
-        print(to_markdown(tables_of(result)))
-        if options.output:
-            options.output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-        if options.report:
-            say(f"{write_report(options.report, [result])}")
+        if page := present(result, output=options.output, report=options.report):
+            say(f"{page}")
     except EdgecError as error:
         print(f"roofline: error: {error}", file=sys.stderr)
         return error.exit_code

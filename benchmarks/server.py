@@ -155,7 +155,7 @@ def follow_up(client: Client, conversation: list[int], more: list[int], rounds: 
     """First tokens of a conversation that is in memory, and of one that is not, by turns."""
     warm, cold = [], []
     for number in range(rounds):
-        session = {"session_id": f"follow-up-{number}"}
+        session: dict[str, Any] = {"session_id": f"follow-up-{number}"}
         client.stream(conversation, 1, **session)
         warm.append(client.stream(conversation + more, 1, **session)[0])
         cold.append(client.stream(conversation + more, 1, cache_prompt=False)[0])

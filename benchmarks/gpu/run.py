@@ -108,7 +108,7 @@ def measure(folder: Path, repetitions: int) -> dict[str, Any]:
         try:
             session = Session(folder, device)
             results[device] = {
-                "target": session.model.program.program.target,
+                "target": reference.artifact.manifest.programs[device].target,
                 "parity": parity(reference, session),
                 "speed": speed(session, repetitions),
             }

@@ -34,18 +34,4 @@ __all__ = [
     "topk",
 ]
 
-OPS = (
-    "attention",
-    "cache_update",
-    "causal_conv",
-    "chunk_scan",
-    "grouped_matmul",
-    "histogram",
-    "linear",
-    "linear_scan",
-    "quantized_cache_update",
-    "quantized_embedding",
-    "quantized_grouped_matmul",
-    "quantized_linear",
-    "topk",
-)
+OPS = tuple(name for name in __all__ if name != "OPS")

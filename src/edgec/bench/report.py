@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgec.bench.plots import save_figures
-from edgec.bench.tables import machine_line, tables_of, to_html
+from edgec.bench.tables import machine_line, tables_of, to_html, to_markdown
 
-__all__ = ["write_report"]
+__all__ = ["present", "write_report"]
 
 _TITLES = {
     "padding": "Padding ablation",
@@ -33,6 +33,22 @@ th { border-bottom: 1px solid #555; vertical-align: bottom; white-space: normal;
 figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; }
 figcaption, .machine { color: #555; font-size: 13px; } ul { padding-left: 1.2rem; font-size: 14px; }
 """
+
+
+def present(result: dict[str, Any], *, output: Path | None, report: Path | None) -> Path | None:
+    """Prints a result's tables, and writes it to `output` and as a page into `report`.
+
+    Returns:
+        The page, if one was asked for.
+
+    Raises:
+        InputError: As `write_report`.
+    """
+    print(machine_line(result), end="\n\n")
+    print(to_markdown(tables_of(result)))
+    if output:
+        output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    return write_report(report, [result]) if report else None
 
 
 def write_report(folder: Path, results: list[dict[str, Any]]) -> Path:

@@ -195,17 +195,15 @@ def _roofline(
 
 
 def _show(result: dict[str, Any], output: str, report: Path | None) -> None:
-    from edgec.bench.tables import machine_line, tables_of, to_markdown
+    from edgec.bench.report import present, write_report
 
-    if output == "json":
-        print(json.dumps(result, indent=2))
+    if output == "md":
+        page = present(result, output=None, report=report)
     else:
-        print(machine_line(result), end="\n\n")
-        print(to_markdown(tables_of(result)))
-    if report is not None:
-        from edgec.bench.report import write_report
-
-        _progress(f"{write_report(report, [result])}")
+        print(json.dumps(result, indent=2))
+        page = write_report(report, [result]) if report else None
+    if page:
+        _progress(f"{page}")
 
 
 def _progress(text: str) -> None:
