@@ -81,7 +81,7 @@ def test_missing_and_unknown_fields_are_named(data: dict[str, Any]) -> None:
     missing = dataclasses.MISSING
     optional = {
         field.name
-        for type_ in (Manifest, Memory, ModelInfo, Program)
+        for type_ in (Manifest, Memory, ModelInfo, Program, StateBuffer)
         for field in dataclasses.fields(type_)
         if field.default is not missing or field.default_factory is not missing
     }
