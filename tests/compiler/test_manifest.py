@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from edgec.artifact import Artifact
 from edgec.errors import ArtifactError
-from edgec.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, Memory, ModelInfo, Program
+from edgec.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    Manifest,
+    Memory,
+    ModelInfo,
+    Program,
+    StateBuffer,
+)
 
 WHERE = Path("manifest.json")
 
