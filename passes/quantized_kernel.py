@@ -31,7 +31,7 @@ MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
 QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
-_ROW_WORKGROUPS = 16  # of a product with one row, each of which quantises that row for itself
+_ROW_WORKGROUPS = 15  # of a product with one row, each of which quantises that row for itself
 _MOST_BYTES = 262144  # of weights, of such a workgroup
 
 
