@@ -125,7 +125,8 @@ def compile(
         use_cache: Whether an equal build that is already there will do.
         force: Replace whatever stands at `output`.
         dump_ir: Folder that receives the IR after every stage.
-        stop_after: A stage (torch, lowered, input, vmfb) after which to stop; needs `dump_ir`.
+        stop_after: A stage (torch, lowered, input, stream, vmfb) after which to stop; needs
+            `dump_ir`.
         start_from: A dumped file (`torch.mlir`, `cpu.lowered.mlir`, `cpu.input.mlir`) to use
             in place of the stages up to it.
         progress: Told about the stages.
@@ -413,7 +414,11 @@ def _manifest(build: _Build, result: Path) -> Manifest:
                 target=f"{t.name}:{t.architecture}",
                 driver=t.driver,
                 file=file_of("vmfb", t),
-                pipelines={"lowered": torch_pipeline(t, options), "input": t.input_pipeline},
+                pipelines={
+                    "lowered": torch_pipeline(t, options),
+                    "input": t.input_pipeline,
+                    "stream": t.stream_pipeline,
+                },
                 requirements=requirements(t, result / file_of("vmfb", t)),
                 compile_flags=t.flags,
                 prompt_sizes=prompt_sizes(t, options),

@@ -47,10 +47,19 @@ def _input(source: Path, output: Path, target: Target, options: CompileOptions) 
     converted.unlink()
 
 
+def _stream(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
+    scheduled = output.with_suffix(".raw.mlir")
+    flags = (*_compile_flags(target, options), "--compile-to=stream")
+    _iree(source, scheduled, flags, output.with_suffix(".log"))
+    _passes(scheduled, output, target.stream_pipeline)
+    scheduled.unlink()
+
+
 def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
-    shapes = (*shape_flags(options), *block_flags(target, options))
-    flags = (*target.flags, *shapes, *options.extra_compile_args)
-    log = output.with_suffix(".log")
+    flags, log = (
+        (*_compile_flags(target, options), "--compile-from=stream"),
+        output.with_suffix(".log"),
+    )
     if not target.kernels:
         _iree(source, output, flags, log)
         return
@@ -63,6 +72,7 @@ def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -
 STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = {
     "lowered": _lowered,
     "input": _input,
+    "stream": _stream,
     "vmfb": _vmfb,
 }
 """Name to function, in order; each takes the file of the one before."""
@@ -72,20 +82,15 @@ def call_memory(source: Path, target: Target, options: CompileOptions) -> int:
     """Bytes that a call of a GPU's program allocates at most; 0 for a CPU, which has no limit.
 
     Args:
-        source: The result of the stage `input`.
+        source: The result of the stage `stream`.
     """
     if target.driver.startswith("local"):
         return 0
     assert options.chunk_size is not None and options.ctx_size is not None
-    scheduled = source.with_suffix(".stream.mlir")
-    flags = (*target.flags, *shape_flags(options), "--compile-to=stream")
-    _iree(source, scheduled, flags, source.with_suffix(".log"))
     try:
-        return transient_bytes(scheduled.read_text("utf-8"), options.chunk_size, options.ctx_size)
+        return transient_bytes(source.read_text("utf-8"), options.chunk_size, options.ctx_size)
     except ValueError as error:
         raise CompileError(f"{target.name}: the memory of a call is not known: {error}") from error
-    finally:
-        scheduled.unlink()
 
 
 def file_of(stage: str, target: Target) -> str:
@@ -101,6 +106,12 @@ def shape_flags(options: CompileOptions) -> tuple[str, ...]:
         padding = "builtin.module(iree-preprocessing-pad-to-intrinsics)"
         return (*_FLAGS, f"--iree-preprocessing-pass-pipeline={padding}")
     return _FLAGS
+
+
+def _compile_flags(target: Target, options: CompileOptions) -> tuple[str, ...]:
+    """For iree-compile from the stage `input` on."""
+    shapes = (*shape_flags(options), *block_flags(target, options))
+    return (*target.flags, *shapes, *options.extra_compile_args)
 
 
 def block_flags(target: Target, options: CompileOptions) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from edgec.passes.pipeline import (
     INPUT_PIPELINE,
+    STREAM_PIPELINE,
     TORCH_PIPELINE,
     parse_module,
     parse_pipeline,
@@ -14,6 +15,7 @@ __all__ = [
     "INPUT_PIPELINE",
     "LOWERINGS",
     "PASSES",
+    "STREAM_PIPELINE",
     "TORCH_PIPELINE",
     "parse_module",
     "parse_pipeline",

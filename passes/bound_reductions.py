@@ -13,11 +13,9 @@ from math import prod
 
 from iree.compiler import ir
 
-from edgec.passes.rewriting import walk
+from edgec.passes.rewriting import cut_fusion, walk
 
 __all__ = ["BoundReductions"]
-
-_BARRIER = "iree_tensor_ext.compute_barrier.start"
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class BoundReductions:
                 continue
             users = [use.owner for use in op.results[0].uses]
             if len(users) > 1 and any(_reaches_reduction(user) for user in users):
-                _cut(op)
+                cut_fusion(op.results[0])
 
     def _large(self, type_: ir.Type) -> bool:
         """Whether a tensor may need more than `bytes`; a dynamic one may."""
@@ -61,30 +59,3 @@ def _reaches_reduction(op: ir.Operation) -> bool:
     if _reduces(op):
         return len(op.operands) == 2
     return any(_reaches_reduction(use.owner) for result in op.results for use in result.uses)
-
-
-def _cut(op: ir.Operation) -> None:
-    value = op.results[0]
-    tensor = ir.RankedTensorType(value.type)
-    after = ir.InsertionPoint.after(op)
-    with after, op.location:
-        sizes = []
-        for axis in range(tensor.rank):
-            if tensor.is_dynamic_dim(axis):
-                index = ir.Operation.create(
-                    "arith.constant",
-                    results=[ir.IndexType.get()],
-                    attributes={"value": ir.IntegerAttr.get(ir.IndexType.get(), axis)},
-                )
-                size = ir.Operation.create(
-                    "tensor.dim",
-                    results=[ir.IndexType.get()],
-                    operands=[value, index.results[0]],
-                )
-                sizes.append(size)
-        barrier = ir.Operation.create(
-            _BARRIER,
-            results=[value.type],
-            operands=[value, *(size.results[0] for size in sizes)],
-        )
-    value.replace_all_uses_except(barrier.results[0], [*sizes, barrier])

@@ -11,6 +11,7 @@ from edgec.passes.registry import ModulePass, load_pass
 
 __all__ = [
     "INPUT_PIPELINE",
+    "STREAM_PIPELINE",
     "TORCH_PIPELINE",
     "parse_module",
     "parse_pipeline",
@@ -45,8 +46,12 @@ _TORCH_PASSES = (
 TORCH_PIPELINE = ",".join(_TORCH_PASSES)
 """On the exported module, in the torch dialect."""
 
-INPUT_PIPELINE = "state-in-place"
+# In either order.
+INPUT_PIPELINE = "state-in-place,cut-double-reads"
 """After `iree-compile --compile-to=input`. Aliases exist only from there on."""
+
+STREAM_PIPELINE = "workload-ordinals,verify-dispatches"
+"""After `iree-compile --compile-to=stream`: dispatches are formed, and called, but not compiled."""
 
 _ELEMENT = re.compile(r"\s*(?P<name>[\w-]+)\s*(\{(?P<options>[^}]*)\})?\s*(,|$)")
 

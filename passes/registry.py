@@ -40,9 +40,12 @@ PASSES = {
         "edgec.passes.lower_quantized_grouped_matmul:LowerQuantizedGroupedMatmul"
     ),
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
+    "cut-double-reads": "edgec.passes.cut_double_reads:CutDoubleReads",
     "bound-reductions": "edgec.passes.bound_reductions:BoundReductions",
     "lower-argmax": "edgec.passes.lower_argmax:LowerArgmax",
     "state-in-place": "edgec.passes.state_in_place:StateInPlace",
+    "workload-ordinals": "edgec.passes.workload_ordinals:WorkloadOrdinals",
+    "verify-dispatches": "edgec.passes.verify_dispatches:VerifyDispatches",
 }
 
 LOWERINGS = {

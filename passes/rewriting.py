@@ -16,6 +16,7 @@ __all__ = [
     "constant_int",
     "convert_elements",
     "custom_ops",
+    "cut_fusion",
     "insert_function",
     "is_none",
     "parse_torch_tensor",
@@ -183,6 +184,35 @@ def call_together(ops: list[ir.Operation], symbol: str, operands: list[ir.Value]
             before.replace_all_uses_with(_from_builtin(new, before.type))
     for op in ops:
         op.erase()
+
+
+def cut_fusion(value: ir.Value) -> None:
+    """Puts a barrier between the operation that makes a tensor and those that read it.
+
+    IREE takes it away once it has formed its dispatches, none of which goes across it.
+    """
+    tensor = ir.RankedTensorType(value.type)
+    with ir.InsertionPoint.after(value.owner), value.owner.location:
+        sizes = []
+        for axis in range(tensor.rank):
+            if tensor.is_dynamic_dim(axis):
+                index = ir.Operation.create(
+                    "arith.constant",
+                    results=[ir.IndexType.get()],
+                    attributes={"value": ir.IntegerAttr.get(ir.IndexType.get(), axis)},
+                )
+                size = ir.Operation.create(
+                    "tensor.dim",
+                    results=[ir.IndexType.get()],
+                    operands=[value, index.results[0]],
+                )
+                sizes.append(size)
+        barrier = ir.Operation.create(
+            "iree_tensor_ext.compute_barrier.start",
+            results=[value.type],
+            operands=[value, *(size.results[0] for size in sizes)],
+        )
+    value.replace_all_uses_except(barrier.results[0], [*sizes, barrier])
 
 
 def _from_builtin(value: ir.Value, type_: ir.Type) -> ir.Value:

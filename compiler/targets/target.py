@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE
+from edgec.passes import INPUT_PIPELINE, STREAM_PIPELINE, TORCH_PIPELINE
 
 __all__ = ["Target"]
 
@@ -21,6 +21,7 @@ class Target:
         requirements: What a device must have to run the program; the runtime checks it.
         torch_pipeline: edgec's passes on the exported module.
         input_pipeline: edgec's passes after IREE's input conversion.
+        stream_pipeline: edgec's passes once IREE has formed its dispatches.
         device: The text of `hal.device.targets`' one element, where flags cannot describe it.
         static_prompts: Whether prompts are computed in blocks of fixed sizes, and not of any.
         block_rows: Rows that a linear layer's contraction takes together, where the prompt multiple
@@ -38,6 +39,7 @@ class Target:
     requirements: dict[str, str] = field(default_factory=dict)
     torch_pipeline: str = TORCH_PIPELINE
     input_pipeline: str = INPUT_PIPELINE
+    stream_pipeline: str = STREAM_PIPELINE
     device: str = ""
     static_prompts: bool = False
     block_rows: int = 1

@@ -29,7 +29,7 @@ def install(hang=lambda: None):
         fake(source, output, target, options)
         hang()
     driver.export = lambda model, options, context: ir.Module.parse("module {}", context)
-    driver.STAGES.update(lowered=fake, input=fake, vmfb=last)
+    driver.STAGES.update(lowered=fake, input=fake, stream=fake, vmfb=last)
 '''
 
 

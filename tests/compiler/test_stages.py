@@ -19,7 +19,7 @@ from edgec.passes.opt import main as edgec_opt
 
 Compile = Callable[..., Artifact]
 
-FILES = ["torch.mlir", "cpu.lowered.mlir", "cpu.input.mlir", "cpu.vmfb"]
+FILES = ["torch.mlir", "cpu.lowered.mlir", "cpu.input.mlir", "cpu.stream.mlir", "cpu.vmfb"]
 
 
 def names(folder: Path) -> list[str]:
@@ -109,8 +109,9 @@ def test_an_operator_without_a_lowering_is_named(
     ("start", "text", "extra", "log"),
     [
         ("cpu.lowered.mlir", "module { foo }", (), "cpu.input.log"),
-        ("cpu.input.mlir", "module { foo }", (), "cpu.log"),
-        ("cpu.input.mlir", "module {}", ("--no-such-flag",), "cpu.log"),
+        ("cpu.input.mlir", "module { foo }", (), "cpu.stream.log"),
+        ("cpu.input.mlir", "module {}", ("--no-such-flag",), "cpu.stream.log"),
+        ("cpu.stream.mlir", "module { foo }", (), "cpu.log"),
     ],
 )
 def test_iree_compile_fails(

@@ -19,6 +19,12 @@ def test_sample(family: str) -> None:
     assert result.status == EXACT, f"{result.stage}: {result.message}"
 
 
+def test_generated_code_alone() -> None:
+    """A CPU that has no kernels, and as many key heads as query heads: all of it is IREE's code."""
+    result = check("llama", "cpu:x86-64")
+    assert result.status == EXACT, f"{result.stage}: {result.message}"
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("family", [f for f in causal_families() if f not in SAMPLE])
 def test_every_family(family: str) -> None:

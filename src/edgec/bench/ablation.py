@@ -177,7 +177,7 @@ class _Exports:
         from edgec.bench.dispatches import contractions, dispatch_counts
 
         return {
-            "compile_seconds": clock.seconds["vmfb"],
+            "compile_seconds": clock.seconds["stream"] + clock.seconds["vmfb"],
             "program_bytes": artifact.manifest.files[program.file].size,
             "dispatches": dispatch_counts(text),
             "contractions": [dataclasses.asdict(c) for c in contractions(text)],
