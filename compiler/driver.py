@@ -402,6 +402,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             active_parameters=int(count - idle),
             experts=used.experts,
             experts_per_token=used.experts_per_token,
+            attention="own" if model.discovery.whole else "operator",
         ),
         options=options.to_dict(),
         dtype=options.dtype,

@@ -14,7 +14,7 @@ from torch import nn
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec, decode_name
-from edgec.models.call import call
+from edgec.models.call import call, place
 from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
 from edgec.models.state import SCALES, BatchState, SequenceState
@@ -83,6 +83,8 @@ class _Program(nn.Module):
         self.capacity = capacity
         self.multiple = multiple
         self.names = names
+        config: Any = model.module.config
+        self.family = f"model type '{config.model_type}'"
 
     def sequence(
         self, start: torch.Tensor, state: list[torch.Tensor], length: torch.Tensor | None = None
@@ -212,7 +214,7 @@ def _prompt_dimension(options: CompileOptions) -> tuple[int, dict[int, Any] | No
 
 
 def _export(
-    program: nn.Module, arguments: tuple[Any, ...], dynamic: Any
+    program: _Program, arguments: tuple[Any, ...], dynamic: Any
 ) -> torch.export.ExportedProgram:
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -221,12 +223,13 @@ def _export(
             # Without this, in-place updates of the state would stay in the graph.
             decomposed: torch.export.ExportedProgram = exported.run_decompositions(DECOMPOSITIONS)
             return decomposed
-    except ModelError:
-        raise
+    except ModelError as error:
+        raise ModelError(f"{program.family}: {error.what}", error.remedy) from None
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise ModelError(
-            f"torch.export cannot follow the modelling code: {type(error).__name__}: {first}",
+            f"{program.family}: torch.export cannot follow the modelling code: "
+            f"{type(error).__name__}: {first}{place(error)}",
             "this model is not supported yet",
         ) from error
 

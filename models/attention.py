@@ -17,7 +17,7 @@ from edgec.errors import ModelError
 from edgec.models.ops.attention import attention
 from edgec.models.state import CausalMask, active_state
 
-__all__ = ["IMPLEMENTATION", "install"]
+__all__ = ["IMPLEMENTATION", "attend", "install"]
 
 IMPLEMENTATION = "edgec"
 
@@ -34,11 +34,11 @@ _HARMLESS = frozenset(
 
 def install() -> None:
     """Makes `attn_implementation="edgec"` known to transformers. Idempotent."""
-    AttentionInterface.register(IMPLEMENTATION, _attention)
+    AttentionInterface.register(IMPLEMENTATION, attend)
     AttentionMaskInterface.register(IMPLEMENTATION, _mask)
 
 
-def _attention(
+def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -51,7 +51,8 @@ def _attention(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function that HF attention layers call; shapes as in `edgec::attention`."""
-    layer = int(getattr(module, "layer_idx", -1))
+    known = getattr(module, "layer_idx", None)
+    layer = -1 if known is None else int(known)
     where = f"{type(module).__name__}, layer {layer}"
     unknown = sorted(k for k, v in others.items() if v is not None and k not in _HARMLESS)
     if unknown or others.get("is_causal") is False:
@@ -64,7 +65,8 @@ def _attention(
             "this form of attention is not supported yet",
         )
     # A window that no position of the model can leave is no window.
-    longest = int(getattr(module.config, "max_position_embeddings", None) or 1 << 62)
+    config = getattr(module, "config", None)
+    longest = int(getattr(config, "max_position_embeddings", None) or 1 << 62)
     if sliding_window and sliding_window < longest and sliding_window != attention_mask.window:
         raise ModelError(
             f"{where}: a window of {sliding_window}, but a mask of {attention_mask.window}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,7 +15,7 @@ from edgec.models import kernels
 from edgec.models.positions import PositionRanges
 from edgec.models.state import SequenceState, using
 
-__all__ = ["call"]
+__all__ = ["call", "place"]
 
 # What modelling code names the argument that takes a `Cache`.
 _CACHE_ARGUMENTS = ("past_key_values", "cache_params")
@@ -44,20 +45,20 @@ def call(
     """
     known = inspect.signature(model.forward).parameters
     cache = next((name for name in _CACHE_ARGUMENTS if name in known), None)
-    if cache is None:
+    if cache is None and not any(kernels.replaced(module) for module in model.modules()):
         raise ModelError("its modelling code takes no cache that edgec knows")
-    asked: dict[str, Any] = {cache: state}
+    asked: dict[str, Any] = {} if cache is None else {cache: state}
     if "logits_to_keep" in known:
         asked["logits_to_keep"] = last
-    if len(state.parts) > 1:
-        # Left to itself a model counts on from `start`, which is that of one sequence. What it
-        # then adds for padding, it would not add to positions that are given.
-        if "position_ids" not in known or _counts_padding(model):
-            raise ModelError(
-                "its modelling code cannot be told the positions of several sequences",
-                "leave out --batch",
-            )
+    # Left to itself a model may count from 0 in each call (bamba), or on from `start`, which is
+    # that of one sequence. What it adds for padding, it would not add to positions that are given.
+    if "position_ids" in known and not _counts_padding(model):
         asked["position_ids"] = positions
+    elif len(state.parts) > 1:
+        raise ModelError(
+            "its modelling code cannot be told the positions of several sequences",
+            "leave out --batch",
+        )
     ranges = PositionRanges(state.start, tokens.shape[1], state.capacity)
     # What transformers skips when it is exported (looks at the data) is skipped in discovery too.
     compiling = mock.patch.object(torch.compiler, "_is_compiling_flag", True)
@@ -75,3 +76,23 @@ def _counts_padding(model: nn.Module) -> bool:
     """Whether positions start after the id of padding, as they do in families after RoBERTa."""
     tables = (m for n, m in model.named_modules() if n.endswith("position_embeddings"))
     return any(getattr(table, "padding_idx", None) is not None for table in tables)
+
+
+def place(error: BaseException) -> str:
+    """Where in modelling code an error came from, for a message.
+
+    Returns:
+        The innermost line and layer, ` (modeling_zaya.py:232, layer 0)`; empty if there is none.
+    """
+    line = layer = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        name = Path(frame.f_code.co_filename).name
+        if name.startswith("modeling_"):
+            line = f"{name}:{traceback.tb_lineno}"
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and isinstance(getattr(owner, "layer_idx", None), int):
+            layer = f", layer {owner.layer_idx}"
+        traceback = traceback.tb_next
+    return f" ({line}{layer})" if line else ""

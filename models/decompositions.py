@@ -61,6 +61,8 @@ def _scatter_value(x: torch.Tensor, dim: int, index: torch.Tensor, value: float)
         return NotImplemented
     places = torch.arange(x.shape[dim], device=x.device).reshape(-1, 1)
     hit = (index.movedim(dim, -1)[..., None, :] == places).any(-1).movedim(-1, dim)
+    if x.dtype == torch.bool:
+        return x | hit if value else x & ~hit
     return torch.where(hit, torch.full((), value, dtype=x.dtype, device=x.device), x)
 
 
@@ -73,10 +75,11 @@ def _multiply(x: torch.Tensor, other: Any) -> Any:
 
 def _new_ones(x: torch.Tensor, size: list[int], **kwargs: Any) -> Any:
     """The "no restriction" that a mask begins with. IREE does not take a constant of booleans."""
-    if kwargs.get("dtype") is not torch.bool or x.is_floating_point() or len(size):
+    if kwargs.get("dtype") is not torch.bool or x.is_floating_point():
         return NotImplemented
     # A comparison that holds for every number, and that nothing folds to the constant again.
-    return x.reshape(-1)[:1].reshape(()) > -(1 << 62)
+    one = x.reshape(-1)[:1].reshape(()).to(torch.int64) > -(1 << 62)
+    return one.expand(size)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -131,6 +134,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.topk.default: _topk,
     aten.softmax.int: _softmax,
     aten.concat.default: _concat,
+    aten.concatenate.default: _concat,
     aten.scatter.value: _scatter_value,
     aten.new_ones.default: _new_ones,
     aten.erfinv.default: _erfinv,

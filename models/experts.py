@@ -14,6 +14,7 @@ its few rows name their experts themselves, and only those experts' weights are 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,15 @@ from edgec.models.presets import EXPERT_COUNT_KEYS
 from edgec.models.quantize import WeightFormat
 from edgec.models.state import Kept, SequenceState, active_state
 
-__all__ = ["IMPLEMENTATION", "check_config", "expert_modules", "install", "narrow_experts"]
+__all__ = [
+    "IMPLEMENTATION",
+    "Multiply",
+    "check_config",
+    "expert_modules",
+    "install",
+    "narrow_experts",
+    "routed",
+]
 
 IMPLEMENTATION = "edgec"
 
@@ -189,6 +198,53 @@ def _experts(
     result = _feed_forward(module, rows, routing, None)
     weights = torch.where(routing.live, weights, torch.zeros((), dtype=weights.dtype))
     return (result[routing.slots] * weights[:, :, None]).sum(dim=1)
+
+
+Multiply = Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]
+"""Rows by the matrices of their experts: `grouped_matmul` of `x`, `weight` and `transposed`."""
+
+
+def routed(
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+    experts: int,
+    feed_forward: Callable[[torch.Tensor, Multiply], torch.Tensor],
+    rows_per_token: int = 1,
+) -> torch.Tensor:
+    """Experts whose modules do not reach the plug point.
+
+    Args:
+        hidden_states: f32 `[rows, width]`.
+        top_k_index: i64 `[rows, k]`, and f32 `top_k_weights` likewise.
+        experts: How many there are.
+        feed_forward: Rows of any experts to their results, with the products that it is given.
+        rows_per_token: Neighbours that belong to one token.
+
+    Returns:
+        f32 `[rows, width of the results]`, zero for padding.
+    """
+    length = active_state().length
+    offsets = chosen = None
+    if length is None:
+        chosen = top_k_index.reshape(-1).to(torch.int32)
+        many, width = top_k_index.shape[1], hidden_states.shape[1]
+        rows = hidden_states[:, None].expand(-1, many, -1).reshape(-1, width)
+    else:
+        routing = _route(top_k_index, length * rows_per_token, experts)
+        offsets, rows = routing.offsets, hidden_states[routing.sources]
+
+    def multiply(x: torch.Tensor, weight: torch.Tensor, transposed: bool) -> torch.Tensor:
+        product: torch.Tensor = grouped_matmul(x, weight, None, offsets, chosen, transposed)
+        return product
+
+    result = feed_forward(rows, multiply)
+    if length is None:
+        result = result.reshape(*top_k_index.shape, -1)
+    else:
+        result = result[routing.slots]
+        top_k_weights = torch.where(routing.live, top_k_weights, 0.0)
+    return (result * top_k_weights[:, :, None]).sum(dim=1)
 
 
 def _discover(state: SequenceState, module: Any, chosen: int) -> str:

@@ -9,6 +9,7 @@ the sequence's own state, leave padding out of it, and update it in place.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,33 +18,48 @@ from unittest import mock
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 
-from edgec.errors import ModelError
-from edgec.models import minimax
-from edgec.models.ops.causal_conv import causal_conv
+from edgec.models import early_gpt, griffin, loops, minimax, zaya
+from edgec.models.convolution import convolve, convolve_tokens
 from edgec.models.ops.linear_scan import linear_scan
 from edgec.models.recurrence import recurrence
 from edgec.models.state import active_state
 
-__all__ = ["installed"]
+__all__ = ["REPLACED", "installed", "names", "replaced"]
 
 
 @contextmanager
 def installed(model: nn.Module) -> Iterator[None]:
     """Puts edgec's functions in the place of those that `model`'s code calls, within the block."""
+    for name, module in model.named_modules():
+        if replaced(module) and not hasattr(module, "layer_idx"):
+            # Most modules are told of which layer they are, as the cache wants to know.
+            number = re.search(r"\.(\d+)\.", name)
+            module.layer_idx = int(number[1]) if number else 0
     with ExitStack() as stack:
         for name in {type(m).__module__ for m in model.modules()}:
             namespace = vars(sys.modules[name])
             ours = {k: f for k, f in _KERNELS.items() if callable(namespace.get(k))}
             if ours and not name.startswith("torch."):
                 stack.enter_context(mock.patch.dict(namespace, ours))
-            for layer, forward in minimax.REPLACED.items():
-                if layer in namespace:
-                    stack.enter_context(mock.patch.object(namespace[layer], "forward", forward))
-                    stack.enter_context(mock.patch.dict(namespace, {"MiniMaxCache": Cache}))
+            for (layer, method), function in REPLACED.items():
+                kind = namespace.get(layer.rpartition(".")[2])
+                if isinstance(kind, type) and layer in names(kind):
+                    stack.enter_context(mock.patch.object(kind, method, function))
+            if "MiniMaxCache" in namespace:
+                stack.enter_context(mock.patch.dict(namespace, {"MiniMaxCache": Cache}))
         yield
+
+
+def replaced(module: nn.Module) -> bool:
+    """Whether a method of a module is replaced during a call."""
+    return not names(type(module)).isdisjoint(layer for layer, _ in REPLACED)
+
+
+def names(kind: type) -> set[str]:
+    """How `REPLACED` may call a class: by its name, or with the family where the name is common."""
+    return {kind.__name__, f"{kind.__module__.rpartition('modeling_')[2]}.{kind.__name__}"}
 
 
 def _causal_conv1d_fn(
@@ -57,10 +73,7 @@ def _causal_conv1d_fn(
     state = active_state()
     if state.buffers is None:
         return hidden_states
-    known = state.convolved(hidden_states)
-    if known is None:
-        raise ModelError("a convolution over something else than what it keeps")
-    return _convolve(*known, weight, bias, activation)
+    return convolve(hidden_states, weight, bias, activation)
 
 
 def _causal_conv1d_update(
@@ -73,26 +86,7 @@ def _causal_conv1d_update(
 ) -> torch.Tensor:
     """For one token, `[1, channels, 1]`."""
     name = active_state().lent(conv_state)
-    return _convolve(hidden_states, name, weight, bias, activation)
-
-
-def _convolve(
-    new: torch.Tensor,
-    name: str,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    activation: str | None,
-) -> torch.Tensor:
-    """Convolves `[1, channels, tokens]` after what the buffer `name` holds, and updates that."""
-    state = active_state()
-    assert state.buffers is not None
-    x, buffer = new[0].transpose(0, 1), state.buffers[name]
-    result: torch.Tensor
-    result, updated = causal_conv(x, buffer, weight, bias, state.start, state.length)
-    state.write(name, updated)
-    if activation is not None:
-        result = ACT2FN[activation](result)
-    return result.transpose(0, 1).unsqueeze(0)
+    return convolve_tokens(hidden_states, name, weight, bias, activation)
 
 
 def _selective_scan(
@@ -200,6 +194,8 @@ def _mamba2_scan(
         B: f32 `[1, tokens, groups, K]`, and `C` likewise.
         initial_states: What the cache gave, or None.
     """
+    if active_state().buffers is None:
+        active_state().note_step_limits(dt_limit)
     step = dt if dt_bias is None else dt + dt_bias
     step = nn.functional.softplus(step) if dt_softplus else step
     step = active_state().live(torch.clamp(step, dt_limit[0], dt_limit[1])[0])
@@ -229,8 +225,11 @@ def _mamba2_step(
 ) -> torch.Tensor:
     """mamba_ssm's `selective_state_update` with heads: one token, `[1, heads, V]`.
 
-    It takes `dt`, `A`, `D` and `dt_bias` expanded to the shape of the state, or a part of it.
+    It takes `dt`, `A`, `D` and `dt_bias` expanded to the shape of the state, or a part of it. It
+    is not told the limits of a step, which are the same as in a prompt.
     """
+    sequence = active_state()
+    name = sequence.lent(state)
     result, final = _mamba2_scan(
         hidden_states[None],
         dt[None, :, :, 0],
@@ -242,10 +241,10 @@ def _mamba2_step(
         dt_bias=None if dt_bias is None else dt_bias[:, 0],
         initial_states=state,
         dt_softplus=dt_softplus,
+        dt_limit=sequence.discovery.step_limits[name],
         return_final_states=True,
     )
-    sequence = active_state()
-    sequence.write(sequence.lent(state), final[0])
+    sequence.write(name, final[0])
     output: torch.Tensor = result[0]
     return output
 
@@ -294,6 +293,15 @@ def _before(state: torch.Tensor | None, value: torch.Tensor, width: int) -> torc
         return state[0]
     return torch.zeros(value.shape[1], width, value.shape[2], device=value.device)
 
+
+REPLACED: dict[tuple[str, str], Callable[..., Any]] = {
+    **early_gpt.REPLACED,
+    **griffin.REPLACED,
+    **loops.REPLACED,
+    **minimax.REPLACED,
+    **zaya.REPLACED,
+}
+"""By class and method, for the few families that leave no function to replace."""
 
 _KERNELS: dict[str, Callable[..., Any]] = {
     "causal_conv1d_fn": _causal_conv1d_fn,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, initialization
 
 from edgec.errors import ModelError
 from edgec.models import attention, experts
-from edgec.models.call import call
+from edgec.models.call import call, place
 from edgec.models.check import ExpectedTensors, tensors_of
 from edgec.models.linear import QuantizedMatrix, narrow_weights
 from edgec.models.probe import check_own_attention
@@ -124,11 +124,6 @@ def _load(
     except Exception as error:
         raise _unsupported(config, error) from error
     if whole:
-        if kinds := sorted(set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS):
-            raise ModelError(
-                f"model type '{config.model_type}': layers of the kind {', '.join(kinds)}",
-                "this form of attention is not supported yet (models/load.py)",
-            )
         check_own_attention(config, trust_remote_code=trust_remote_code)
     expected = tensors_of(module)
     own: dict[str, WeightFormat | None] = {}
@@ -238,7 +233,7 @@ def _unsupported(config: Any, error: Exception) -> ModelError:
     kinds = sorted(set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS)
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     reason = f"its modelling code does not take edgec's plug points ({type(error).__name__}: "
-    reason += f"{first})"
+    reason += f"{first}){place(error)}"
     if kinds:
         reason += f"; it has layers of the kind {', '.join(kinds)}"
     return ModelError(f"model type '{config.model_type}' is not supported yet: {reason}")

@@ -44,5 +44,5 @@ def _lightning_attention(
     return self.out_proj(result), None
 
 
-REPLACED = {"MiniMaxLightningAttention": _lightning_attention}
-"""Class name to what its `forward` is during a call."""
+REPLACED = {("MiniMaxLightningAttention", "forward"): _lightning_attention}
+"""Class and method to what it is during a call."""

@@ -10,13 +10,14 @@ import copy
 from typing import Any
 
 import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from edgec.errors import ModelError
-from edgec.models.call import call
+from edgec.models.call import call, place
 from edgec.models.state import Discovery, Kept, SequenceState
 from edgec.models.tiny import shrunk, tiny_model
 
-__all__ = ["check_own_attention"]
+__all__ = ["check_own_attention", "worst_error"]
 
 _CAPACITY = 160
 _BLOCK = 32
@@ -37,15 +38,20 @@ def check_own_attention(config: Any, *, trust_remote_code: bool = False) -> None
     """
     where = f"model type '{config.model_type}'"
     try:
-        small = shrunk(copy.deepcopy(config))
+        # Of a model that takes more than text, the part for text where it is a model by itself.
+        text = config.get_text_config(decoder=True)
+        alone = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
+        small = shrunk(copy.deepcopy(text if alone else config))
         small.name_or_path = config.name_or_path  # where transformers finds a model's own code
         model = tiny_model(small, trust_remote_code=trust_remote_code)
-        worst = _worst(model)
-    except ModelError:
-        raise
+        worst = worst_error(model, model, whole=True)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error.what}", error.remedy) from None
     except Exception as error:
         line = " ".join(str(error).split())[:200]
-        raise ModelError(f"{where}: a miniature of it does not run: {line}") from error
+        raise ModelError(
+            f"{where}: a miniature of it does not run: {line}{place(error)}"
+        ) from error
     if worst > _TOLERANCE:
         raise ModelError(
             f"{where}: its own attention code depends on a cache that grows: the logits of a "
@@ -54,10 +60,16 @@ def check_own_attention(config: Any, *, trust_remote_code: bool = False) -> None
         )
 
 
-def _worst(model: Any) -> float:
-    """The largest error after any call, in units of the logits' range."""
+def worst_error(model: Any, reference: Any, *, whole: bool) -> float:
+    """The largest error after any call, in units of the logits' range.
+
+    Args:
+        model: Over edgec's cache.
+        reference: transformers' own module of the same weights, without a cache.
+        whole: Whether `model` attends with its own code (see `Discovery`).
+    """
     ids = torch.randint(3, 200, (1, sum(_CALLS)), generator=torch.Generator().manual_seed(1))
-    discovery = Discovery(whole=True)
+    discovery = Discovery(whole=whole)
     worst, done = 0.0, 0
     with torch.no_grad():
         start, length = torch.tensor(0), torch.tensor(_BLOCK)
@@ -74,7 +86,7 @@ def _worst(model: Any) -> float:
             state = SequenceState(torch.tensor(done), _CAPACITY, discovery, buffers, true)
             logits = call(model, *_block(padded, done), state)[0, count - 1]
             done += count
-            expected = model(ids[:, :done], use_cache=False).logits[0, -1]
+            expected = reference(ids[:, :done], use_cache=False).logits[0, -1]
             span = float(expected.max() - expected.min())
             worst = max(worst, float((logits - expected).abs().max()) / span)
     return worst if worst == worst else float("inf")

@@ -97,7 +97,8 @@ def recurrence(
         whole.exp().expand(-1, -1, state.shape[1]),
         state,
     )
-    return result.transpose(1, 2).reshape(tokens, heads, -1), new
+    # Of one chunk the transposed would be a view, and modelling code looks at it in other shapes.
+    return result.transpose(1, 2).reshape(tokens, heads, -1).contiguous(), new
 
 
 def _step(

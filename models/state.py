@@ -82,6 +82,7 @@ class Discovery:
             them, as it would to transformers' static cache.
         experts_per_token: How many experts a module was called for.
         count_experts: Whether the state also has how many tokens each expert got.
+        step_limits: By the name of a recurrent state, the least and the largest step of its scan.
         vocab_size: Width of the logits.
     """
 
@@ -90,6 +91,7 @@ class Discovery:
     whole: bool = False
     experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
     count_experts: bool = False
+    step_limits: dict[str, tuple[float, float]] = field(default_factory=dict)
     vocab_size: int = 0
 
     def keep(self, name: str, kept: Kept) -> None:
@@ -134,7 +136,7 @@ class SequenceState(Cache):
         length: torch.Tensor | None = None,
         multiple: int = 32,
     ) -> None:
-        super().__init__(layers=[])
+        super().__init__(layers=_NoLayers())
         self.start = start
         self.capacity = capacity
         self.discovery = discovery
@@ -201,18 +203,42 @@ class SequenceState(Cache):
         self, layer_idx: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """All rows of a layer's cache with the new ones in it, `[1, kv_heads, capacity, width]`."""
-        found = []
-        for part, states in (("key", key), ("value", value)):
-            name = f"layers.{layer_idx}.{part}"
-            _, heads, _, width = states.shape
-            if self.buffers is None:
-                self.discovery.keep(name, Kept("attention", (heads, width)))
-                found.append(states.new_empty(1, heads, self.capacity, width))
-                continue
-            cache = cache_update(self.buffers[name], states[0].transpose(0, 1), self.start)
-            self.write(name, cache)
-            found.append(cache.to(states.dtype).transpose(0, 1)[None])
-        return found[0], found[1]
+        rows = (self._all_rows(layer_idx, "key", key), self._all_rows(layer_idx, "value", value))
+        return rows[0].transpose(0, 1)[None], rows[1].transpose(0, 1)[None]
+
+    def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
+        """What a layer that attends to chosen positions only chooses them by.
+
+        Args:
+            indexer_key_states: `[1, tokens, width]`, of the new tokens.
+
+        Returns:
+            `[1, capacity, width]`. Rows of positions to come are hidden by the layer's mask.
+        """
+        if not self.discovery.whole:
+            raise ModelError(
+                f"layer {layer_idx} attends to positions that an indexer chooses",
+                "this form of attention is not supported yet",
+            )
+        rows = self._all_rows(layer_idx, "indexer", indexer_key_states[:, None])
+        return rows[:, 0][None]
+
+    def _all_rows(self, layer_idx: int, part: str, states: torch.Tensor) -> torch.Tensor:
+        """All rows of a buffer, `[capacity, heads, width]`, `[1, heads, tokens, width]` in it."""
+        name = f"layers.{layer_idx}.{part}"
+        _, heads, _, width = states.shape
+        if self.buffers is None:
+            self.discovery.keep(name, Kept("attention", (heads, width)))
+            return states.new_empty(self.capacity, heads, width)
+        if self.buffers[name].dtype == torch.int8:
+            raise ModelError(
+                f"{name}: the model's own attention code reads no int8 cache",
+                "choose another --kv-dtype",
+            )
+        cache = cache_update(self.buffers[name], states[0].transpose(0, 1), self.start)
+        self.write(name, cache)
+        converted: torch.Tensor = cache.to(states.dtype)
+        return converted
 
     def attend(
         self, layer_idx: int, key: torch.Tensor, value: torch.Tensor, expanded: bool = False
@@ -233,6 +259,9 @@ class SequenceState(Cache):
             ModelError: the layer attends to something else than what it put into the cache,
                 which this state cannot represent.
         """
+        # A module that several layers share does not know which of them it is: its keys do.
+        same = (i for i, new in self._new.items() if new[0] is key and new[1] is value)
+        layer_idx = next(same, layer_idx)
         new = self._new.pop(layer_idx, None)
         own = new is not None and new[0] is key and new[1] is value
         if new is None or not (own or (expanded and new[0].shape[2] == key.shape[2])):
@@ -343,6 +372,10 @@ class SequenceState(Cache):
             self.write(name, recurrent_states[0])
         return recurrent_states
 
+    def note_step_limits(self, limits: tuple[float, float]) -> None:
+        """During discovery: of the scan of the state that was last asked for."""
+        self.discovery.step_limits[self._taken[0]] = limits
+
     def take_part(self) -> torch.Tensor | None:
         """The state for a scan that is not told its own: what the layer last asked for.
 
@@ -397,6 +430,16 @@ class SequenceState(Cache):
 
     def get_max_cache_shape(self, *_: Any, **__: Any) -> int:
         return self.capacity
+
+
+class _NoLayers(list[Any]):
+    """Stands for a cache's layers, which transformers keeps as objects of many kinds."""
+
+    def __getitem__(self, index: Any) -> Any:
+        raise ModelError(
+            f"layer {index} keeps a state of its own making in the cache",
+            "this kind of state is not supported yet (models/state.py)",
+        )
 
 
 class BatchState(SequenceState):

@@ -52,7 +52,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index", 1),
     (r".*(_period|_interval|_every_n_layers|sparse_step|_layer_step)", 2),
     (r"index_topk", 32),
-    (r"index_n_heads", 2),
+    # So many that no key scores 0 with all of them: which of such keys is chosen, is chance.
+    (r"index(er)?_n_heads", 16),
     (r"(mamba_)?(d_state|state_size)|ssm_state_size", 16),
     (r"(mamba_)?chunk_size", 16),
     (r"mamba_(n_heads|num_heads)|n_mamba_heads", 8),
@@ -70,6 +71,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
 _EXACT = {"head_dim", "hidden_size", "intermediate_size"}
 # What families leave open but cannot do without.
 _NEEDED = {"head_dim", "num_experts_per_tok", "n_routed_experts", "num_key_value_heads"}
+_NOT_KEPT = {"dtype", "model_type", "quantization_config", "transformers_version"}
+# A width that some families derive from two others, and some may be given beside them.
+_HEAD_PARTS = ("qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim")
 _HEADS = 4
 _KEY_VALUE_HEADS = 2
 
@@ -120,7 +124,7 @@ def tiny_config(family: str) -> Any:
         name = parts[0]
         small = shrunk(text, settings).to_dict()
         others = {
-            n: _smaller(sub.to_dict())
+            n: _smaller(sub.to_dict(), text.hidden_size, small.get("hidden_size", 0))
             for n in kind.sub_configs
             if n != name and (sub := getattr(default, n, None)) is not None
         }
@@ -180,16 +184,26 @@ def shrunk(default: Any, settings: dict[str, Any] | None = None) -> Any:
 
     settings = SETTINGS.get(default.model_type, {}) if settings is None else settings
     values = default.to_dict()
+    unset = type(default)(**settings.get("default", {})).to_dict()
     names = {v: k for k, v in default.attribute_map.items()}
     total_key = default.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     total = values.get(total_key)
-    changes: dict[str, Any] = dict(_sizes(values, names))
+    changes: dict[str, Any] = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, bool | str | float | dict | None)
+        and not (key in default.sub_configs or key.startswith("_") or key in _NOT_KEPT)
+        and unset.get(key, value) != value
+    }
+    changes |= dict(_sizes(values, names))
+    if all(key in values for key in _HEAD_PARTS):
+        changes["qk_head_dim"] = sum(changes[key] for key in _HEAD_PARTS[1:])
     if isinstance(total, int):
         changes |= _layers(values, total_key, total)
     ids = {
-        key: _SPECIAL
+        key: values[key] if _is_id(values[key]) else _SPECIAL
         for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-        if isinstance(values.get(key), int | list) and not _is_id(values[key])
+        if isinstance(values.get(key), int | list)
     }
     changes |= ids | {"vocab_size": VOCABULARY}
     if "is_decoder" in values:
@@ -259,11 +273,42 @@ def _layers(values: dict[str, Any], key: str, total: int) -> dict[str, Any]:
         kept = kept * 2
     changes |= {name: [value[i] for i in kept] for name, value in lists.items()}
     changes |= {name: list(range(len(kept))) for name in indices}
+    for name, value in values.items():
+        if _is_by_layer(value):
+            one = {int(i): part | dict(_sizes(part, {})) for i, part in value.items()}
+            for part in one.values():
+                if part.keys() & {"head_dim", *_HEAD_PARTS} and _HEAD_PARTS[1] in small:
+                    part["head_dim"] = sum(part.get(k, small.get(k, 0)) for k in _HEAD_PARTS[1:])
+            changes[name] = {new: one[old] for new, old in enumerate(kept) if old in one}
     return changes | {key: len(kept)}
 
 
-def _smaller(values: dict[str, Any]) -> dict[str, Any]:
-    """A part of a composite configuration that nothing here runs: cheap to build is enough."""
-    return {
-        key: 1 if key in ("num_hidden_layers", "depth") else value for key, value in values.items()
-    }
+def _is_by_layer(value: Any) -> bool:
+    """Whether it has settings of some layers, by their number."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(str(key).isdecimal() and isinstance(part, dict) for key, part in value.items())
+    )
+
+
+def _smaller(values: dict[str, Any], width: int, small: int) -> dict[str, Any]:
+    """A part of a composite configuration that nothing here runs: cheap to build is enough.
+
+    What it gives out must be as wide as the text model, which was `width` and is `small`.
+    """
+    total = values.get("num_hidden_layers", values.get("depth"))
+
+    def first(key: str, value: Any) -> Any:
+        """What is said of all layers, said of one."""
+        if key in ("num_hidden_layers", "depth"):
+            return 1
+        if "out" in key and value == width:
+            return small
+        if isinstance(value, list) and len(value) == total:
+            return value[:1]
+        if _is_by_layer(value):
+            return {k: v for k, v in value.items() if int(k) < 1}
+        return value
+
+    return {key: first(key, value) for key, value in values.items()}

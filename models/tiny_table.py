@@ -21,6 +21,8 @@ NOT_TEXT: dict[str, str] = {
 """Families that are no decoders of text alone, where no field of the configuration says so."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
+    # All its layers are of one kind, unless others are named.
+    "bamba": {"set": {"attn_layer_indices": [1]}},
     # Its default rope is not one for each type of layer, which the model then looks up.
     "cohere_compass_text": {
         "set": {
@@ -35,9 +37,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dbrx": {"set": {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0}}},
     "dots1": {"set": {"n_routed_experts": 8, "n_shared_experts": 1}},
     "falcon_h1": {"set": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_ssm": 128}},
+    "granitemoehybrid": {"set": {"layer_types": ["linear_attention", "full_attention"]}},
     # Its layers count as two each, and experts that do nothing as experts.
-    "longcat_flash": {"set": {"num_layers": 1, "zero_expert_num": 4, "head_dim": 8}},
+    "longcat_flash": {"set": {"num_layers": 1, "zero_expert_num": 4}},
     "lfm2_moe": {"set": {"layer_types": ["conv", "full_attention"]}},
     "mamba2": {"set": {"num_heads": 8, "head_dim": 16}},
+    # Every third of its layers attends.
+    "recurrent_gemma": {"set": {"num_hidden_layers": 3}},
+    "xmod": {"set": {"default_language": "en_XX"}},
+    # What its layers share is shared by two of them at least.
+    "zamba": {
+        "set": {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", *["hybrid"] * 2]}
+    },
 }
 """By family: `default`: fields without which there is no default; `set`: fields to give."""

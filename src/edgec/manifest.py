@@ -150,6 +150,8 @@ class ModelInfo:
 
     `active_parameters` are those that take part in one token's result. `experts` are in each
     layer that has any, and `experts_per_token` of them a token is routed to; 0 without experts.
+    `attention` is `operator` where layers attend with edgec's, over the rows there are, or `own`
+    where with the family's code, over all rows of the context.
     """
 
     id: str
@@ -164,6 +166,7 @@ class ModelInfo:
     active_parameters: int
     experts: int = 0
     experts_per_token: int = 0
+    attention: str = "operator"
 
 
 @dataclass(frozen=True)

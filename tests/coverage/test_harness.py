@@ -76,7 +76,7 @@ def test_other_code_makes_a_result_stale(tmp_path: Path) -> None:
 
 def test_the_page_has_every_family() -> None:
     found = [
-        Result("llama", "cpu", EXACT, error=3e-7, state=("attention",)),
+        Result("llama", "cpu", EXACT, error=3e-7, state=("attention",), attention="operator"),
         Result("rwkv", "cpu", FAILS, "load", "no | such state"),
         Result("git", "cpu", NOT_TEXT, message="images"),
     ]
@@ -84,7 +84,7 @@ def test_the_page_has_every_family() -> None:
     text = page(found, [other], VERSIONS)
     assert "3 families: 1 exact, 1 fail, 1 are no decoders of text alone" in text
     for line in (
-        "| llama | attention | 3e-07 |",
+        "| llama | attention | operator | 3e-07 |",
         "| rwkv | load | no \\| such state |",
         "| git | images |",
         "| llama | vulkan:llvmpipe | attention | exact, 4e-07 |",

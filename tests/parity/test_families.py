@@ -24,6 +24,11 @@ def test_prefill_then_decode(pair: Any, length: int, relative_error: Callable[..
         assert relative_error(logits, expected[position]) <= TOLERANCE
 
 
+def test_edgec_attends(pair: Any) -> None:
+    """The model's own code, where edgec's operator does not fit, is right and slower."""
+    assert pair.artifact.manifest.model.attention == "operator"
+
+
 @pytest.mark.parametrize("length", [1, 33, 500])
 def test_greedy_tokens(pair: Any, length: int) -> None:
     ids = pair.ids(length, seed=1)

@@ -153,4 +153,5 @@ def check(folder: Path, family: str, **options: Any) -> float:
     artifact = folder / "model.edgec"
     edgec.compile(str(folder / "model"), output=artifact, ctx_size=256, chunk_size=128, **options)
     session = edgec.Session(artifact)
+    assert session.artifact.manifest.model.attention == "operator"
     return max(compare(model, session, length) for length in PROMPTS)

@@ -231,6 +231,12 @@ def compile_model(
         f" · peak memory {size(memory.peak)}[/]",
         soft_wrap=True,
     )
+    if artifact.manifest.model.attention == "own":
+        stderr().print(
+            f"[dim]{artifact.manifest.model.model_type} attends with its own code: the work of"
+            " a step follows the context, not the depth[/]",
+            soft_wrap=True,
+        )
 
 
 def compile_with_progress(

@@ -66,7 +66,8 @@ def run_coverage(
             return
         what = f"{result.stage}: {result.message}" if result.stage else result.message
         if result.status == EXACT:
-            what = f"{result.error:.0e}  {', '.join(result.state)}"
+            own = " (own code)" if result.attention == "own" else ""
+            what = f"{result.error:.0e}  {', '.join(result.state)}{own}"
         console.print(
             f"[dim]{done:3}/{len(wanted)}[/]  {result.family:{width}}  "
             f"[{colours[result.status]}]{result.status:8}[/]",

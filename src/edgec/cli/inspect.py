@@ -73,6 +73,8 @@ def describe(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{count(model.parameters)}{active}"
     if model.experts:
         yield "experts", f"{model.experts} a layer, {model.experts_per_token} for each token"
+    if model.attention == "own":
+        yield "attention", "the family's own code, over all rows of the context"
     yield "dtype", manifest.dtype + _quantization(manifest)
     yield "context", f"{model.context} tokens (the model's own: {model.max_context})"
     yield (

@@ -67,6 +67,7 @@ def check(family: str, target: str = "cpu") -> Result:
     started, stages = time.perf_counter(), _Stages()
     error: float | None = None
     kinds: tuple[str, ...] = ()
+    attention = ""
     status, stage, message = EXACT, "", ""
     try:
         with tempfile.TemporaryDirectory(prefix="edgec-coverage-") as folder:
@@ -81,11 +82,14 @@ def check(family: str, target: str = "cpu") -> Result:
             )
             assert artifact is not None
             kinds = tuple(sorted({buffer.kind for buffer in artifact.manifest.state}))
+            attention = artifact.manifest.model.attention if "attention" in kinds else ""
             error = _compare(eager, artifact, target, stages)
     except Exception as failure:
         status, stage, message = FAILS, stages.current, _line(failure)
     seconds = round(time.perf_counter() - started, 1)
-    return Result(family, target, status, stage, message, error, kinds, seconds, sources())
+    return Result(
+        family, target, status, stage, message, error, kinds, attention, seconds, sources()
+    )
 
 
 def _write(family: str, folder: Path, stages: _Stages) -> Any:

@@ -29,6 +29,8 @@ class Result:
         message: What it said, in one line, or why a family is no text decoder.
         error: The largest difference of logits in units of their range; None where nothing ran.
         state: The kinds of state that the artifact has.
+        attention: `operator` or `own`: whose code attends (`ModelInfo`); empty where none does,
+            or where nothing was compiled.
         seconds: Wall time.
         sources: Digest of edgec's code that was run.
     """
@@ -40,6 +42,7 @@ class Result:
     message: str = ""
     error: float | None = None
     state: tuple[str, ...] = ()
+    attention: str = ""
     seconds: float = 0.0
     sources: str = ""
 

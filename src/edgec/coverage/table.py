@@ -54,9 +54,13 @@ def page(results: Sequence[Result], others: Sequence[Result], versions: dict[str
         "",
         f"## Exact: {len(exact)}",
         "",
-        "| family | state | largest error |",
-        "|---|---|---|",
-        *(f"| {r.family} | {', '.join(r.state)} | {r.error:.0e} |" for r in exact),
+        "Attention is edgec's `operator`, whose work follows the depth of a sequence",
+        f"({_count(exact, 'operator')} families), or a family's `own` code, whose work follows",
+        f"the context ({_count(exact, 'own')} families).",
+        "",
+        "| family | state | attention | largest error |",
+        "|---|---|---|---|",
+        *(f"| {r.family} | {', '.join(r.state)} | {r.attention} | {r.error:.0e} |" for r in exact),
         "",
     ]
     if failing:
@@ -94,6 +98,10 @@ def page(results: Sequence[Result], others: Sequence[Result], versions: dict[str
             "",
         ]
     return "\n".join(lines)
+
+
+def _count(results: Sequence[Result], attention: str) -> int:
+    return sum(result.attention == attention for result in results)
 
 
 def _outcome(result: Result) -> str:

@@ -1,0 +1,56 @@
+"""Families whose methods are replaced during a call, in torch alone, against transformers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from edgec.models import attention, experts, kernels
+from edgec.models.probe import worst_error
+from edgec.models.tiny import tiny_config, tiny_model
+
+# Whether their own code attends.
+FAMILIES = {
+    "dbrx": False,
+    "gpt_neo": True,
+    "jetmoe": True,
+    "longcat_flash": False,
+    "minimax": False,
+    "openai-gpt": False,
+    "recurrent_gemma": False,
+    "xmod": False,
+    "zaya": False,
+}
+
+
+@pytest.mark.parametrize(("family", "whole"), FAMILIES.items())
+def test_same_as_transformers(family: str, whole: bool) -> None:
+    """Prompts, padded and not, single tokens and a follow-up over the buffers of a sequence."""
+    attention.install()
+    experts.install()
+    config = tiny_config(family)
+    reference = tiny_model(copy.deepcopy(config))
+    model = AutoModelForCausalLM.from_config(
+        config,
+        attn_implementation="eager" if whole else attention.IMPLEMENTATION,
+        experts_implementation=experts.IMPLEMENTATION,
+        dtype=torch.float32,
+    ).eval()
+    model.load_state_dict(reference.state_dict())
+    assert any(kernels.replaced(module) for module in model.modules())
+    assert worst_error(model, reference, whole=whole) <= 1e-4
+
+
+def test_every_replacement_has_a_family() -> None:
+    """A class that transformers renamed would no longer be replaced, silently."""
+    with torch.device("meta"):
+        kinds = {
+            name
+            for family in FAMILIES
+            for module in AutoModelForCausalLM.from_config(tiny_config(family)).modules()
+            for name in kernels.names(type(module))
+        }
+    assert {layer for layer, _ in kernels.REPLACED} <= kinds
