@@ -52,6 +52,10 @@ class Step:
         self._counters.bytes += logits.nbytes
         return logits
 
+    def wait(self) -> None:
+        """Waits until the call is done."""
+        self._read(self._output.wait)
+
     def _read(self, read: Callable[[], _T]) -> _T:
         start = time.perf_counter()
         try:
