@@ -31,11 +31,8 @@ MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
 QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
-# Of a product with one row: few, since each quantises that row for itself. IREE's threads take
-# workgroups by eights where there are eight or more for each: of 16, two threads have eight each,
-# come what may, and of 24 one has sixteen. Large products have so many that eights do not matter.
-_ROW_WORKGROUPS = 15
-_FEW_BYTES, _MANY_BYTES = 1 << 20, 1 << 18  # of weights, of a workgroup that is one of few or many
+_ROW_WORKGROUPS = 16  # of a product with one row, each of which quantises that row for itself
+_MOST_BYTES = 262144  # of weights, of such a workgroup
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,8 @@ def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
 
 def workgroup_panels(panels: int, shape: QuantizedShape) -> int:
     """How many of a row's product's panels a workgroup takes."""
-    panel = 16 * shape.k * shape.bits // 8
-    each = -(-panels // _ROW_WORKGROUPS)
-    return each if each * panel <= _FEW_BYTES else max(1, _MANY_BYTES // panel)
+    most = _MOST_BYTES * 8 // (16 * shape.k * shape.bits)
+    return max(1, min(-(-panels // _ROW_WORKGROUPS), most))
 
 
 def _dispatch(shape: QuantizedShape) -> str:
