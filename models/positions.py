@@ -52,11 +52,12 @@ class PositionRanges(TorchFunctionMode):
         if func is torch.Tensor.__itruediv__ and isinstance(args[1], int | float):
             # torch.export would make a tensor of the number, on the meta device: without a value.
             return args[0].mul_(1.0 / args[1])
-        if func is torch.Tensor.gt and isinstance(args[1], int):
-            # `max(0, known - position)`, which is answered without the position or not at all.
-            most = next((m for tensor, m in self._most if tensor is args[0]), None)
-            if most is not None and most <= args[1]:
-                return False
+        # `max(0, known - position)`, which is answered without the position or not at all; while
+        # torch exports, its own `max` clamps.
+        if func is torch.Tensor.gt and self._is_at_most(args[0], args[1]):
+            return False
+        if func is torch.clamp and self._is_at_most(args[0], kwargs.get("min")):
+            return kwargs["min"]
         if func is torch.ones:
             args = tuple(self._capacity if self._from_start(a) is not None else a for a in args)
             if args and isinstance(args[0], tuple | list):
@@ -79,6 +80,11 @@ class PositionRanges(TorchFunctionMode):
     def _from_start(self, value: Any) -> Any:
         """How far a position is from the start of the call, if it was made from that."""
         return next((d for tensor, d in self._distance if tensor is value), None)
+
+    def _is_at_most(self, value: Any, bound: Any) -> bool:
+        """Whether a difference to a position is known to be so."""
+        most = next((m for tensor, m in self._most if tensor is value), None)
+        return most is not None and isinstance(bound, int) and bool(most <= bound)
 
     def _rows(self, index: Any) -> Any:
         """An index in which the slice of a table of positions became a range of them."""

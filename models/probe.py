@@ -10,6 +10,7 @@ import copy
 from typing import Any
 
 import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from edgec.errors import ModelError
 from edgec.models.call import call, place
@@ -37,7 +38,10 @@ def check_own_attention(config: Any, *, trust_remote_code: bool = False) -> None
     """
     where = f"model type '{config.model_type}'"
     try:
-        small = shrunk(copy.deepcopy(config))
+        # Of a model that takes more than text, the part for text where it is a model by itself.
+        text = config.get_text_config(decoder=True)
+        alone = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
+        small = shrunk(copy.deepcopy(text if alone else config))
         small.name_or_path = config.name_or_path  # where transformers finds a model's own code
         model = tiny_model(small, trust_remote_code=trust_remote_code)
         worst = worst_error(model, model, whole=True)

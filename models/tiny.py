@@ -277,7 +277,7 @@ def _layers(values: dict[str, Any], key: str, total: int) -> dict[str, Any]:
         if _is_by_layer(value):
             one = {int(i): part | dict(_sizes(part, {})) for i, part in value.items()}
             for part in one.values():
-                if _HEAD_PARTS[1] in part:
+                if part.keys() & {"head_dim", *_HEAD_PARTS} and _HEAD_PARTS[1] in small:
                     part["head_dim"] = sum(part.get(k, small.get(k, 0)) for k in _HEAD_PARTS[1:])
             changes[name] = {new: one[old] for new, old in enumerate(kept) if old in one}
     return changes | {key: len(kept)}

@@ -327,26 +327,41 @@ ATTENTION = [
     (33, 95, 14, 2, 64, 64, 0, 0.0, False), (64, 128, 4, 4, 96, 96, 40, 0.0, True),
     (96, 5, 8, 1, 256, 256, 0, 50.0, False), (40, 60, 3, 3, 192, 128, 17, 0.0, False),
 ]  # fmt: skip
+RINGS = [
+    # the same, of a cache with no more rows than the window and the tokens need
+    (1, 1000, 6, 2, 64, 64, 33, 0.0, True), (1, 95, 12, 1, 80, 48, 64, 0.0, False),
+    (64, 128, 4, 4, 96, 96, 40, 0.0, True), (37, 331, 4, 2, 32, 48, 100, 20.0, False),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
-@pytest.mark.parametrize("case", ATTENTION, ids=lambda c: "-".join(map(str, c)))
-def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(
+    ("case", "ring"),
+    [*((case, False) for case in ATTENTION), *((case, True) for case in RINGS)],
+    ids=lambda c: "-".join(map(str, c)) if isinstance(c, tuple) else "ring" if c else "",
+)
+def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...], ring: bool) -> None:
     tokens, start, heads, kv_heads, width, value_width, window, softcap, has_sinks = case
     generator = torch.Generator().manual_seed(hash(case) % 1000)
     capacity = (start + tokens + 31) // 32 * 32 + 32
+    unused, garbage = slice(start + tokens, None), float("nan")
+    if ring:
+        # Rows of older positions are finite, and not seen.
+        capacity = (window - 1 + tokens + 31) // 32 * 32
+        seen = np.arange(max(0, start - window + 1), start + tokens) % capacity
+        unused, garbage = np.setdiff1d(np.arange(capacity), seen), 1e3
     torch_type = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
 
     def cache(columns: int) -> tuple[Any, Any, Any]:
         """The cache's bits and scales, garbage in the rows past the last, and its values."""
         scales = torch.rand(capacity, kv_heads, generator=generator) / 50
-        scales[start + tokens :] = float("nan")
+        scales[unused] = garbage
         if dtype == "i8":
             rows = torch.randint(-127, 128, (capacity, kv_heads, columns), generator=generator)
             wide = rows * scales[..., None]
             return padded(rows.to(torch.int8).numpy()), padded(scales.numpy()), wide.numpy()
         rows = torch.randn(capacity, kv_heads, columns, generator=generator).to(torch_type)
-        rows[start + tokens :] = float("nan")
+        rows[unused] = garbage
         bits = rows if dtype == "f32" else rows.view(torch.int16)
         return padded(bits.numpy()), padded(scales.numpy()), rows.float().numpy()
 
@@ -365,8 +380,8 @@ def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
                 call(
                     getattr(kernels, f"edgec_attention_{dtype}"), padded(query), key, value,
                     padded(sinks), key_scales, value_scales, out, start, tokens, heads, kv_heads,
-                    width, value_width, window, int(has_sinks), per, span, scale, softcap, part,
-                    block,
+                    width, value_width, window, int(has_sinks), per, span, capacity, scale, softcap,
+                    part, block,
                 )  # fmt: skip
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
         error = np.abs(out[16:-16].reshape(expected.shape) - expected).max()

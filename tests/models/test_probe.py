@@ -37,5 +37,6 @@ def test_positions_are_bounded_without_being_read() -> None:
     start = torch.zeros((), dtype=torch.int64, device="meta")
     with PositionRanges(start, 5, 64):
         assert max(0, 1 - (5 + start)) == 0
+        assert torch.clamp(1 - (5 + start), min=0) == 0
         with pytest.raises(RuntimeError):
             max(0, 9 - (5 + start))
