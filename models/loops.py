@@ -119,8 +119,9 @@ def _xmod(self: Any, lang_ids: torch.Tensor, hidden_states: torch.Tensor) -> tor
         residual = hidden_states
     result = torch.zeros_like(hidden_states)
     for index, adapter in enumerate(self.adapter_modules.values()):
-        chosen = (lang_ids == index)[:, None, None]
-        result = torch.where(chosen, adapter(hidden_states), result)
+        # In numbers: IREE does not take a constant of booleans.
+        chosen = 1 - (lang_ids - index).abs().clamp(max=1)
+        result = result + adapter(hidden_states) * chosen[:, None, None]
     return result + residual
 
 
