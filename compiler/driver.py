@@ -87,6 +87,7 @@ def compile(
     batch: tuple[int, ...] = (1,),
     prompt_sizes: tuple[int, ...] = (),
     block_prompts: bool | None = None,
+    linear_kernels: bool = True,
     dynamic_shapes: str = "input",
     quantize: str = "none",
     group_size: int | str | None = None,
@@ -115,8 +116,8 @@ def compile(
         target: `cpu[:<cpu>|:<triple>]`, `vulkan[:<arch>]`, `cuda[:<sm>]`; several with commas.
         output: The artifact's folder; without it, one in the cache, named by its digest.
         dtype, kv_dtype, ctx_size, prompt_multiple, chunk_size, batch, prompt_sizes,
-            block_prompts, dynamic_shapes, quantize, expert_stats, layers, seed,
-            extra_compile_args: See `CompileOptions`.
+            block_prompts, linear_kernels, dynamic_shapes, quantize, expert_stats, layers,
+            seed, extra_compile_args: See `CompileOptions`.
         group_size: 32, 64, 128 or `channel`; None is 32. Only with `quantize`.
         embedding_quantize: Format of embedding tables and `lm_head`; None: as `quantize`.
         asymmetric: A zero point beside each scale; only with `quantize="int4"`.
@@ -150,6 +151,7 @@ def compile(
         batch=tuple(batch),
         prompt_sizes=tuple(prompt_sizes),
         block_prompts=block_prompts,
+        linear_kernels=linear_kernels,
         dynamic_shapes=dynamic_shapes,
         quantize=quantize,
         group_size=str(group_size or 32),

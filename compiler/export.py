@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec, decode_n
 from edgec.models.call import call, place
 from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
-from edgec.models.state import SCALES, BatchState, SequenceState
+from edgec.models.state import SCALES, BatchState, Kept, SequenceState
 from edgec.passes.lower_attention import BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
@@ -39,17 +40,17 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     assert options.ctx_size is not None and options.chunk_size is not None
     multiple = options.prompt_multiple if options.dynamic_shapes == "input" else 1
     assert options.kv_dtype is not None
-    rows = _attention_rows(options)
     state = []
     for name, kept in model.discovery.state.items():
         if kept.kind != "attention":
             state.append(StateBuffer(name, kept.kind, kept.shape, "f32"))
             continue
         dtype = "i8" if options.kv_dtype == "int8" else options.kv_dtype
-        state.append(StateBuffer(name, kept.kind, (rows, *kept.shape), dtype))
+        buffer = _attention_buffer(name, kept, dtype, options)
+        state.append(buffer)
         if dtype == "i8":
-            shape = (rows, *kept.shape[:-1])
-            state.append(StateBuffer(name + SCALES, kept.kind, shape, "f32"))
+            scales, shape = name + SCALES, buffer.shape[:-1]
+            state.append(dataclasses.replace(buffer, name=scales, shape=shape, dtype="f32"))
     start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
     following = TensorSpec("next", (1, 1), "i32")
     logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
@@ -65,10 +66,34 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
     return Interface(prompt, entry_points, tuple(state))
 
 
+def _attention_buffer(name: str, kept: Kept, dtype: str, options: CompileOptions) -> StateBuffer:
+    """A ring where that is shorter than a row for each position.
+
+    With a copy of its window it can be taken back to a checkpoint, if there is memory for both in
+    what a row for each position would take.
+    """
+    assert options.chunk_size is not None
+    rows = _attention_rows(options)
+    ring = _ring_rows(kept.window, options.chunk_size)
+    if not kept.window or ring >= rows:
+        return StateBuffer(name, "attention", (rows, *kept.shape), dtype)
+    checkpoint = kept.window if ring + kept.window <= rows else 0
+    return StateBuffer(name, "window", (ring, *kept.shape), dtype, kept.window, checkpoint)
+
+
+def _ring_rows(window: int, chunk: int) -> int:
+    """Room for a prompt chunk, padding included, and for what its first token looks back on."""
+    return _in_blocks(window - 1 + chunk)
+
+
 def _attention_rows(options: CompileOptions) -> int:
     """A row for each position, and for padding that goes past the context; in whole blocks."""
     assert options.ctx_size is not None
-    return -(-(options.ctx_size + options.prompt_multiple) // BLOCK) * BLOCK
+    return _in_blocks(options.ctx_size + options.prompt_multiple)
+
+
+def _in_blocks(rows: int) -> int:
+    return -(-rows // BLOCK) * BLOCK
 
 
 class _Program(nn.Module):

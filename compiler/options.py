@@ -43,6 +43,8 @@ class CompileOptions:
             dynamic dimension; `op`: that, and operations pad for themselves.
         block_prompts: Whether code generation splits dimensions by the multiple; None for what is
             usual on the target. Either answer is for measurements.
+        linear_kernels: Whether linear layers and experts of floats use a CPU's kernels; without
+            them it is generated code, for measurements of that.
         quantize: Format of the weights of linear layers and embeddings: none, int8 or int4.
         group_size: Weights of a row that share a scale: 32, 64, 128 or channel (the row).
         embedding_quantize: The same for embedding tables and `lm_head`; None: as `quantize`.
@@ -62,6 +64,7 @@ class CompileOptions:
     prompt_sizes: tuple[int, ...] = ()
     dynamic_shapes: str = "input"
     block_prompts: bool | None = None
+    linear_kernels: bool = True
     quantize: str = "none"
     group_size: str = "32"
     embedding_quantize: str | None = None

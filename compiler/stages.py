@@ -126,6 +126,9 @@ def torch_pipeline(target: Target, options: CompileOptions) -> str:
     pipeline = target.torch_pipeline
     if target.block_rows > 1 and options.block_prompts is not False:
         pipeline = with_options(pipeline, "lower-linear", f"block={target.block_rows}")
+    if target.kernels and not options.linear_kernels:
+        for name in ("lower-linear", "lower-grouped-matmul"):
+            pipeline = with_options(pipeline, name, "kernel=generic")
     sizes = prompt_sizes(target, options)
     if not sizes:
         return pipeline

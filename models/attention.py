@@ -73,7 +73,7 @@ def attend(
         )
     # transformers names it so in every family with multi-head latent attention.
     expanded = hasattr(module, "expand_kv")
-    caches = active_state().attend(layer, key, value, expanded)
+    caches = active_state().attend(layer, key, value, attention_mask.window, expanded)
     if caches is None:
         return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3]), None
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)

@@ -73,6 +73,28 @@ def _scatter_value(x: torch.Tensor, dim: int, index: torch.Tensor, value: float)
     return torch.where(hit, torch.full((), value, dtype=x.dtype, device=x.device), x)
 
 
+_MOST_SCATTERED = 32
+"""Elements that a row may get: each is a comparison of the whole row."""
+
+
+def _scatter(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor) -> Any:
+    """Like `_scatter_value` for values of their own; of equal indices the last one counts.
+
+    IREE scatters into the tensor that it begins with. Where two layers begin with the same one, it
+    fills it once, and the second layer finds what the first has left there.
+    """
+    dim = dim % x.dim()
+    count = index.shape[dim]
+    others = any(index.shape[d] != x.shape[d] for d in range(x.dim()) if d != dim)
+    if others or not isinstance(count, int) or count > _MOST_SCATTERED:
+        return NotImplemented
+    shape = [-1 if d == dim else 1 for d in range(x.dim())]
+    places = torch.arange(x.shape[dim], device=x.device).reshape(shape)
+    for i in range(count):
+        x = torch.where(index.narrow(dim, i, 1) == places, source.narrow(dim, i, 1), x)
+    return x
+
+
 def _multiply(x: torch.Tensor, other: Any) -> Any:
     """A complex tensor by a real number."""
     if not x.is_complex() or not isinstance(other, int | float):
@@ -143,6 +165,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.logsumexp.default: _logsumexp,
     aten.concat.default: _concat,
     aten.concatenate.default: _concat,
+    aten.scatter.src: _scatter,
     aten.scatter.value: _scatter_value,
     aten.new_ones.default: _new_ones,
     aten.erfinv.default: _erfinv,

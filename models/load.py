@@ -24,7 +24,7 @@ from edgec.models.state import Discovery, Kept, SequenceState
 
 __all__ = ["LoadedModel", "load"]
 
-_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _OWN_ATTENTION = "eager"
 """What transformers calls a family's own attention code."""
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

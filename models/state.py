@@ -6,7 +6,8 @@ The same run notes every mask that the model asks for (see `edgec.models.attenti
 
 There are three kinds of state:
 
-- `attention`: a row for each position, written by `attend`;
+- `attention`: a row for each position, written by `attend`. Where a layer sees only a window of
+  them its buffers may be rings: position p is in row `p % rows`;
 - `conv`: the last inputs of a causal convolution, position p in row `p % columns`;
 - `recurrent`: a tensor that every token changes.
 
@@ -64,11 +65,13 @@ class Kept:
     """One tensor that a layer keeps between calls.
 
     `shape` is, by `kind`: of `attention` that of a position's row, `(kv_heads, width)`; of `conv`
-    `(columns, channels)`; of `recurrent` all of it; of `expert_counts` `(experts,)`.
+    `(columns, channels)`; of `recurrent` all of it; of `expert_counts` `(experts,)`. `window` is
+    how many positions a token sees, its own included, or 0 for all.
     """
 
     kind: str
     shape: tuple[int, ...]
+    window: int = 0
 
 
 @dataclass
@@ -117,11 +120,12 @@ class SequenceState(Cache):
 
     Args:
         start: i64 scalar tensor, the position of the call's first token.
-        capacity: Rows of each attention buffer.
+        capacity: Rows of each buffer of the kind `attention` that is no ring.
         discovery: Filled when `buffers` is None, read otherwise.
         buffers: The tensors of `discovery.state` by name; of `attention` they are
-            `[capacity, kv_heads, width]`, of the other kinds as noted. An i8 one has another
-            with the scales of its rows, f32 `[capacity, kv_heads]`, called as it and `SCALES`.
+            `[capacity, kv_heads, width]`, or a ring of fewer rows, of the other kinds as noted.
+            An i8 one has another with the scales of its rows, f32 `[rows, kv_heads]`, called as
+            it and `SCALES`.
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
         multiple: Of which the number of the call's tokens is one, when it has several.
@@ -235,19 +239,26 @@ class SequenceState(Cache):
                 f"{name}: the model's own attention code reads no int8 cache",
                 "choose another --kv-dtype",
             )
-        cache = cache_update(self.buffers[name], states[0].transpose(0, 1), self.start)
+        new = states[0].transpose(0, 1)
+        cache = cache_update(self.buffers[name], new, self.start, False)
         self.write(name, cache)
         converted: torch.Tensor = cache.to(states.dtype)
         return converted
 
     def attend(
-        self, layer_idx: int, key: torch.Tensor, value: torch.Tensor, expanded: bool = False
+        self,
+        layer_idx: int,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        window: int,
+        expanded: bool = False,
     ) -> list[tuple[Cached, Cached, torch.Tensor]] | None:
         """Writes the block's rows, and says what each sequence of the call attends to.
 
         Args:
             layer_idx: Whose cache.
             key: `[B, kv_heads, tokens, width]`, and `value` likewise: what the layer attends to.
+            window: How many positions a token sees, or 0 for all.
             expanded: Whether that is made, token by token, of what the layer put into the cache
                 (multi-head latent attention). Then it is kept itself, expanded.
 
@@ -272,7 +283,8 @@ class SequenceState(Cache):
         names = [f"layers.{layer_idx}.{part}" for part in ("key", "value")]
         if self.buffers is None:
             for name, states in zip(names, (key, value), strict=True):
-                self.discovery.keep(name, Kept("attention", (states.shape[1], states.shape[3])))
+                row = (states.shape[1], states.shape[3])
+                self.discovery.keep(name, Kept("attention", row, window))
             return None
         return [
             (
@@ -287,11 +299,12 @@ class SequenceState(Cache):
         """Writes `[kv_heads, tokens, width]` as rows from `start` on; the whole buffer then."""
         assert self.buffers is not None
         rows, buffer = states.transpose(0, 1), self.buffers[name]
+        ring = buffer.shape[0] < self.capacity
         if buffer.dtype != torch.int8:
-            cache = Cached(cache_update(buffer, rows, self.start))
+            cache = Cached(cache_update(buffer, rows, self.start, ring))
         else:
             scales = self.buffers[name + SCALES]
-            cache = Cached(*quantized_cache_update(buffer, scales, rows, self.start))
+            cache = Cached(*quantized_cache_update(buffer, scales, rows, self.start, ring))
             assert cache.scales is not None
             self.write(name + SCALES, cache.scales)
         self.write(name, cache.rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgec.passes.kernel_call import executable, wrap_kernel
+from edgec.passes.lower_cache_update import LONGEST
 from edgec.passes.rewriting import TorchTensor
 
 __all__ = ["AttentionShape", "attention_fits", "attention_template", "tiling"]
@@ -68,8 +69,9 @@ def attention_template(symbol: str, shape: AttentionShape, level: str) -> str:
     constants = {
         "heads": heads, "kv_heads": kv_heads, "width": width, "value_width": value_width,
         "window": shape.window, "has_sinks": int(shape.sinks), "per": per, "span": span,
-        "parts": heads // per,
+        "capacity": capacity, "parts": heads // per,
     }  # fmt: skip
+    longest = LONGEST if shape.window else capacity
     lines = "\n".join(f"  %{k} = arith.constant {v} : index" for k, v in constants.items())
     # What a form does not have its kernel does not look at.
     unread = f"{query}{dynamic}"
@@ -91,7 +93,7 @@ util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
   %tokens = tensor.dim %query, %c2 : {query}
   %start_i64 = tensor.extract %start[] : tensor<i64>
   %start_any = arith.index_cast %start_i64 : i64 to index
-  %first = util.assume.int %start_any<umin = 0, umax = {capacity}> : index
+  %first = util.assume.int %start_any<umin = 0, umax = {longest}> : index
   %result = flow.dispatch @edgec_attention::@attention_{shape.key.dtype}[%parts, %span, %tokens](
       %query, %key, %value, {given}, {scales}, {names}, %scale, %softcap)
       : ({query}{dynamic}, {key}, {value}, {type_}, {factors},
@@ -102,7 +104,7 @@ util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
 
 _INDICES = (
     "first", "tokens", "heads", "kv_heads", "width", "value_width", "window", "has_sinks", "per",
-    "span",
+    "span", "capacity",
 )  # fmt: skip
 
 

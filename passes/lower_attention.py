@@ -6,6 +6,10 @@ code generation wants. Grouped query heads read each key and value once; nothing
 sum of the softmax divides the product, not the weights, which is `value_width` divisions for each
 query instead of one for each row.
 
+With a window the cache may be a ring, position p in row `p % capacity`. Where the rows that the
+block can see go past its end and on at row 0, all of it is read, in the order in which it lies: a
+softmax does not care, and whether a query sees a row follows from the position that the row holds.
+
 With `kernel=<level>` the forms that the level's kernel takes become dispatches of it (see
 `edgec.passes.attention_kernel`); the others stay contractions.
 
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 from iree.compiler import ir
 
 from edgec.passes.attention_kernel import AttentionShape, attention_fits, attention_template
+from edgec.passes.lower_cache_update import LONGEST
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
@@ -79,6 +84,9 @@ class LowerAttention:
                 scaled=types[1].dtype == "i8",
                 factor=types[1].dtype if narrow else "f32",
             )
+            if case.window and (case.key.shape[0] or 0) % BLOCK:
+                rows = case.key.builtin
+                raise ValueError(f"attention: a ring not in blocks of {BLOCK} rows: {rows}")
             fused = self.kernel != "generic" and attention_fits(case)
             symbol = symbol_name(
                 f"attention.{self.kernel}" if fused else "attention",
@@ -128,6 +136,7 @@ def _template(symbol: str, case: _Case) -> str:
         shape = (heads, group, length, width)
         narrow = convert_elements(rounded, "%queries", TorchTensor(shape, "f32"), factor, only)
     visible = _visible(case.window, case.softcap)
+    longest = LONGEST if case.window else capacity
     arguments = f", %sinks: tensor<{query_heads}xf32>" if case.sinks else ""
     if case.scaled:
         factors_of_rows = f"tensor<{capacity}x{heads}xf32>"
@@ -147,10 +156,9 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
   %tokens = tensor.dim %query, %c2 : {case.query.builtin}
   %start_i64 = tensor.extract %start[] : tensor<i64>
   %start_any = arith.index_cast %start_i64 : i64 to index
-  %first = util.assume.int %start_any<umin = 0, umax = {capacity}> : index
+  %first = util.assume.int %start_any<umin = 0, umax = {longest}> : index
   %end = arith.addi %first, %tokens : index
-{_first_row(case.window)}
-  %span = arith.subi %end, %low : index
+{_span(case.window, capacity)}
   %span_rounded = arith.addi %span, %round : index
   %blocks = arith.divui %span_rounded, %block : index
   %depth = arith.muli %blocks, %block : index
@@ -331,20 +339,50 @@ def _visible(window: int, softcap: float, blocked: bool = False) -> str:
 """
     return f"""    %scaled = arith.mulf %a, %scale : f32
 {_softcap(softcap)}{place}    %position = arith.addi %l, %first : index
-    %row = arith.addi %m, %low : index
-    %causal = arith.cmpi ule, %row, %position : index
+{_row(window)}    %causal = arith.cmpi ule, %row, %position : index
 {_within_window(window)}    %visible = arith.select {seen}, {score}, %minus_infinity : f32"""
 
 
-def _first_row(window: int) -> str:
-    """The first row that any token of the block sees, rounded down to a block."""
+def _span(window: int, capacity: int) -> str:
+    """`%low` and `%span`: the first row that is read, and how many; of a ring also who they are.
+
+    A row up to that of the last token holds a position of the ring's present turn, which began at
+    `%turn`; the others hold one of the turn before, or in the first turn none.
+    """
     if not window:
-        return "  %low = arith.constant 0 : index"
-    return f"""  %window_less_one = arith.constant {window - 1} : index
+        return """  %low = arith.constant 0 : index
+  %span = arith.addi %end, %low : index"""
+    return f"""  %capacity = arith.constant {capacity} : index
+  %c1 = arith.constant 1 : index
+  %nowhere = arith.constant {2 * LONGEST} : index
+  %last = arith.subi %end, %c1 : index
+  %last_row = arith.remui %last, %capacity : index
+  %turn = arith.subi %last, %last_row : index
+  %is_first_turn = arith.cmpi eq, %turn, %c0 : index
+  %turn_before = arith.subi %turn, %capacity : index
+  %before = arith.select %is_first_turn, %nowhere, %turn_before : index
+  %window_less_one = arith.constant {window - 1} : index
   %past = arith.maxui %first, %window_less_one : index
-  %low_exact = arith.subi %past, %window_less_one : index
-  %low_blocks = arith.divui %low_exact, %block : index
-  %low = arith.muli %low_blocks, %block : index"""
+  %oldest = arith.subi %past, %window_less_one : index
+  %oldest_row = arith.remui %oldest, %capacity : index
+  %oldest_block = arith.divui %oldest_row, %block : index
+  %oldest_blocks_row = arith.muli %oldest_block, %block : index
+  %after_last_row = arith.addi %last_row, %c1 : index
+  %wraps = arith.cmpi ugt, %oldest_row, %last_row : index
+  %low = arith.select %wraps, %c0, %oldest_blocks_row : index
+  %fitting = arith.subi %after_last_row, %oldest_blocks_row : index
+  %span = arith.select %wraps, %capacity, %fitting : index"""
+
+
+def _row(window: int) -> str:
+    """`%row`: the position that is in row `%m` of those read."""
+    if not window:
+        return "    %row = arith.addi %m, %low : index\n"
+    return """    %place = arith.addi %m, %low : index
+    %old = arith.cmpi ugt, %place, %last_row : index
+    %began = arith.select %old, %before, %turn : index
+    %row = arith.addi %place, %began : index
+"""
 
 
 def _within_window(window: int) -> str:

@@ -7,6 +7,9 @@ Which expert a row belongs to is known on the device only, and stays there. Two 
 - `form=cpu`: a dispatch written out (`edgec.passes.grouped_matmul_cpu`), one workgroup for an
   expert and a strip of columns, which loops over as many rows as the expert has. Nothing is
   gathered, weights are read where they lie, once, and experts without rows cost nothing.
+
+With `kernel=<level>` the experts that the level's kernels take become dispatches of these, in the
+manner of the second form (see `edgec.passes.grouped_kernel`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.grouped_kernel import grouped_fits, grouped_template
 from edgec.passes.grouped_matmul_cpu import cpu_template
 from edgec.passes.grouped_matmul_gather import gather_template
 from edgec.passes.grouped_matmul_shape import GroupedMatmul
@@ -35,9 +39,10 @@ _FORMS = {"cpu": cpu_template, "gather": gather_template}
 
 @dataclass(frozen=True)
 class LowerGroupedMatmul:
-    """The pass; `form` is cpu or gather."""
+    """The pass; `form` is cpu or gather, `kernel` generic or a feature level."""
 
     form: str = "gather"
+    kernel: str = "generic"
 
     def run(self, module: ir.Module) -> None:
         if self.form not in _FORMS:
@@ -51,13 +56,18 @@ class LowerGroupedMatmul:
                 sorted=is_none(experts),
                 transposed=constant_bool(transposed),
             )
+            fits = self.kernel != "generic" and grouped_fits(case)
             symbol = symbol_name(
-                "grouped_matmul",
+                f"grouped_matmul.{self.kernel}" if fits else "grouped_matmul",
                 *(case.x, case.weight),
                 "bias" if case.biased else "",
                 "sorted" if case.sorted else "",
                 "transposed" if case.transposed else "",
             )
-            insert_function(module, symbol, _FORMS[self.form](symbol, case))
+            if fits:
+                text = grouped_template(symbol, case, self.kernel)
+            else:
+                text = _FORMS[self.form](symbol, case)
+            insert_function(module, symbol, text)
             operands = [v for v in (x, weight, bias, offsets, experts) if not is_none(v)]
             call_template(op, symbol, operands, case.result)

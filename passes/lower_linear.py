@@ -17,6 +17,9 @@ export states as a multiple of 32 become n blocks of 32. Tiles and vectors then 
 work on, with no loop for what is left over. IREE can do so by itself to all dispatches
 (`iree-codegen-block-dynamic-dimensions`), but fails on some that reduce; contractions are what it
 is for.
+
+With `kernel=<level>` the layers that the level's kernels can compute become dispatches of them (see
+`edgec.passes.linear_kernel`), several that read the same rows one dispatch.
 """
 
 from __future__ import annotations
@@ -26,9 +29,11 @@ from math import gcd, prod
 
 from iree.compiler import ir
 
+from edgec.passes.linear_kernel import Layer, linear_fits, linear_template
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
+    call_together,
     convert_elements,
     custom_ops,
     insert_function,
@@ -38,8 +43,11 @@ from edgec.passes.rewriting import (
     tensor_type,
     walk,
 )
+from edgec.passes.same_input import same_input
 
 __all__ = ["LowerLinear"]
+
+Placed = tuple[ir.Operation, Layer]
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,13 @@ class LowerLinear:
     `compute` is the type of the factors: `activations` or `weights`. `form` is `any`, or `cpu` for
     tiles that suit llvm-cpu where there is one row. `block` is the number of rows to compute
     together where there are a multiple of it, or of a divisor that is still worth it; 1 for none.
+    `kernel` is `generic`, or the feature level whose kernels are linked in.
     """
 
     compute: str = "activations"
     form: str = "any"
     block: int = 1
+    kernel: str = "generic"
 
     def __post_init__(self) -> None:
         if self.form not in ("any", "cpu"):
@@ -65,13 +75,13 @@ class LowerLinear:
 
     def run(self, module: ir.Module) -> None:
         multiples = _multiples(module) if self.block > 1 else {}
-        for op in custom_ops(module, "linear"):
-            x, weight = (parse_torch_tensor(op.operands[i].type) for i in (0, 1))
-            result = parse_torch_tensor(op.results[0].type)
-            if x.shape[-1] != weight.shape[-1]:
-                raise ValueError(f"linear: the widths of {x.builtin} and {weight.builtin} differ")
-            operands = [v for v in op.operands if not is_none(v)]
-            biased = len(operands) == 3
+        layers = [(op, _layer(op)) for op in custom_ops(module, "linear")]
+        if self.kernel != "generic":
+            layers = self._dispatch(module, layers)
+        for op, layer in layers:
+            x, weight = (parse_torch_tensor(op.operands[0].type), layer.weight)
+            result, biased = layer.result, layer.biased
+            operands = _operands(op)
             factor = weight.dtype if self.compute == "weights" and _rows(x) != 1 else x.dtype
             block = gcd(self.block, multiples.get(op.operands[0], 1)) if _rows(x) is None else 1
             block = block if block >= _SMALLEST_BLOCK else 1
@@ -91,6 +101,44 @@ class LowerLinear:
                 text = _template(symbol, x, weight, result, biased, factor)
             insert_function(module, symbol, text)
             call_template(op, symbol, operands, result)
+
+    def _dispatch(self, module: ir.Module, layers: list[Placed]) -> list[Placed]:
+        """Lowers the layers that the kernels take, and returns the others."""
+        fitting: list[Placed] = []
+        others: list[Placed] = []
+        for op, layer in layers:
+            x = parse_torch_tensor(op.operands[0].type)
+            (fitting if linear_fits(x, layer.weight) else others).append((op, layer))
+        groups = list(same_input(fitting, lambda layer: layer.weight.dtype))
+        grouped = {id(op) for group in groups for op, _ in group}
+        groups += [[(op, layer)] for op, layer in fitting if id(op) not in grouped]
+        for group in groups:
+            first, members = group[0][0], [layer for _, layer in group]
+            x = parse_torch_tensor(first.operands[0].type)
+            labels: list[TorchTensor | str] = []
+            for layer in members:
+                labels += [layer.weight, *(["bias"] if layer.biased else [])]
+            symbol = symbol_name(f"linear.{self.kernel}", x, *labels)
+            insert_function(module, symbol, linear_template(symbol, x, members, self.kernel))
+            given = [v for op, _ in group for v in _operands(op)[1:]]
+            operands = [first.operands[0], *given]
+            if len(group) == 1:
+                call_template(first, symbol, operands, members[0].result)
+            else:
+                call_together([op for op, _ in group], symbol, operands)
+        return others
+
+
+def _operands(op: ir.Operation) -> list[ir.Value]:
+    return [v for v in op.operands if not is_none(v)]
+
+
+def _layer(op: ir.Operation) -> Layer:
+    x, weight = (parse_torch_tensor(op.operands[i].type) for i in (0, 1))
+    if x.shape[-1] != weight.shape[-1]:
+        raise ValueError(f"linear: the widths of {x.builtin} and {weight.builtin} differ")
+    result = parse_torch_tensor(op.results[0].type)
+    return Layer(weight, result, len(_operands(op)) == 3)
 
 
 def _rows(x: TorchTensor) -> int | None:

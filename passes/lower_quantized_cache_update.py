@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.lower_cache_update import first_row, write_rows
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
+    constant_bool,
     custom_ops,
     insert_function,
     parse_torch_tensor,
@@ -30,14 +32,19 @@ class LowerQuantizedCacheUpdate:
                 raise ValueError(
                     f"quantized_cache_update: {new.builtin} does not fit in {cache.builtin}"
                 )
-            symbol = symbol_name("quantized_cache_update", cache, new)
-            insert_function(module, symbol, _template(symbol, cache, scales, new))
-            call_template(op, symbol, list(op.operands), cache, scales)
+            *operands, last = op.operands
+            ring = constant_bool(last)
+            symbol = symbol_name("quantized_cache_update", cache, new, "ring" if ring else "")
+            insert_function(module, symbol, _template(symbol, cache, scales, new, ring))
+            call_template(op, symbol, operands, cache, scales)
 
 
-def _template(symbol: str, cache: TorchTensor, scales: TorchTensor, new: TorchTensor) -> str:
-    tokens, heads, width = new.shape
-    size, dynamic = ("%tokens", "%tokens") if tokens is None else (tokens, "")
+def _template(
+    symbol: str, cache: TorchTensor, scales: TorchTensor, new: TorchTensor, ring: bool
+) -> str:
+    tokens, heads, _ = new.shape
+    dynamic = "%tokens" if tokens is None else ""
+    factors = TorchTensor((tokens, heads), "f32")
     rows, most = tensor_type(new.shape, "i8"), tensor_type((tokens, heads), "f32")
     row, element = "affine_map<(t, h, d) -> (t, h)>", "affine_map<(t, h, d) -> (t, h, d)>"
     return f"""
@@ -48,9 +55,7 @@ util.func private @"{symbol}"(%cache: {cache.builtin}, %scales: {scales.builtin}
   %tiny = arith.constant 1.0e-30 : f32
   %steps = arith.constant 127.0 : f32
   %tokens = tensor.dim %new, %c0 : {new.builtin}
-  %start_i64 = tensor.extract %start[] : tensor<i64>
-  %start_any = arith.index_cast %start_i64 : i64 to index
-  %first = util.assume.int %start_any<umin = 0, umax = {cache.shape[0]}> : index
+{first_row(cache, ring)}
   %most_empty = tensor.empty({dynamic}) : {most}
   %most_zero = linalg.fill ins(%zero : f32) outs(%most_empty : {most}) -> {most}
   %most = linalg.generic {{
@@ -84,9 +89,7 @@ util.func private @"{symbol}"(%cache: {cache.builtin}, %scales: {scales.builtin}
     %factor = arith.divf %m, %steps : f32
     linalg.yield %factor : f32
   }} -> {most}
-  %new_cache = tensor.insert_slice %rows into
-      %cache[%first, 0, 0] [{size}, {heads}, {width}] [1, 1, 1] : {rows} into {cache.builtin}
-  %new_scales = tensor.insert_slice %factors into
-      %scales[%first, 0] [{size}, {heads}] [1, 1] : {most} into {scales.builtin}
+{write_rows("%new_cache", "%rows", "%cache", TorchTensor(new.shape, "i8"), cache, ring)}
+{write_rows("%new_scales", "%factors", "%scales", factors, scales, ring)}
   util.return %new_cache, %new_scales : {cache.builtin}, {scales.builtin}
 }}"""

@@ -13,7 +13,7 @@ from math import prod
 
 from iree.compiler import ir
 
-from edgec.passes.merged_linear import Layer, Placed, hoist, merged_template, same_input
+from edgec.passes.merged_linear import Layer, merged_template, merging_key
 from edgec.passes.quantized_kernel import QuantizedShape, kernel_fits, kernel_template
 from edgec.passes.rewriting import (
     TorchTensor,
@@ -27,8 +27,11 @@ from edgec.passes.rewriting import (
     symbol_name,
     tensor_type,
 )
+from edgec.passes.same_input import same_input
 
 __all__ = ["Halves", "LowerQuantizedLinear"]
+
+Placed = tuple[ir.Operation, Layer]
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,9 @@ class LowerQuantizedLinear:
         """Lowers the layers of one row that share it, and returns the others."""
         fitting = [(op, layer) for op, layer in layers if kernel_fits(layer.shape)]
         left = {id(op): (op, layer) for op, layer in layers}
-        for group in same_input(fitting):
+        for group in same_input(fitting, merging_key):
             first, members = group[0][0], [layer for _, layer in group]
             given = [v for op, _ in group for v in list(op.operands)[1:4] if not is_none(v)]
-            if not all(hoist(v, first) for v in given):
-                continue
             x = parse_torch_tensor(first.operands[0].type)
             labels = [label for layer in members for label in _labels(layer)]
             symbol = symbol_name(f"quantized_linear.{self.kernel}", x, *labels)

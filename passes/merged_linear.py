@@ -6,16 +6,13 @@ other that workers do between dispatches, and a workgroup's cost of rounding the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-from iree.compiler import ir
 
 from edgec.passes.kernel_call import executable, wrap_kernel
 from edgec.passes.quantized_kernel import KERNELS, MAX_FUSED_K, QuantizedShape, workgroup_panels
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["Layer", "Placed", "hoist", "merged_template", "same_input"]
+__all__ = ["Layer", "merged_template", "merging_key"]
 
 _KINDS = ("i8", "i4", "i4z")
 _PARTS = (2, 3)  # layers that a kernel takes
@@ -32,39 +29,12 @@ class Layer:
     biased: bool
 
 
-Placed = tuple[ir.Operation, Layer]
-
-
-def same_input(layers: list[Placed]) -> Iterator[list[Placed]]:
-    """Groups of two or three layers of one row that a kernel can take together."""
-    groups: dict[tuple[object, ...], list[Placed]] = {}
-    for op, layer in layers:
-        shape = layer.shape
-        if shape.m == 1 and shape.k <= MAX_FUSED_K:
-            key = (op.operands[0], op.operation.block, shape.kind, shape.group)
-            groups.setdefault(key, []).append((op, layer))
-    for group in groups.values():
-        while len(group) > 1:
-            # Four are two and two: none is left alone.
-            size = 2 if len(group) in (2, 4) else 3
-            yield group[:size]
-            group = group[size:]
-
-
-def hoist(value: ir.Value, before: ir.Operation) -> bool:
-    """Moves what computes `value` to before an operation of its block; False if it depends on more.
-
-    Weights are read from a global and converted: operations without operands of their own, or with
-    one that was moved already.
-    """
-    owner = value.owner
-    if isinstance(owner, ir.Block) or owner.operation.is_before_in_block(before):
-        return True
-    operation = owner.operation
-    if operation.regions or not all(hoist(v, before) for v in operation.operands):
-        return False
-    operation.move_before(before)
-    return True
+def merging_key(layer: Layer) -> object:
+    """What layers that a kernel takes together have in common; None where it takes one alone."""
+    shape = layer.shape
+    if shape.m != 1 or shape.k > MAX_FUSED_K:
+        return None
+    return shape.kind, shape.group
 
 
 def merged_template(symbol: str, x: TorchTensor, layers: list[Layer], level: str) -> str:

@@ -31,8 +31,11 @@ MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
 QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
-_ROW_WORKGROUPS = 16  # of a product with one row, each of which quantises that row for itself
-_MOST_BYTES = 262144  # of weights, of such a workgroup
+# Of a product with one row: few, since each quantises that row for itself. IREE's threads take
+# workgroups by eights where there are eight or more for each: of 16, two threads have eight each,
+# come what may, and of 24 one has sixteen. Large products have so many that eights do not matter.
+_ROW_WORKGROUPS = 15
+_FEW_BYTES, _MANY_BYTES = 1 << 20, 1 << 18  # of weights, of a workgroup that is one of few or many
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,9 @@ def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
 
 def workgroup_panels(panels: int, shape: QuantizedShape) -> int:
     """How many of a row's product's panels a workgroup takes."""
-    most = _MOST_BYTES * 8 // (16 * shape.k * shape.bits)
-    return max(1, min(-(-panels // _ROW_WORKGROUPS), most))
+    panel = 16 * shape.k * shape.bits // 8
+    each = -(-panels // _ROW_WORKGROUPS)
+    return each if each * panel <= _FEW_BYTES else max(1, _MANY_BYTES // panel)
 
 
 def _dispatch(shape: QuantizedShape) -> str:

@@ -114,7 +114,7 @@ def bench(
 
 def _once(picks: random.Random, sequence: Sequence, test: BenchTest) -> int:
     """One repetition from the depth; nanoseconds."""
-    if sequence.can_truncate:
+    if sequence.can_truncate(test.n_depth):
         sequence.truncate(test.n_depth)
     else:
         sequence.reset()

@@ -118,7 +118,7 @@ class Engine:
             only program.
         threads: CPU worker threads. IREE takes it once for the process.
         memory: Bytes of device memory for the state of all sequences; None: enough for 8.
-            A sequence takes the manifest's `memory.state_per_sequence`.
+            A sequence takes the manifest's `memory.state_per_sequence`, and its checkpoint.
         ttl: Seconds for which an inactive sequence is kept; 0: not at all; None: until its
             memory is needed.
         max_queue: How many requests may wait to be admitted, at least 1.

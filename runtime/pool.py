@@ -115,7 +115,7 @@ class SequencePool:
         """
         lost = idle.sequence.length - held
         # Less than a block of tokens costs no more to compute than one token.
-        if lost < self._program.manifest.prompt.multiple_of or not idle.sequence.can_truncate:
+        if lost < self._program.manifest.prompt.multiple_of or not idle.sequence.can_truncate(held):
             return False
         if (len(self._busy) + len(self._idle) + 1) * self.sequence_bytes <= self.budget:
             return True
@@ -192,7 +192,7 @@ class SequencePool:
     def _best(self, prompt: Seq[int], session_id: str | None) -> tuple[Sequence | None, int]:
         """The sequence with the longest usable prefix, and that; of equals the session's own.
 
-        A sequence in use can be copied, so it must hold no more than the prefix or have rows.
+        A sequence in use can be copied, so what it holds must be that of the prefix too.
         """
         best: tuple[int, bool, Sequence | None] = (0, False, None)
         unusable = 0
@@ -206,10 +206,10 @@ class SequencePool:
             if sequence.phase in (SequencePhase.POISONED, SequencePhase.RETIRED):
                 continue
             length = sequence.common(prompt)
-            if (length == sequence.length or sequence.can_truncate) and length > best[0]:
+            if sequence.can_truncate(length) and length > best[0]:
                 best = (length, False, sequence)
         if unusable > best[0]:
-            kinds = {b.kind for b in self._program.manifest.state if not b.has_rows}
+            kinds = {b.kind for b in self._program.manifest.state if b.kind != "attention"}
             _log.info(
                 "%d common tokens are computed again: a state of the kind %s cannot be taken back",
                 unusable - best[0],

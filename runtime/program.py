@@ -307,6 +307,13 @@ def _check_contract(artifact: Artifact) -> None:
     # The state has room for one padded block past the context, not for a longer one.
     if not 1 <= prompt.min <= prompt.multiple_of <= prompt.max or prompt.max % prompt.multiple_of:
         raise ArtifactError(f"{where}: impossible prompt lengths {prompt}", "compile again")
+    for buffer in manifest.state:
+        if buffer.window and buffer.shape[0] < buffer.window - 1 + prompt.max:
+            raise ArtifactError(
+                f"{where}: {buffer.name} has {buffer.shape[0]} rows, too few for a window of"
+                f" {buffer.window} and a call of {prompt.max} tokens",
+                "compile again",
+            )
 
 
 _PACKAGE = "iree-base-runtime"

@@ -67,9 +67,9 @@ class Job:
 class Scheduler:
     """Runs jobs by turns: one chunk of one prompt, then a step of every sequence that decodes.
 
-    So a stream waits for one chunk at most, however long the prompts of others are. Within a turn
-    calls are queued before the results of the turn before are read, wherever a sequence can run
-    ahead of its tokens.
+    So a stream waits for one chunk at most, however long the prompts of others are. Where nobody
+    waits so, calls are queued before the results of the turn before are read, wherever a sequence
+    can run ahead of its tokens.
     """
 
     def __init__(self, model: LoadedModel, pool: SequencePool) -> None:
@@ -89,11 +89,14 @@ class Scheduler:
         """Admits what fits, queues one chunk and one step of each sequence, reads results."""
         self._drop()
         self._admit()
+        prompt = next((job for job in self.running if job.prefilling), None)
+        if prompt is not None and any(not job.prefilling for job in self.running):
+            self._alternate(prompt)
+            return
         for job in tuple(self.running):
             if job.step is not None and job.generation and not job.generation.runs_ahead:
                 self._accept(job, job.step)
         ahead = [(job, job.step) for job in self.running if job.step is not None]
-        prompt = next((job for job in self.running if job.prefilling), None)
         decoding = [job for job in self.running if not job.prefilling]
         if prompt is not None:
             self._prefill(prompt)
@@ -101,6 +104,26 @@ class Scheduler:
         for job, step in ahead:
             if job.generation is not None and job.sequence is not None:
                 self._accept(job, step)
+
+    def _alternate(self, prompt: Job) -> None:
+        """A step of each stream, and then a chunk, each alone on the device.
+
+        Calls of different sequences have no order there: a step beside a chunk takes as long as the
+        chunk, and its stream would wait for two of them.
+        """
+        self._accept_all()  # what was queued before a prompt came
+        self._decode([job for job in self.running if not job.prefilling])
+        self._accept_all()
+        if (chunk := self._prefill(prompt)) is not None:
+            try:
+                chunk.wait()
+            except Exception as error:
+                self._fail(prompt, error)
+
+    def _accept_all(self) -> None:
+        for job in tuple(self.running):
+            if job.step is not None:
+                self._accept(job, job.step)
 
     def stop(self, error: EdgecError) -> None:
         """Ends all jobs with an error and frees their state."""
@@ -151,7 +174,8 @@ class Scheduler:
             job.logprobs,
         )
 
-    def _prefill(self, job: Job) -> None:
+    def _prefill(self, job: Job) -> Step | None:
+        """Queues a chunk; None if that failed."""
         assert job.sequence is not None and job.chunks is not None
         held = job.sequence.length
         try:
@@ -160,11 +184,12 @@ class Scheduler:
                 job.sequence.checkpoint()
         except Exception as error:
             self._fail(job, error)
-            return
+            return None
         self.counters.prefill_calls += 1
         self.counters.prompt_tokens += job.sequence.length - held
         if job.sequence.length >= len(job.ids):
             job.chunks, job.step = None, step
+        return step
 
     def _decode(self, jobs: list[Job]) -> None:
         """Queues a step of each, together where the program has a batched decode."""

@@ -52,6 +52,10 @@ class Step:
         self._counters.bytes += logits.nbytes
         return logits
 
+    def wait(self) -> None:
+        """Waits until the call is done."""
+        self._read(self._output.wait)
+
     def _read(self, read: Callable[[], _T]) -> _T:
         start = time.perf_counter()
         try:
@@ -83,6 +87,9 @@ class Sequence:
         self._tokens: list[int] = []
         self._last: Step | None = None
         self._unread: Step | None = None
+        # Down to how many tokens they can be taken back: rings have overwritten what is older.
+        self._shortest = 0
+        self._rings = {(b.shape[0], b.window): b for b in manifest.state if b.window}.values()
         self._checkpoint = 0  # how many tokens the state held then; 0: none was taken
         self._state: State = program.create_state()
 
@@ -123,10 +130,26 @@ class Sequence:
         """Device memory that this sequence holds; 0 once retired."""
         return self._state.nbytes
 
-    @property
-    def can_truncate(self) -> bool:
-        """Whether tokens can be taken back: not from a state that has no row per position."""
-        return all(buffer.has_rows for buffer in self._program.manifest.state)
+    def can_truncate(self, length: int) -> bool:
+        """Whether all tokens from `length` on can be taken back by leaving the state as it is.
+
+        That is so at any length where every buffer has a row per position, near the end where a
+        sliding window's ring has overwritten older rows, and at the end only otherwise.
+        """
+        if length == self.length:
+            return True
+        rows = all(buffer.has_rows for buffer in self._program.manifest.state)
+        return rows and (length == 0 or length >= self._shortest)
+
+    def _can_roll_back(self) -> bool:
+        """Whether there is a checkpoint, and the rows that it did not copy are still there."""
+        copied = all(ring.checkpoint_rows for ring in self._rings)
+        return self._checkpoint > 0 and (copied or self._checkpoint >= self._shortest)
+
+    def _writes(self, end: int) -> None:
+        """Notes a call that will have written rows up to position `end`, padding included."""
+        for ring in self._rings:
+            self._shortest = max(self._shortest, ring.shortest(end))
 
     def extend(self, tokens: Seq[int]) -> Step:
         """Computes a prompt, or new input after what the state holds, in padded chunks.
@@ -189,12 +212,20 @@ class Sequence:
             raise InputError(f"truncate to {length}: the sequence holds {self.length} tokens")
         if length == self.length:
             return
-        if not self.can_truncate:
-            if length == 0 or length != self._checkpoint:
-                raise InputError("this model's state cannot be rolled back", "reset the sequence")
+        if not self.can_truncate(length):
+            if length == 0 or length != self._checkpoint or not self._can_roll_back():
+                raise InputError(
+                    f"this model's state cannot be rolled back to {length} tokens",
+                    "reset the sequence",
+                )
             self._state.rollback()
+            self._shortest = length
         self._known()
         del self._tokens[length:]
+        if length < self._checkpoint:
+            self._checkpoint = 0
+        if length == 0:
+            self._shortest = 0
         self._last = None
         self._settle()
 
@@ -204,9 +235,9 @@ class Sequence:
         At least one token is left to compute: it is what yields the logits.
         """
         common = self.common(prompt)
-        if common == self.length or self.can_truncate:
+        if self.can_truncate(common):
             return common
-        return self._checkpoint if self._checkpoint <= common else 0
+        return self._checkpoint if self._checkpoint <= common and self._can_roll_back() else 0
 
     def common(self, prompt: Seq[int]) -> int:
         """How many tokens a prompt has in common with what the state holds, all but its last."""
@@ -221,34 +252,35 @@ class Sequence:
         """
         self._check_usable()
         length = self.reusable(prompt)
-        if length or self.can_truncate:
+        if length or self.can_truncate(0):
             self.truncate(length)
         else:
             self.reset()
         return length
 
     def checkpoint(self) -> None:
-        """Lets a state without rows be taken back to where it is now. Costs a copy of that state.
+        """Lets the state be taken back to where it is now, however far it goes on.
 
-        Does nothing where everything has rows. There is one checkpoint: the last.
+        Costs a copy of what has no row per position, and of the windows of rings. Does nothing
+        where there is nothing of either. There is one checkpoint: the last.
         """
-        if not self.can_truncate:
-            self._state.checkpoint()
+        if any(buffer.checkpoint_rows for buffer in self._program.manifest.state):
+            self._state.checkpoint(self.length)
             self._checkpoint = self.length
 
     def copy_prefix(self, other: Sequence, length: int) -> None:
         """Takes over the first `length` tokens of another sequence, which stays as it is.
 
         Raises:
-            InputError: this one is not empty, or a state without rows is to be taken over in part.
+            InputError: this one is not empty, or the other could not be truncated to `length`.
             DeviceError: the copy failed, or one of the two is retired or poisoned.
         """
         self._check_usable()
         other._check_usable()
-        if self._tokens or not (other.can_truncate or length == other.length):
+        if self._tokens or not other.can_truncate(length):
             raise InputError(f"{length} of {other.length} tokens cannot be taken over")
         self._state.copy_from(other._state, length)
-        self._hold_again(other.tokens[:length])
+        self._hold_again(other.tokens[:length], other._shortest)
 
     def save(self, path: str | Path) -> None:
         """Writes tokens and state into a file, for `restore`.
@@ -261,7 +293,8 @@ class Sequence:
         if not self._tokens:
             raise InputError("an empty sequence has nothing to save")
         digest = self._program.manifest.digest
-        write_snapshot(Path(path), digest, self._known(), self._state.read(self.length))
+        rows = self._state.read(self.length)
+        write_snapshot(Path(path), digest, self._known(), self._shortest, rows)
 
     def restore(self, path: str | Path) -> None:
         """Takes over, in place of what it holds, a sequence that was saved with this artifact.
@@ -270,18 +303,19 @@ class Sequence:
             InputError: no such file, damaged, or of another artifact; nothing has changed.
             DeviceError: the sequence is retired, or the device failed.
         """
-        tokens, buffers = read_snapshot(Path(path), self._program.manifest.digest)
+        tokens, shortest, buffers = read_snapshot(Path(path), self._program.manifest.digest)
         if not 0 < len(tokens) <= self.context:
             raise InputError(f"{path}: {len(tokens)} tokens, the context is {self.context}")
         check_ids(tokens, self.vocab_size)
         self.reset()
         self._state.write(buffers, len(tokens))
-        self._hold_again(tokens)
+        self._hold_again(tokens, shortest)
 
-    def _hold_again(self, tokens: Seq[int]) -> None:
+    def _hold_again(self, tokens: Seq[int], shortest: int) -> None:
         """Counts as held what was not computed here."""
         if tokens:
             self._tokens = list(tokens)
+            self._shortest = shortest
             self._log.enter(SequencePhase.INACTIVE)
 
     def reset(self) -> None:
@@ -293,7 +327,7 @@ class Sequence:
         if self.phase is SequencePhase.RETIRED:
             raise DeviceError("the sequence is retired", "make a new one")
         self._state.zero()
-        self._checkpoint = 0
+        self._checkpoint = self._shortest = 0
         self._tokens.clear()
         self._last = self._unread = None
         if self.phase is not SequencePhase.CREATED:
@@ -343,6 +377,7 @@ class Sequence:
         block = np.full((1, size), PADDING_TOKEN, np.int32)
         block[0, : len(tokens)] = tokens
         self._known()
+        self._writes(self.length + size)
         (output,) = _run(
             [self],
             lambda: [self._program.prefill(block, self.length, len(tokens), self._state)],
@@ -387,10 +422,10 @@ class Sequence:
     def _interrupted(self) -> None:
         """After a Ctrl-C the call may have run all the same.
 
-        Attention rows past the length are never read; any other state may have moved on and
-        cannot be trusted.
+        Attention rows past the length are never read, and a sliding window's ring has room for a
+        call; any other state may have moved on and cannot be trusted.
         """
-        if self.can_truncate:
+        if all(buffer.has_rows for buffer in self._program.manifest.state):
             self._settle()
         else:
             self._log.poison()
@@ -432,6 +467,7 @@ def step_together(steps: Seq[tuple[Sequence, int | Step]]) -> list[Step]:
     calls = [sequence._begin_step(token) for sequence, token in steps]
     for sequence, _ in steps:
         sequence._log.enter(SequencePhase.DECODE)
+        sequence._writes(sequence.length + 1)
     sequences = [sequence for sequence, _ in steps]
     outputs = _run(sequences, lambda: sequences[0]._program.decode(calls))
     return [

@@ -17,23 +17,28 @@ from edgec.errors import InputError
 
 __all__ = ["read_snapshot", "write_snapshot"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def write_snapshot(
-    path: Path, digest: str, tokens: Seq[int], buffers: Seq[npt.NDArray[np.uint8]]
+    path: Path,
+    digest: str,
+    tokens: Seq[int],
+    shortest: int,
+    buffers: Seq[npt.NDArray[np.uint8]],
 ) -> None:
     """Writes a file, whole or not at all.
 
     Args:
         digest: Of the artifact; no other can use the state.
         tokens: What the state holds.
+        shortest: Down to how many of them they can be taken back.
         buffers: The bytes of each state buffer, of those with a row per position its first rows.
 
     Raises:
         InputError: the file cannot be written.
     """
-    head = json.dumps({"format": _FORMAT, "digest": digest}).encode()
+    head = json.dumps({"format": _FORMAT, "digest": digest, "shortest": shortest}).encode()
     arrays: dict[str, Any] = {f"buffer{at}": array for at, array in enumerate(buffers)}
     arrays["head"] = np.frombuffer(head, np.uint8)
     arrays["tokens"] = np.asarray(tokens, np.int32)
@@ -48,8 +53,8 @@ def write_snapshot(
         raise InputError(f"{path}: the sequence cannot be saved: {error.strerror}") from error
 
 
-def read_snapshot(path: Path, digest: str) -> tuple[list[int], list[npt.NDArray[np.uint8]]]:
-    """The tokens and buffers of a file that `write_snapshot` wrote for the same artifact.
+def read_snapshot(path: Path, digest: str) -> tuple[list[int], int, list[npt.NDArray[np.uint8]]]:
+    """Tokens, shortest length and buffers, as `write_snapshot` wrote them for the same artifact.
 
     Raises:
         InputError: no such file, damaged, or of another artifact.
@@ -65,4 +70,7 @@ def read_snapshot(path: Path, digest: str) -> tuple[list[int], list[npt.NDArray[
         raise InputError(f"{path}: no saved sequence, or a damaged one: {error}") from None
     if head.get("format") != _FORMAT or head.get("digest") != digest:
         raise InputError(f"{path}: saved with another artifact", "use the one it was saved with")
-    return tokens, buffers
+    shortest = head.get("shortest")
+    if not isinstance(shortest, int) or not 0 <= shortest <= len(tokens):
+        raise InputError(f"{path}: a damaged saved sequence: {shortest} of {len(tokens)} tokens")
+    return tokens, shortest, buffers

@@ -57,23 +57,23 @@ class StateBuffers:
 
         self._device = device
         self._specs = tuple(specs)
-        # Copies of the buffers without rows, by their place.
+        # What the checkpoint copied of a buffer, by its place, and at which length.
         self._saved: dict[int, Any] = {}
+        self._saved_length = 0
         self._views: list[Any] = []
         self._slots: list[Any] = []
         self._nbytes = 0
         for spec in specs:
-            buffer = self._allocate(spec)
+            buffer = self._allocate(spec, _bytes(spec))
             element_type = int(getattr(rt.HalElementType, _element(spec)[0]))
             self._views.append(rt.HalBufferView(buffer, list(spec.shape), element_type))
         self._slots = [transfer.token_slot(device) for _ in range(_SLOTS)]
         self._begin()
         self.zero()
 
-    def _allocate(self, spec: StateBuffer) -> Any:
+    def _allocate(self, spec: StateBuffer, size: int) -> Any:
         import iree.runtime as rt
 
-        size = _bytes(spec)
         try:
             buffer = self._device.allocator.allocate_buffer(
                 int(rt.MemoryType.DEVICE_LOCAL), int(rt.BufferUsage.DEFAULT), size
@@ -182,28 +182,33 @@ class StateBuffers:
                 commands.copy(source.get_buffer(), target.get_buffer(), 0, 0, size)
         self._execute(commands, "the state cannot be copied")
 
-    def checkpoint(self) -> None:
-        """Remembers the buffers without rows as they are after the calls queued so far."""
+    def checkpoint(self, length: int) -> None:
+        """Remembers what later calls will overwrite of the state that `length` tokens left."""
         import iree.runtime as rt
 
         self._synced()
         commands = rt.HalCommandBuffer(self._device)
-        for at, (spec, view) in enumerate(zip(self._specs, self._views, strict=True)):
-            if spec.has_rows:
+        for at, spec in enumerate(self._specs):
+            if not spec.checkpoint_rows:
                 continue
             if at not in self._saved:
-                self._saved[at] = self._allocate(spec)
-            commands.copy(view.get_buffer(), self._saved[at])
+                self._saved[at] = self._allocate(spec, _checkpoint_bytes(spec))
+            buffer, saved = self._views[at].get_buffer(), self._saved[at]
+            for place, copy, size in _parts(spec, length):
+                commands.copy(buffer, saved, place, copy, size)
+        self._saved_length = length
         self._execute(commands, "the state cannot be copied")
 
     def rollback(self) -> None:
-        """Brings the buffers without rows back to the last `checkpoint`."""
+        """Puts back what the last `checkpoint` remembers."""
         import iree.runtime as rt
 
         self._synced()
         commands = rt.HalCommandBuffer(self._device)
-        for at, buffer in self._saved.items():
-            commands.copy(buffer, self._views[at].get_buffer())
+        for at, saved in self._saved.items():
+            buffer = self._views[at].get_buffer()
+            for place, copy, size in _parts(self._specs[at], self._saved_length):
+                commands.copy(saved, buffer, copy, place, size)
         self._execute(commands, "the state cannot be copied")
 
     def read(self, rows: int) -> list[npt.NDArray[np.uint8]]:
@@ -238,7 +243,7 @@ class StateBuffers:
         """Bytes of a buffer that hold something of the first `rows` positions, in whole words."""
         if not spec.has_rows:
             return _bytes(spec)
-        return min(_bytes(spec), -(-rows * (_bytes(spec) // spec.shape[0]) // 4) * 4)
+        return min(_bytes(spec), -(-rows * _row_bytes(spec) // 4) * 4)
 
     def _synced(self, *others: StateBuffers) -> None:
         try:
@@ -271,8 +276,32 @@ class StateBuffers:
 
 
 def state_bytes(specs: Seq[StateBuffer]) -> int:
-    """Device memory that one sequence takes, with a checkpoint of what has no rows."""
-    return sum(_bytes(spec) * (1 if spec.has_rows else 2) for spec in specs)
+    """Device memory that one sequence takes, with a checkpoint where it needs one."""
+    return sum(_bytes(spec) + _checkpoint_bytes(spec) for spec in specs)
+
+
+def _checkpoint_bytes(spec: StateBuffer) -> int:
+    return -(-spec.checkpoint_rows * _row_bytes(spec) // 4) * 4
+
+
+def _parts(spec: StateBuffer, length: int) -> list[tuple[int, int, int]]:
+    """What a checkpoint copies, as offsets in the buffer and in the copy, and sizes, in bytes.
+
+    Of a ring the last rows of the window, in two parts where they go past its end; else all.
+    """
+    if not spec.window:
+        return [(0, 0, _bytes(spec))]
+    rows, row = spec.shape[0], _row_bytes(spec)
+    first = max(0, length - spec.checkpoint_rows) % rows
+    fitting = min(spec.checkpoint_rows, rows - first)
+    parts = [(first * row, 0, fitting * row)]
+    if fitting < spec.checkpoint_rows:
+        parts.append((0, fitting * row, (spec.checkpoint_rows - fitting) * row))
+    return parts
+
+
+def _row_bytes(spec: StateBuffer) -> int:
+    return math.prod(spec.shape[1:]) * _element(spec)[1]
 
 
 def _mb(size: int) -> str:

@@ -18,7 +18,10 @@ _PIPELINE = TORCH_PIPELINE
 for _name in ("lower-topk", "lower-grouped-matmul", "lower-linear"):
     _PIPELINE = with_options(_PIPELINE, _name, "form=cpu")
 
-_KERNELS = ("lower-quantized-linear", "lower-quantized-grouped-matmul", "lower-attention")
+_KERNELS = (
+    "lower-linear", "lower-grouped-matmul", "lower-quantized-linear",
+    "lower-quantized-grouped-matmul", "lower-attention",
+)  # fmt: skip
 """Passes that dispatch kernels where the CPU has a level of them."""
 
 # Rows of 32·n become n and 32: tiles and vectors divide the 32, with nothing left over. A named

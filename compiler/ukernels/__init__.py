@@ -11,6 +11,7 @@ import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -83,6 +84,12 @@ def build_object(source: str, level: str, output: Path, exported: bool = False) 
     Raises:
         CompileError: ziglang is not installed, or the compiler failed.
     """
+    output.write_bytes(_object(source, level, exported))
+
+
+@cache
+def _object(source: str, level: str, exported: bool) -> bytes:
+    """The object file; one takes a second or two, and a process may compile many models."""
     spec = find_spec("ziglang")
     if spec is None or spec.origin is None:
         raise CompileError(
@@ -90,7 +97,8 @@ def build_object(source: str, level: str, output: Path, exported: bool = False) 
             "pip install 'edgec[compile]'",
         )
     visibility = "default" if exported else "hidden"
-    with tempfile.TemporaryDirectory(prefix="edgec-zig-") as cache:
+    with tempfile.TemporaryDirectory(prefix="edgec-zig-") as folder:
+        output = Path(folder) / "kernel.o"
         process = subprocess.run(
             [
                 str(Path(spec.origin).parent / "zig"), "cc", "-target",
@@ -98,11 +106,12 @@ def build_object(source: str, level: str, output: Path, exported: bool = False) 
                 *_FLAGS, *LEVELS[level].flags, f"-fvisibility={visibility}",
                 "-c", str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
             ],
-            env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
+            env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder},
             capture_output=True,
             text=True,
             check=False,
         )  # fmt: skip
-    if process.returncode:
-        lines = process.stderr.strip().splitlines() or ["no message"]
-        raise CompileError(f"kernel {source} for {level}: {lines[0]}")
+        if process.returncode:
+            lines = process.stderr.strip().splitlines() or ["no message"]
+            raise CompileError(f"kernel {source} for {level}: {lines[0]}")
+        return output.read_bytes()

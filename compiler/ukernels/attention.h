@@ -11,7 +11,7 @@
 // Buffers:
 //   query   f32 [heads][tokens][width]
 //   key     [capacity][kv_heads][width], f32, f16, bf16 or i8
-//   value   [capacity][kv_heads][value_width], of the same type
+//   value   [capacity][kv_heads][value_width], of the same type; position p is in row p % capacity
 //   key_scales, value_scales  f32 [capacity][kv_heads]: factors of the rows; read if these are i8
 //   sinks   f32 [heads]: logits that take part in the sum and have no value; read if has_sinks
 //   out     f32 [tokens][heads][value_width]
@@ -48,7 +48,7 @@ typedef vb vb_any __attribute__((aligned(1)));
 typedef struct {
   const float *query, *sinks;
   float *out;
-  size_t tokens, heads, kv_heads, width, value_width, window;
+  size_t tokens, heads, kv_heads, width, value_width, window, capacity;
   float scale, softcap;
   size_t start, head, per, token, rows;  // of this workgroup: rows = per * its tokens
 } Call;
@@ -426,7 +426,7 @@ INLINE void attend(const int kind, const Call *c, const char *keys, const char *
   const size_t vstep = c->kv_heads * c->value_width * size_of(kind);
   const size_t start = low / DEPTH * DEPTH;
   // The first block is asked for here, each later one while that before it is computed.
-  for (size_t m = start; m < end && m < start + DEPTH; ++m) {
+  for (size_t m = start % c->capacity, n = 0; n < DEPTH && start + n < end; ++m, ++n) {
     for (size_t i = 0; i < c->width * size_of(kind); i += 64)
       __builtin_prefetch(keys + m * kstep + i, 0, 2);
     for (size_t i = 0; i < c->value_width * size_of(kind); i += 64)
@@ -435,12 +435,14 @@ INLINE void attend(const int kind, const Call *c, const char *keys, const char *
   Scratch s;
   prepare(c, &s, has_sinks);
   for (size_t m = start; m < end; m += DEPTH) {
-    const size_t rows = end - m, ahead = rows > DEPTH ? rows - DEPTH : 0;
+    // With a window the cache is a ring, of whole blocks; without, it has room for all of them.
+    const size_t at = m % c->capacity, rows = end - m;
+    const size_t ahead = rows > DEPTH && at + DEPTH < c->capacity ? rows - DEPTH : 0;
     const int masked = m + DEPTH > earliest + 1 || (window && m + window < end);
     const size_t heads = c->kv_heads;
-    const Block k = {keys + m * kstep, kstep, c->width, rows, ahead, key_scales + m * heads, heads};
-    const Block v = {values + m * vstep, vstep, c->value_width, rows, ahead,
-                     value_scales + m * heads, heads};
+    const Block k = {keys + at * kstep, kstep, c->width, rows, ahead, key_scales + at * heads, heads};
+    const Block v = {values + at * vstep, vstep, c->value_width, rows, ahead,
+                     value_scales + at * heads, heads};
     if (c->rows <= FEW_ROWS) {
       few_scores(kind, c, &s, &k, &v, m, masked);
       few_values(kind, c, &s, &v);
@@ -460,13 +462,14 @@ INLINE void attend(const int kind, const Call *c, const char *keys, const char *
       size_t vo, const float *sinks, size_t so, const float *key_scales, size_t kso,           \
       const float *value_scales, size_t vso, float *out, size_t oo, size_t start, size_t tokens, \
       size_t heads, size_t kv_heads, size_t width, size_t value_width,          \
-      size_t window, size_t has_sinks, size_t per, size_t span, float scale, float softcap,    \
+      size_t window, size_t has_sinks, size_t per, size_t span, size_t capacity, float scale,  \
+      float softcap,                                                                           \
       size_t part, size_t block) {                                                             \
     const size_t token = block * span;                                                         \
     const size_t count = token + span < tokens ? span : tokens - token;                        \
     const size_t kv = part * per / (heads / kv_heads);                                         \
     const Call c = {query + qo, sinks + so, out + oo, tokens, heads, kv_heads, width,          \
-                    value_width, window, scale, softcap, start, part * per, per, token,        \
+                    value_width, window, capacity, scale, softcap, start, part * per, per, token,        \
                     per * count};                                                              \
     attend(kind, &c, (const char *)(key + ko + kv * width),                                    \
            (const char *)(value + vo + kv * value_width), key_scales + kso + kv,               \

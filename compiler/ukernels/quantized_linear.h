@@ -32,6 +32,7 @@
 #define PANEL 16
 #define ZERO4 8
 #define MAX_FUSED_K 16384
+#define AHEAD 2048  // bytes of weights, of a single row's product
 #define INLINE static inline __attribute__((always_inline))
 
 // One panel by `rows` rows; `rows`, `bits` and whether there are `zeros` (zero points, in wz) are
@@ -48,6 +49,7 @@ INLINE void tile(const int rows, const int bits, const int zeros, const int8_t *
   vf scale = zero_f(), shift = zero_f();
   for (size_t b = 0; b < blocks; ++b) {
     if (b == until) {
+      if (rows == 1) __builtin_prefetch(ws + AHEAD / 8, 0, 2);
       scale = load_half(ws);
       ws += PANEL;
       if (zeros) {
@@ -56,10 +58,12 @@ INLINE void tile(const int rows, const int bits, const int zeros, const int8_t *
       }
       until += per_group;
     }
-    // The next panel is asked for meanwhile: hardware looks ahead less, and not past a page.
+    // Hardware looks ahead less, and not past a page. While rows are computed with one panel, the
+    // next is asked for. A single row is bound by what its core can fetch: what it would ask for
+    // behind its last panel, another core reads.
+    const size_t ahead = rows == 1 ? AHEAD : k * PANEL * bits / 8;
 #pragma unroll
-    for (int i = 0; i < BLOCK * PANEL * bits / 8; i += 64)
-      __builtin_prefetch(w + k * PANEL * bits / 8 + i, 0, 2);
+    for (int i = 0; i < BLOCK * PANEL * bits / 8; i += 64) __builtin_prefetch(w + ahead + i, 0, 2);
     vi acc[ROWS];
 #pragma unroll
     for (int r = 0; r < rows; ++r) acc[r] = splat_i(c[r * blocks + b]);

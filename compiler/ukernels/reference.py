@@ -76,7 +76,7 @@ def attention(
 
     Args:
         query: `[heads, tokens, width]`.
-        keys: `[capacity, kv_heads, width]`, and `values` likewise.
+        keys: `[capacity, kv_heads, width]`, position p in row `p % capacity`; `values` likewise.
         start: Position of the first token.
         scale: Factor of the scores.
         window: In tokens, or 0.
@@ -92,7 +92,7 @@ def attention(
     for head in range(heads):
         for token in range(tokens):
             last = start + token
-            rows = slice(max(0, last + 1 - window) if window else 0, last + 1)
+            rows = np.arange(max(0, last + 1 - window) if window else 0, last + 1) % len(keys)
             k, v = (a[rows, head // group].astype(np.float64) for a in (keys, values))
             scores = k @ query[head, token].astype(np.float64) * scale
             if softcap:

@@ -26,6 +26,9 @@ def attention(
     `m <= p`, and `m > p - window` where the window is not 0. Rows past `start + tokens` are
     never read into the result, whatever they hold.
 
+    With a window the cache is a ring: position p is in row `p % capacity`. It must have room for
+    the window and the block, or for all positions.
+
     Args:
         query: f32 `[1, query_heads, tokens, width]`.
         key_cache: `[capacity, kv_heads, width]`, the block's own rows already written.
@@ -44,25 +47,27 @@ def attention(
     """
     heads, kv_heads, tokens = query.shape[1], key_cache.shape[1], query.shape[2]
     end = int(start) + tokens
-    keys, values = key_cache[:end].to(query.dtype), value_cache[:end].to(query.dtype)
+    low = max(0, int(start) - window + 1) if window else 0
+    row = torch.arange(low, end)
+    place = row % key_cache.shape[0] if window else row
+    keys, values = key_cache[place].to(query.dtype), value_cache[place].to(query.dtype)
     if key_scales is not None and value_scales is not None:
-        keys = keys * key_scales[:end, :, None]
-        values = values * value_scales[:end, :, None]
+        keys = keys * key_scales[place][..., None]
+        values = values * value_scales[place][..., None]
     keys, values = keys.permute(1, 0, 2), values.permute(1, 0, 2)
     grouped = query[0].reshape(kv_heads, heads // kv_heads, tokens, -1)
     scores = torch.einsum("hgld,hmd->hglm", grouped, keys) * scale
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
     position = torch.arange(tokens)[:, None] + int(start)
-    row = torch.arange(end)[None, :]
-    visible = row <= position
+    visible = row[None] <= position
     if window:
-        visible &= row > position - window
+        visible &= row[None] > position - window
     scores = scores.masked_fill(~visible, float("-inf"))
     if sinks is not None:
         sink = sinks.reshape(kv_heads, -1, 1, 1).expand(-1, -1, tokens, 1).to(scores.dtype)
         scores = torch.cat([scores, sink], dim=-1)
-    weights = torch.softmax(scores, dim=-1)[..., :end]
+    weights = torch.softmax(scores, dim=-1)[..., : end - low]
     result = torch.einsum("hglm,hmd->hgld", weights, values)
     return result.reshape(1, heads, tokens, -1).transpose(1, 2).contiguous()
 

@@ -18,7 +18,9 @@ can be the next step's `tokens` while the host still waits for it. The functions
 block; `prefill$async` and `decode$async` take two more arguments, a fence to wait for and one to
 signal, and return when the work is queued. The state buffers are read and updated in place; the
 first dimension of those of the kind `attention` has `prompt.multiple_of` more rows than the
-context, so that a padded block that ends past the context still fits.
+context, so that a padded block that ends past the context still fits. Those of the kind `window`
+are rings, position p in row `p % rows`, of at least `window - 1 + prompt.max` rows: what a call
+writes, and what its first token sees before it.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -87,22 +89,39 @@ class StateBuffer:
     """One tensor of a sequence's state, zero when the sequence starts.
 
     `kind` says how it behaves when tokens are taken back: `attention` has a row per position,
-    so that rows past the length are never read. `expert_counts` only grows: nothing that is
-    computed depends on it.
+    so that rows past the length are never read. `window` has them as a ring, in which later
+    positions overwrite earlier ones; a token sees `window` of them, its own included. A checkpoint
+    copies `checkpoint` of them aside: the window, or none where that memory would undo the saving.
+    `expert_counts` only grows: nothing that is computed depends on it.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     dtype: str
+    window: int = 0
+    checkpoint: int = 0
 
     @property
     def has_rows(self) -> bool:
         """Whether the first dimension is the position, so that tokens can be taken back."""
         return self.kind in _KINDS_WITH_ROWS
 
+    def shortest(self, written: int) -> int:
+        """Down to how many tokens they can be taken back, or to none, after `written` positions.
 
-_KINDS_WITH_ROWS = frozenset({"attention"})
+        Below that the next token would see a row that a later position has overwritten.
+        """
+        lost = written - self.shape[0] if self.window else 0
+        return lost + self.window - 1 if lost > 0 else 0
+
+    @property
+    def checkpoint_rows(self) -> int:
+        """How much of the first dimension a checkpoint copies; all of what has no rows."""
+        return self.checkpoint if self.has_rows else self.shape[0]
+
+
+_KINDS_WITH_ROWS = frozenset({"attention", "window"})
 
 
 @dataclass(frozen=True)

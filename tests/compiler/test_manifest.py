@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from edgec.artifact import Artifact
 from edgec.errors import ArtifactError
-from edgec.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, Memory, ModelInfo, Program
+from edgec.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    Manifest,
+    Memory,
+    ModelInfo,
+    Program,
+    StateBuffer,
+)
 
 WHERE = Path("manifest.json")
 
@@ -81,7 +89,7 @@ def test_missing_and_unknown_fields_are_named(data: dict[str, Any]) -> None:
     missing = dataclasses.MISSING
     optional = {
         field.name
-        for type_ in (Manifest, Memory, ModelInfo, Program)
+        for type_ in (Manifest, Memory, ModelInfo, Program, StateBuffer)
         for field in dataclasses.fields(type_)
         if field.default is not missing or field.default_factory is not missing
     }

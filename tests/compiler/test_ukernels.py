@@ -27,7 +27,8 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if missing := missing_features(",".join(level.features), level.architecture, flags):
         pytest.skip(f"this CPU lacks {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("kernels")
-    objects = [folder / f"{source}.o" for source in ("quantized_linear", "attention")]
+    sources = ("linear", "quantized_linear", "attention")
+    objects = [folder / f"{source}.o" for source in sources]
     for path in objects:
         build_object(path.stem, request.param, path, exported=True)
     zig = Path(ziglang.__file__).parent / "zig"
@@ -58,6 +59,115 @@ def padded(values: Any) -> Any:
     """The values after 16 others."""
     flat = np.ascontiguousarray(values).reshape(-1)
     return np.concatenate([np.zeros(16, flat.dtype), flat])
+
+
+def linear_weights(n: int, k: int, dtype: str, generator: torch.Generator) -> tuple[Any, Any]:
+    """Random weights `[n, k]`: their bits, after 16 others, and their values."""
+    rows = torch.randn(n, k, generator=generator)
+    narrow = rows.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype])
+    bits = narrow if dtype == "f32" else narrow.view(torch.int16)
+    return padded(bits.numpy()), narrow.double().numpy()
+
+
+LINEAR = [
+    (1, 16, 32), (1, 37, 1024), (2, 5, 96), (3, 64, 256), (4, 50, 288), (5, 9, 64), (6, 21, 32),
+    (7, 19, 160), (8, 33, 160), (9, 16, 32), (32, 100, 544), (37, 60, 320), (70, 13, 64),
+    (300, 50, 96),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize(("m", "n", "k"), LINEAR)
+def test_linear(kernels: Any, dtype: str, m: int, n: int, k: int) -> None:
+    """Few rows as they are, many as panels; workgroups that end within tiles and at edges."""
+    generator = torch.Generator().manual_seed(m * n * k)
+    x = torch.randn(m, k, generator=generator).numpy()
+    weights, values = linear_weights(n, k, dtype, generator)
+    expected = x.astype(np.float64) @ values.T
+    out = np.full(16 + m * n + 16, np.nan, np.float32)
+    if m <= 8:
+        for first in range(0, n, 12):
+            kernel = getattr(kernels, f"edgec_linear1_few_{dtype}")
+            call(kernel, padded(x), weights, out, m, n, k, first, 12)
+    else:
+        panels = np.full(16 + -(-m // 16) * 16 * k + 16, np.nan, np.float32)
+        for row in range(0, m, 32):
+            for column in range(0, k, 64):
+                call(kernels.edgec_linear_pack, padded(x), panels, m, k, row, 32, column, 64)
+        assert np.isnan(panels[:16]).all() and np.isnan(panels[-16:]).all()
+        for first in range(0, n, 48):
+            for row in range(0, m, 256):
+                kernel = getattr(kernels, f"edgec_linear1_many_{dtype}")
+                call(kernel, panels, weights, out, m, n, k, first, 48, row, 256)
+    assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
+    scale = np.abs(expected).max()
+    assert np.abs(out[16:-16].reshape(m, n) - expected).max() <= 2e-6 * scale
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("features", [(37, 64), (5, 48, 90)])
+@pytest.mark.parametrize("m", [1, 4, 33])
+def test_linear_of_several_layers(
+    kernels: Any, dtype: str, features: tuple[int, ...], m: int
+) -> None:
+    """Several layers' rows of weights by workgroups that begin and end within any of them."""
+    generator = torch.Generator().manual_seed(sum(features))
+    k, parts = 96, len(features)
+    x = torch.randn(m, k, generator=generator).numpy()
+    pairs = [linear_weights(n, k, dtype, generator) for n in features]
+    outs = [np.full(16 + m * n + 16, np.nan, np.float32) for n in features]
+    weights = [bits for bits, _ in pairs]
+    panels = np.zeros(16 + -(-m // 16) * 16 * k, np.float32)
+    for row in range(0, m, 32):
+        call(kernels.edgec_linear_pack, padded(x), panels, m, k, row, 32, 0, k)
+    for first in range(0, sum(features), 24):
+        if m <= 8:
+            kernel = getattr(kernels, f"edgec_linear{parts}_few_{dtype}")
+            call(kernel, padded(x), *weights, *outs, m, *features, k, first, 24)
+        else:
+            kernel = getattr(kernels, f"edgec_linear{parts}_many_{dtype}")
+            call(kernel, panels, *weights, *outs, m, *features, k, first, 24, 0, 256)
+    for n, out, (_, values) in zip(features, outs, pairs, strict=True):
+        assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+        expected = x.astype(np.float64) @ values.T
+        assert np.abs(out[16:-16].reshape(m, n) - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize(("n", "k", "counts"), [(37, 96, [16, 0, 304, 32]), (50, 320, [0, 48])])
+def test_experts_of_floats(kernels: Any, dtype: str, n: int, k: int, counts: list[int]) -> None:
+    """Each expert's rows by its own matrix; nothing is read or written past the last offset."""
+    generator = torch.Generator().manual_seed(n * k)
+    experts, offsets = len(counts), np.cumsum([0, *counts]).astype(np.int32)
+    m = int(offsets[-1]) + 16
+    x = torch.randn(m, k, generator=generator).numpy()
+    weights, values = linear_weights(experts * n, k, dtype, generator)
+    matrices = values.reshape(experts, n, k)
+    panels, out = (np.full(16 + m * width, np.nan, np.float32) for width in (k, n))
+    starts = padded(offsets)
+    for row in range(0, m, 32):
+        call(kernels.edgec_grouped_pack, padded(x), starts, panels, experts, k, row, 32, 0, k)
+    kernel = getattr(kernels, f"edgec_grouped_many_{dtype}")
+    for expert in range(experts):
+        for first in range(0, n, 48):
+            call(kernel, panels, weights, starts, out, n, k, first, 48, expert)
+    actual = out[16:].reshape(m, n)
+    assert np.isnan(actual[offsets[-1] :]).all()
+    for e in range(experts):
+        own = slice(offsets[e], offsets[e + 1])
+        expected = x[own].astype(np.float64) @ matrices[e].T
+        assert np.allclose(actual[own], expected, rtol=0, atol=1e-4)
+
+    chosen = np.array([e for e in range(experts) if counts[e]], np.int32)
+    few = np.full(16 + len(chosen) * n + 16, np.nan, np.float32)
+    kernel = getattr(kernels, f"edgec_grouped_few_{dtype}")
+    for row in range(len(chosen)):
+        for first in range(0, n, 8):
+            call(kernel, padded(x), weights, padded(chosen), few, n, k, first, 8, row)
+    assert np.isnan(few[:16]).all() and np.isnan(few[-16:]).all()
+    for row, e in enumerate(chosen):
+        expected = matrices[e] @ x[row].astype(np.float64)
+        assert np.allclose(few[16 + row * n :][:n], expected, rtol=0, atol=1e-4)
 
 
 CASES = [
@@ -217,26 +327,41 @@ ATTENTION = [
     (33, 95, 14, 2, 64, 64, 0, 0.0, False), (64, 128, 4, 4, 96, 96, 40, 0.0, True),
     (96, 5, 8, 1, 256, 256, 0, 50.0, False), (40, 60, 3, 3, 192, 128, 17, 0.0, False),
 ]  # fmt: skip
+RINGS = [
+    # the same, of a cache with no more rows than the window and the tokens need
+    (1, 1000, 6, 2, 64, 64, 33, 0.0, True), (1, 95, 12, 1, 80, 48, 64, 0.0, False),
+    (64, 128, 4, 4, 96, 96, 40, 0.0, True), (37, 331, 4, 2, 32, 48, 100, 20.0, False),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
-@pytest.mark.parametrize("case", ATTENTION, ids=lambda c: "-".join(map(str, c)))
-def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(
+    ("case", "ring"),
+    [*((case, False) for case in ATTENTION), *((case, True) for case in RINGS)],
+    ids=lambda c: "-".join(map(str, c)) if isinstance(c, tuple) else "ring" if c else "",
+)
+def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...], ring: bool) -> None:
     tokens, start, heads, kv_heads, width, value_width, window, softcap, has_sinks = case
     generator = torch.Generator().manual_seed(hash(case) % 1000)
     capacity = (start + tokens + 31) // 32 * 32 + 32
+    unused, garbage = slice(start + tokens, None), float("nan")
+    if ring:
+        # Rows of older positions are finite, and not seen.
+        capacity = (window - 1 + tokens + 31) // 32 * 32
+        seen = np.arange(max(0, start - window + 1), start + tokens) % capacity
+        unused, garbage = np.setdiff1d(np.arange(capacity), seen), 1e3
     torch_type = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
 
     def cache(columns: int) -> tuple[Any, Any, Any]:
         """The cache's bits and scales, garbage in the rows past the last, and its values."""
         scales = torch.rand(capacity, kv_heads, generator=generator) / 50
-        scales[start + tokens :] = float("nan")
+        scales[unused] = garbage
         if dtype == "i8":
             rows = torch.randint(-127, 128, (capacity, kv_heads, columns), generator=generator)
             wide = rows * scales[..., None]
             return padded(rows.to(torch.int8).numpy()), padded(scales.numpy()), wide.numpy()
         rows = torch.randn(capacity, kv_heads, columns, generator=generator).to(torch_type)
-        rows[start + tokens :] = float("nan")
+        rows[unused] = garbage
         bits = rows if dtype == "f32" else rows.view(torch.int16)
         return padded(bits.numpy()), padded(scales.numpy()), rows.float().numpy()
 
@@ -255,8 +380,8 @@ def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
                 call(
                     getattr(kernels, f"edgec_attention_{dtype}"), padded(query), key, value,
                     padded(sinks), key_scales, value_scales, out, start, tokens, heads, kv_heads,
-                    width, value_width, window, int(has_sinks), per, span, scale, softcap, part,
-                    block,
+                    width, value_width, window, int(has_sinks), per, span, capacity, scale, softcap,
+                    part, block,
                 )  # fmt: skip
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
         error = np.abs(out[16:-16].reshape(expected.shape) - expected).max()

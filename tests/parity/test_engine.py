@@ -45,6 +45,35 @@ def test_a_copied_prefix_and_a_restored_sequence(
     assert result.tokens == tuple(qwen3.greedy(longer, 6))
 
 
+def test_what_a_ring_of_rows_still_has_is_reused(
+    make_pair: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A sliding window of 40 in 192 rows: going back a little, far, to a checkpoint, and a file."""
+    mistral = make_pair("mistral")
+    assert {(b.kind, b.shape[0]) for b in mistral.artifact.manifest.state} == {("window", 192)}
+    ids, model = mistral.ids(300, seed=1), mistral.session.model
+
+    def ask(engine: Engine, prompt: list[int], count: int = 6, **options: Any) -> tuple[Any, int]:
+        result = engine.submit(prompt, **OPTIONS | {"max_new_tokens": count}, **options).result(60)
+        assert list(result.tokens) == mistral.greedy(prompt, count)
+        return result, result.usage.cached_tokens
+
+    with Engine(model, memory=1 << 30) as engine:
+        first, _ = ask(engine, ids, session_id="a")
+        # Less than what the ring overwrote is a copy for somebody else.
+        assert ask(engine, [*ids[:250], 1, 2])[1] == 250
+        assert engine.stats().sequences_copied == 1
+        assert ask(engine, [*ids[:100], 1, 2])[1] == 0
+        engine.save("a", tmp_path / "a")
+    longer = [*ids, *first.tokens]
+    with Engine(model) as engine:
+        engine.restore(tmp_path / "a", "b")
+        _, cached = ask(engine, [*longer, 3], 200, session_id="b")
+        assert cached >= len(longer) - 1
+        # Another answer to the same prompt: 200 tokens back, from its checkpoint.
+        assert ask(engine, [*longer, 3, 4], session_id="b")[1] == len(longer) + 1
+
+
 def test_a_failed_submission_ends_that_generation_only(
     qwen3: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,4 +24,7 @@ func.func @decode(%q: !torch.vtensor<[1,4,1,16],f32>, %k: !torch.vtensor<[160,2,
 // CHECK: arith.extf %{{.*}} : f16 to f32
 // CHECK-NOT: math.tanh
 // CHECK: util.func private @{{.*}}window64_softcap30.0.sinks(
+// CHECK: %[[WRAPS:.*]] = arith.cmpi ugt
+// CHECK: %[[LOW:.*]] = arith.select %[[WRAPS]], %c0{{.*}}, %{{.*}} : index
+// CHECK: tensor.extract_slice %{{.*}}[%[[LOW]], 0, 0] [%{{.*}}, 2, 16]
 // CHECK: math.tanh

@@ -5,7 +5,8 @@
 // CHECK-LABEL: func.func @update
 func.func @update(%c: !torch.vtensor<[160,2,16],si8>, %s: !torch.vtensor<[160,2],f32>, %x: !torch.vtensor<[?,2,16],f32>, %start: !torch.vtensor<[],si64>) -> (!torch.vtensor<[160,2,16],si8>, !torch.vtensor<[160,2],f32>) {
   // CHECK: %[[R:.*]]:2 = util.call @edgec.quantized_cache_update.160x2x16xi8.dx2x16xf32(
-  %r:2 = torch.operator "torch.edgec.quantized_cache_update"(%c, %s, %x, %start) : (!torch.vtensor<[160,2,16],si8>, !torch.vtensor<[160,2],f32>, !torch.vtensor<[?,2,16],f32>, !torch.vtensor<[],si64>) -> (!torch.vtensor<[160,2,16],si8>, !torch.vtensor<[160,2],f32>)
+  %straight = torch.constant.bool false
+  %r:2 = torch.operator "torch.edgec.quantized_cache_update"(%c, %s, %x, %start, %straight) : (!torch.vtensor<[160,2,16],si8>, !torch.vtensor<[160,2],f32>, !torch.vtensor<[?,2,16],f32>, !torch.vtensor<[],si64>, !torch.bool) -> (!torch.vtensor<[160,2,16],si8>, !torch.vtensor<[160,2],f32>)
   return %r#0, %r#1 : !torch.vtensor<[160,2,16],si8>, !torch.vtensor<[160,2],f32>
 }
 

@@ -9,6 +9,8 @@ import iree.runtime as rt
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from iree.compiler import ir
 
 from edgec.compiler.iree import iree_compile_file
@@ -178,12 +180,35 @@ def test_linear(tmp_path: Path, dtype: torch.dtype, rows: int | None, biased: bo
         check(program, "linear", arguments)
 
 
-def test_quantized_cache_update(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("rows", "columns", "biased"),
+    [(None, 96, True), (1, 64, False), (4, 64, True), (40, 64, False), (None, 48, True)],
+)
+def test_linear_of_the_cpu(
+    tmp_path: Path, dtype: torch.dtype, rows: int | None, columns: int, biased: bool
+) -> None:
+    """The kernels' dispatches, where this CPU has them; 48 columns are left to generated code."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(50, columns).to(dtype), torch.randn(50) if biased else None
+    lengths = [rows] if rows else [33, 32, 1]
+    examples = [[torch.randn(1, m, columns), weight, bias] for m in lengths]
+    program = _compile("linear", examples[0], {} if rows else {0: 1}, tmp_path, portable=False)
+    for arguments in examples:
+        check(program, "linear", arguments)
+
+
+WRAPS = [(64, 100), (1, 128), (32, 300), (128, 1)]
+"""Tokens and start of blocks that go past the end of a ring of 128 rows, or lie past it."""
+
+
+@pytest.mark.parametrize("ring", [False, True])
+def test_quantized_cache_update(tmp_path: Path, ring: bool) -> None:
     torch.manual_seed(0)
     cache = torch.randint(-127, 128, (128, 2, 16)).to(torch.int8)
     examples = [
-        [cache, torch.rand(128, 2), torch.randn(tokens, 2, 16), torch.tensor(start)]
-        for tokens, start in [(31, 0), (31, 5), (1, 127)]
+        [cache, torch.rand(128, 2), torch.randn(tokens, 2, 16), torch.tensor(start), ring]
+        for tokens, start in [(31, 0), (31, 5), (1, 127), *(WRAPS if ring else [])]
     ]
     examples[0][2][3] = 0  # a row without a scale
     program = _compile("quantized_cache_update", examples[0], {2: 0}, tmp_path)
@@ -191,13 +216,15 @@ def test_quantized_cache_update(tmp_path: Path) -> None:
         check(program, "quantized_cache_update", arguments)
 
 
+@pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_cache_update(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_cache_update(tmp_path: Path, dtype: torch.dtype, ring: bool) -> None:
     torch.manual_seed(0)
     cache = torch.randn(128, 2, 16).to(dtype)
     examples = [
-        [cache, torch.randn(tokens, 2, 16), torch.tensor(start)]
+        [cache, torch.randn(tokens, 2, 16), torch.tensor(start), ring]
         for tokens, start in [(31, 0), (31, 5), (64, 64), (1, 127), (128, 0)]
+        + (WRAPS if ring else [])
     ]
     program = _compile("cache_update", examples[0], {1: 0}, tmp_path)
     for arguments in examples:
@@ -222,20 +249,43 @@ def test_attention(
 
     def example(tokens: int, start: int) -> list[Any]:
         query = torch.randn(1, 6, tokens, 16)
-        # Rows past the block hold large garbage: what lies there must not matter.
-        key, value = torch.randn(128, 2, 16), torch.randn(128, 2, 24)
-        key[start + tokens :] = 1e3
-        value[start + tokens :] = 1e3
+        # Other rows than those seen hold large garbage: what lies there must not matter.
+        key, value = torch.full((128, 2, 16), 1e3), torch.full((128, 2, 24), 1e3)
+        seen = torch.arange(max(0, start - window + 1) if window else 0, start + tokens) % 128
+        key[seen], value[seen] = torch.randn(len(seen), 2, 16), torch.randn(len(seen), 2, 24)
         return [
             query, key.to(dtype), value.to(dtype), torch.tensor(start),
             torch.randn(6) if sinks else None, 0.25, window, softcap, None, None,
         ]  # fmt: skip
 
+    # With a window the cache is a ring: positions from 128 on begin at its first row again.
     lengths, starts = ([32, 37] if dynamic else [1]), [0, 31, 41, 64]
+    starts += [100, 127, 128, 135, 163, 500, 100_000] if window else []
     examples = [example(tokens, start) for tokens in lengths for start in starts]
     program = _compile("attention", examples[0], {0: 2} if dynamic else {}, tmp_path)
     for arguments in examples:
         check(program, "attention", arguments)
+
+
+@given(
+    window=st.integers(1, 70),
+    calls=st.lists(st.tuples(st.integers(1, 33), st.integers(0, 31)), min_size=1, max_size=9),
+)
+@settings(deadline=None, max_examples=40)
+def test_a_ring_of_rows_is_as_good_as_all(window: int, calls: list[tuple[int, int]]) -> None:
+    """The operators' definitions: a ring with room for the window and a padded block."""
+    longest, position = 64, 0
+    rows = -(-(window - 1 + longest) // 32) * 32
+    every, ring = torch.full((1024, 1, 4), 1e3), torch.full((rows, 1, 4), 1e3)
+    for true, padding in calls:
+        start, block = torch.tensor(position), torch.randn(true + padding, 1, 4)
+        every = ops.cache_update(every, block, start, False)
+        ring = ops.cache_update(ring, block, start, True)
+        query = torch.randn(1, 2, true + padding, 4)
+        form = (start, None, 0.5, window, 0.0, None, None)
+        wanted, found = (ops.attention(query, c, c, *form)[:, :true] for c in (every, ring))
+        assert torch.equal(found, wanted)
+        position += true
 
 
 @pytest.mark.parametrize(
@@ -255,7 +305,7 @@ def test_attention_of_the_cpu(
     sinks = torch.randn(6)
     examples = [
         [torch.randn(1, 6, m, 32), key, value, torch.tensor(s), sinks, 0.25, 40, 20.0, *scales]
-        for m, s in ([(32, 0), (64, 41)] if dynamic else [(1, 0), (1, 99)])
+        for m, s in ([(32, 0), (64, 41), (64, 130)] if dynamic else [(1, 0), (1, 99), (1, 165)])
     ]
     program = _compile("attention", examples[0], {0: 2} if dynamic else {}, tmp_path, portable)
     for arguments in examples:
@@ -374,6 +424,19 @@ def test_grouped_matmul_of_few_rows(
     experts = torch.tensor([2, 0, 3], dtype=torch.int32)
     arguments = [torch.randn(3, 48), weight, bias, None, experts, transposed]
     compile_and_check("grouped_matmul", arguments, {0: 0, 4: 0} if biased else {}, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sorted_rows", [False, True])
+def test_grouped_matmul_of_the_cpu(tmp_path: Path, dtype: torch.dtype, sorted_rows: bool) -> None:
+    """Experts that the kernels take, where this CPU has them."""
+    torch.manual_seed(0)
+    weight = torch.randn(4, 72, 64).to(dtype)
+    offsets = _sorted_rows([3, 0, 40, 16]) if sorted_rows else None
+    experts = None if sorted_rows else torch.tensor([2, 0, 3], dtype=torch.int32)
+    x = torch.randn(3 if offsets is None else int(offsets[-1]), 64)
+    arguments = [x, weight, None, offsets, experts, False]
+    compile_and_check("grouped_matmul", arguments, {0: 0} if sorted_rows else {}, tmp_path)
 
 
 @pytest.mark.parametrize("sorted_rows", [False, True])

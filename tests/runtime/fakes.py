@@ -33,8 +33,12 @@ def make_manifest(
     multiple_of: int = 32,
     longest: int = 64,
     kind: str = "attention",
+    window: int = 0,
     **changes: Any,
 ) -> Manifest:
+    rows = context + multiple_of
+    if window:
+        kind, rows = "window", -(-(window - 1 + longest) // 32) * 32
     fields: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "digest": "0",
@@ -45,20 +49,21 @@ def make_manifest(
         "quantization": {},
         "prompt": Prompt(multiple_of, multiple_of, longest),
         "entry_points": {"prefill": EntryPoint((), ()), "decode": EntryPoint((), ())},
-        "state": (StateBuffer("cache", kind, (context + multiple_of, 1), "i32"),),
+        "state": (StateBuffer("cache", kind, (rows, 1), "i32", window, window),),
         "programs": {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", {}, {})},
         "parameters": ParameterFile("weights.irpa", "model", 0, 0),
-        "memory": Memory(0, 4 * (context + multiple_of)),
+        "memory": Memory(0, 4 * rows),
         "files": {},
     }
     return Manifest(**(fields | changes))
 
 
 class FakeState:
-    """Row by row what was written; None is a row that nobody wrote."""
+    """Row by row what was written; None is a row that nobody wrote. With a window it is a ring."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, window: int = 0) -> None:
         self.rows: list[int | None] = [None] * rows
+        self.window = window
         self.running = ""
 
     @property
@@ -76,11 +81,15 @@ class FakeState:
         self.rows[:rows] = other.rows[:rows]
         self.running = other.running
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, length: int) -> None:
         self.saved = self.running
+        seen = {p % len(self.rows) for p in range(max(0, length - self.window), length)}
+        self.saved_rows = {row: self.rows[row] for row in seen} if self.window else {}
 
     def rollback(self) -> None:
         self.running = self.saved
+        for row, token in self.saved_rows.items():
+            self.rows[row] = token
 
     def read(self, rows: int) -> list[npt.NDArray[np.uint8]]:
         return [np.frombuffer(json.dumps([self.rows[:rows], self.running]).encode(), np.uint8)]
@@ -119,7 +128,8 @@ class FakeProgram:
     batches: list[int] = field(default_factory=list)
 
     def create_state(self) -> FakeState:
-        return FakeState(self.manifest.state[0].shape[0])
+        spec = self.manifest.state[0]
+        return FakeState(spec.shape[0], spec.window)
 
     def prefill(
         self, tokens: npt.NDArray[np.int32], start: int, length: int, state: FakeState
@@ -140,12 +150,18 @@ class FakeProgram:
         self, name: str, tokens: list[int], start: int, length: int, state: FakeState
     ) -> FakeOutput:
         self.calls.append((name, start, length, len(tokens)))
-        assert start + len(tokens) <= len(state.rows), "written past the state"
-        state.rows[start : start + len(tokens)] = tokens
+        end, rows, window = start + length, len(state.rows), state.window
+        assert window or start + len(tokens) <= rows, "written past the state"
+        for position, token in enumerate(tokens, start):
+            state.rows[position % rows] = token
         if self.fail_at is not None and start <= self.fail_at < start + length:
             raise self.error
-        if self.manifest.state[0].kind == "attention":
-            history = repr(state.rows[: start + length])
+        if window:
+            # What the call's first token sees, to what its last one does.
+            first = max(0, start - window + 1)
+            history = f"{start}: {[state.rows[p % rows] for p in range(first, end)]}"
+        elif self.manifest.state[0].kind == "attention":
+            history = repr(state.rows[:end])
         else:
             state.running += "".join(f"{token}," for token in tokens[:length])
             history = state.running

@@ -115,11 +115,27 @@ def test_a_checkpoint_is_of_what_has_no_rows(device: Any) -> None:
     before = state.nbytes
     for value in (3, 5):
         fill(state, value)
-        state.checkpoint()
+        state.checkpoint(8)
         fill(state, 9)
         state.rollback()
         assert content(state) == [[9] * 48, [value] * 16]
     assert state.nbytes == before + 16 == state_bytes([ROWS, WHOLE])
+
+
+@pytest.mark.parametrize(
+    ("length", "rows"), [(2, [0, 1]), (8, [5, 6, 7]), (13, [2, 3, 4]), (17, [6, 7, 0])]
+)
+def test_a_checkpoint_of_a_ring_is_of_its_window(device: Any, length: int, rows: list[int]) -> None:
+    ring = StateBuffer("window", "window", (8, 2, 2), "i16", window=3, checkpoint=3)
+    state = StateBuffers(device, [ring])
+    assert state_bytes([ring]) == 8 * 8 + 3 * 8
+    fill(state, 7)
+    state.checkpoint(length)
+    fill(state, 1)
+    state.rollback()
+    found = np.array(content(state)[0]).reshape(8, 8)
+    assert {row for row in range(8) if (found[row] == 7).all()} >= set(rows)
+    assert (found == 7).all(axis=1).sum() == 3
 
 
 def test_what_was_read_can_be_written(device: Any) -> None:
@@ -134,7 +150,7 @@ def test_what_was_read_can_be_written(device: Any) -> None:
 def test_calls_after_a_failed_one_are_refused_until_it_is_cleared(device: Any) -> None:
     state = StateBuffers(device, [ROWS])
     state.timeline[0].fail("lost")
-    for act in (state.reserve, state.checkpoint, lambda: state.read(1)):
+    for act in (state.reserve, lambda: state.checkpoint(1), lambda: state.read(1)):
         with pytest.raises(DeviceError, match="lost"):
             act()
     state.zero()

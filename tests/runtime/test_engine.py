@@ -282,6 +282,52 @@ def test_a_stream_never_waits_for_more_than_a_chunk(make_engine: Callable[..., E
     assert sum(between) > 20
 
 
+def test_chunks_and_steps_of_others_do_not_overlap(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(context=2048, longest=64)
+    program = program_of(engine)
+    running: dict[str, list[Any]] = {"prefill": [], "decode": []}
+    overlaps: list[str] = []
+
+    def tracked(name: str, states: list[Any], outputs: list[Any]) -> list[Any]:
+        other = {"prefill": "decode", "decode": "prefill"}[name]
+        overlaps.extend(name for state in running[other] if state not in states)
+        running[name] += states
+
+        def done(read: Callable[[], Any], state: Any) -> Callable[[], Any]:
+            def reading() -> Any:
+                if state in running[name]:
+                    running[name].remove(state)
+                return read()
+
+            return reading
+
+        for state, output in zip(states, outputs, strict=True):
+            for read in ("wait", "token", "logits"):
+                setattr(output, read, done(getattr(output, read), state))
+        return outputs
+
+    prefill, decode = program.prefill, program.decode
+    monkeypatch.setattr(program, "prefill", lambda *a: tracked("prefill", [a[3]], [prefill(*a)])[0])
+    monkeypatch.setattr(
+        program, "decode", lambda steps: tracked("decode", [s[2] for s in steps], decode(steps))
+    )
+    # One that runs ahead of its tokens, one that does not.
+    streams = [
+        engine.submit([n] * 5, max_new_tokens=1500, ignore_eos=True, temperature=n)
+        for n in range(2)
+    ]
+    for stream in streams:
+        next(stream)
+    long = engine.submit([3] * 1900, max_new_tokens=2, temperature=0)
+    long.result(20)
+    for stream in streams:
+        stream.cancel()
+    assert overlaps == []
+    assert engine.stats().prefill_calls >= 30
+
+
 def test_many_short_requests_leave_nothing(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine({"memory": 6 * 4 * 288, "max_queue": 1000, "ttl": 0.5})
     for batch in range(10):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,6 +94,98 @@ def test_a_state_without_rows_is_not_truncated(make_program: MakeProgram) -> Non
     with pytest.raises(InputError, match="rolled back"):
         sequence.truncate(3)
     assert sequence.length == 4
+
+
+WINDOW, LONGEST = 20, 64  # a ring of 96 rows
+
+
+def ring() -> Sequence:
+    return Sequence(FakeProgram(make_manifest(context=4096, longest=LONGEST, window=WINDOW)))
+
+
+def seen(sequence: Sequence) -> Any:
+    """The answer to one token more; it depends on the whole window."""
+    return sequence.step(9).logits()
+
+
+def alone(tokens: Any) -> Any:
+    """The same in a new sequence."""
+    sequence = ring()
+    sequence.extend(tokens)
+    return seen(sequence)
+
+
+def test_of_a_ring_so_many_tokens_can_be_taken_back() -> None:
+    """A chunk and what rounding leaves, less the padding that was written; and all of them."""
+    sequence = ring()
+    sequence.extend(ids(300))  # in calls of 64 and a last one of 64, padding included: to 320
+    kept = 320 - 96 + WINDOW - 1
+    assert not sequence.can_truncate(kept - 1)
+    with pytest.raises(InputError, match=f"cannot be rolled back to {kept - 1} tokens"):
+        sequence.truncate(kept - 1)
+    assert sequence.tokens == tuple(ids(300))
+    sequence.truncate(kept)
+    assert np.array_equal(seen(sequence), alone(ids(kept)))
+    sequence.truncate(0)
+    sequence.extend(ids(7, 3))
+    assert np.array_equal(seen(sequence), alone(ids(7, 3)))
+    other = ring()
+    other.extend(ids(300))
+    sequence.reset()
+    with pytest.raises(InputError, match="cannot be taken over"):
+        sequence.copy_prefix(other, kept - 1)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_ring_never_answers_from_rows_that_are_lost(data: st.DataObject) -> None:
+    """Whatever is done with a sequence, it refuses, or answers as one that only did the rest."""
+    sequence, path = ring(), Path(tempfile.mkdtemp()) / "saved"
+    for _ in range(data.draw(st.integers(1, 12))):
+        held = list(sequence.tokens)
+        act = data.draw(st.sampled_from(["extend", "steps", "keep", "checkpoint", "move", "file"]))
+        if act == "extend":
+            sequence.extend(ids(data.draw(st.integers(1, 150)), len(held)))
+        elif act == "steps":
+            for token in ids(data.draw(st.integers(1, 150)), len(held) + 1):
+                sequence.step(token)
+        elif act == "keep":
+            prompt = [*held[: data.draw(st.integers(0, len(held)))], 251]
+            kept = sequence.keep(prompt)
+            assert list(sequence.tokens) == prompt[:kept]
+        elif act == "checkpoint" and held:
+            sequence.checkpoint()
+        elif act == "move":
+            other, length = ring(), data.draw(st.integers(0, len(held)))
+            if sequence.can_truncate(length):
+                other.copy_prefix(sequence, length)
+                sequence = other
+        elif act == "file" and held:
+            sequence.save(path)
+            sequence = ring()
+            sequence.restore(path)
+    held = list(sequence.tokens)
+    if held:
+        assert np.array_equal(seen(sequence), alone(held))
+    shutil.rmtree(path.parent)
+
+
+def test_a_checkpoint_of_a_ring_outlives_a_long_answer() -> None:
+    sequence = ring()
+    sequence.extend(ids(200))
+    sequence.checkpoint()
+    for token in ids(150, 3):
+        sequence.step(token)
+    assert sequence.keep([*ids(200), 1, 2]) == 200
+    assert np.array_equal(seen(sequence), alone(ids(200)))
+    assert sequence.keep([*ids(199), 1, 2]) == 0
+    # Before a checkpoint the tokens it was of are others.
+    sequence = ring()
+    sequence.extend(ids(20))
+    sequence.checkpoint()
+    sequence.truncate(10)
+    sequence.extend(ids(300, 2))
+    assert sequence.keep([*ids(10), *ids(10, 2), 3]) == 0
 
 
 def test_the_greedy_token_is_fed_back_on_the_device(make_program: MakeProgram) -> None:

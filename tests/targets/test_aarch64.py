@@ -40,8 +40,17 @@ def emulator(repository: Path) -> list[str]:
     return [qemu, "-cpu", "max", "-L", str(root), "-E", path, str(root / "usr/bin/python3")]
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize(
+    ("dtype", "quantize"),
+    [
+        ("f32", "none"),
+        ("f32", "int8"),
+        pytest.param("f16", "none", marks=pytest.mark.slow),
+        pytest.param("f32", "int4", marks=pytest.mark.slow),
+    ],
+)
 def test_same_tokens_as_on_this_machine(
+    dtype: str,
     quantize: str,
     emulator: list[str],
     repository: Path,
@@ -49,9 +58,10 @@ def test_same_tokens_as_on_this_machine(
     compile_once: Callable[..., Artifact],
 ) -> None:
     model = "bundled:tiny-dense"
-    options = SIZES | {"quantize": quantize}
-    there = compile_once(f"tiny-a76-{quantize}", model, target="cpu:cortex-a76", **options)
-    here = compile_once(f"tiny-small-{quantize}", model, target="cpu", **options)
+    options = SIZES | {"dtype": dtype, "quantize": quantize}
+    name = f"{dtype}-{quantize}"
+    there = compile_once(f"tiny-a76-{name}", model, target="cpu:cortex-a76", **options)
+    here = compile_once(f"tiny-small-{name}", model, target="cpu", **options)
     assert "kernel=aarch64_dotprod" in str(there.manifest.programs["cpu"])
     expected = (
         Session(here).generate(PROMPT, max_new_tokens=16, temperature=0, ignore_eos=True).tokens

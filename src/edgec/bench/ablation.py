@@ -152,7 +152,11 @@ class _Exports:
         from edgec.compiler import compile
 
         export = "none" if arm.export == "none" else "input"
-        options = self._options | {"dynamic_shapes": export, "block_prompts": arm.blocked}
+        options = self._options | {
+            "dynamic_shapes": export,
+            "block_prompts": arm.blocked,
+            "linear_kernels": arm.kernels,
+        }
         # A program for every size would be a single one if there is no other size.
         if arm.export == "static" and len(sizes) > 1:
             options["prompt_sizes"] = sizes

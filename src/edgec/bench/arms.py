@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from edgec.errors import InputError
@@ -22,6 +23,7 @@ class Arm:
         program_of: The arm whose program it runs, instead of one of its own.
         padded: Whether prompts are padded to the multiple before the call.
         blocked: Whether code generation splits dimensions by the multiple; None for what is usual.
+        kernels: Whether linear layers use a CPU's kernels, which are the same for every length.
         about: What it does, for a reader.
         weak: Why it is a weak baseline on this target; empty where it is not.
     """
@@ -33,6 +35,7 @@ class Arm:
     program_of: str = ""
     padded: bool = True
     blocked: bool | None = None
+    kernels: bool = False
     about: str = ""
     weak: str = ""
 
@@ -44,6 +47,11 @@ def _op(name: str, flag: str, about: str, weak: str = "") -> Arm:
 _PAD = "--iree-preprocessing-pass-pipeline=builtin.module(iree-preprocessing-pad-to-intrinsics)"
 _NONE = Arm("none", "none", "none", padded=False, about="plain dynamic length, nothing padded")
 _INPUT = Arm("input", "input", "input", about="padded once at the input to 32·n, as edgec ships it")
+_CPU_INPUT = dataclasses.replace(_INPUT, about="padded once at the input to 32·n")
+_KERNELS = Arm(
+    "input, kernels", "input", "input", kernels=True,
+    about="as 'input', with linear layers computed by kernels in C, as edgec ships it",
+)  # fmt: skip
 _BLOCKED = Arm(
     "input, blocked", "input", "input", blocked=True,
     about="as 'input', and every dispatch has its dynamic dimensions split by the guarantee",
@@ -78,7 +86,8 @@ ARMS: dict[str, tuple[Arm, ...]] = {
             "data tiling", "--iree-opt-data-tiling=true",
             "operands packed and padded into tiles around each contraction (mmt4d)",
         ),
-        _INPUT,
+        _CPU_INPUT,
+        _KERNELS,
         _BLOCKED,
         _UNBLOCKED,
         _UNTOLD,

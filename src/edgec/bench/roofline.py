@@ -295,8 +295,9 @@ def stored_weight(manifest: Manifest, shape: ModelShape) -> float:
 
 def stored_state(manifest: Manifest, shape: ModelShape) -> float:
     """Bytes of an element of the state, scales included."""
-    rows = manifest.state[0].shape[0]
-    return manifest.memory.state_per_sequence / rows / shape.state_bytes_per_token(1)
+    width = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
+    row = sum(math.prod(b.shape[1:]) * width[b.dtype] for b in manifest.state if b.has_rows)
+    return row / shape.state_bytes_per_token(1)
 
 
 def _format(manifest: Manifest) -> str:

@@ -82,7 +82,8 @@ def check(family: str, target: str = "cpu") -> Result:
             )
             assert artifact is not None
             kinds = tuple(sorted({buffer.kind for buffer in artifact.manifest.state}))
-            attention = artifact.manifest.model.attention if "attention" in kinds else ""
+            attends = {"attention", "window"} & set(kinds)
+            attention = artifact.manifest.model.attention if attends else ""
             error = _compare(eager, artifact, target, stages)
     except Exception as failure:
         status, stage, message = FAILS, stages.current, _line(failure)
