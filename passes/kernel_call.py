@@ -6,9 +6,23 @@ floats. What of these is known at compile time is a constant of the call.
 
 from __future__ import annotations
 
-__all__ = ["executable", "wrap_kernel"]
+__all__ = ["executable", "workgroup_share", "wrap_kernel"]
 
 _FORMATS = {"x86_64": "embedded-elf-x86_64", "aarch64": "embedded-elf-arm_64"}
+
+
+_FEW, _FEW_BYTES, _MANY_BYTES = 15, 1 << 20, 1 << 18
+
+
+def workgroup_share(tiles: int, tile_bytes: int) -> int:
+    """How many tiles of weights a workgroup takes, where few rows are multiplied by them.
+
+    IREE's threads take workgroups by eights where there are eight or more for each: of 16, two
+    threads have eight each, come what may, and of 24 one has sixteen. So there are 15 of up to
+    1 MB, or so many that eights do not matter.
+    """
+    share = -(-tiles // _FEW)
+    return share if share * tile_bytes <= _FEW_BYTES else max(1, _MANY_BYTES // tile_bytes)
 
 
 def executable(name: str, source: str, level: str, exports: str, functions: str) -> str:

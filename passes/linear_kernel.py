@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from edgec.passes.kernel_call import executable, wrap_kernel
+from edgec.passes.kernel_call import executable, workgroup_share, wrap_kernel
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = ["PACKED", "Layer", "linear_fits", "linear_template"]
@@ -24,7 +24,7 @@ _MANY_WEIGHTS = (24, 48)
 """Rows of weights of a workgroup with many rows: whole tiles of every level. The smaller where the
 larger would leave fewer than `_BUSY` workgroups."""
 _BUSY = 32
-_FEW_WORKGROUPS, _FEW_BYTES = 64, 262144  # with few rows: how many, and at most of weights each
+_FEW_WEIGHTS = 4  # rows of weights of a tile with few rows
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def _dispatch(m: int | None, k: int, layers: list[Layer]) -> str:
 
 
 def _few_weights(rows: int, k: int, dtype: str) -> int:
-    """Rows of weights of a workgroup with few rows: whole tiles, for every worker some."""
-    most = _FEW_BYTES // (k * (4 if dtype == "f32" else 2))
-    return max(4, min(-(-rows // _FEW_WORKGROUPS), most) // 4 * 4)
+    """Rows of weights of a workgroup with few rows: whole tiles."""
+    tile = _FEW_WEIGHTS * k * (4 if dtype == "f32" else 2)
+    return workgroup_share(-(-rows // _FEW_WEIGHTS), tile) * _FEW_WEIGHTS
 
 
 def _many_weights(rows: int) -> int:

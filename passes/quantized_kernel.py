@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgec.passes.kernel_call import executable, wrap_kernel
+from edgec.passes.kernel_call import executable, workgroup_share, wrap_kernel
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = [
@@ -31,11 +31,6 @@ MAX_FUSED_K = 16384
 _ROWS = 256  # of a workgroup: its activations stay in the second-level cache
 QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
-# Of a product with one row: few, since each quantises that row for itself. IREE's threads take
-# workgroups by eights where there are eight or more for each: of 16, two threads have eight each,
-# come what may, and of 24 one has sixteen. Large products have so many that eights do not matter.
-_ROW_WORKGROUPS = 15
-_FEW_BYTES, _MANY_BYTES = 1 << 20, 1 << 18  # of weights, of a workgroup that is one of few or many
 
 
 @dataclass(frozen=True)
@@ -86,9 +81,7 @@ def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
 
 def workgroup_panels(panels: int, shape: QuantizedShape) -> int:
     """How many of a row's product's panels a workgroup takes."""
-    panel = 16 * shape.k * shape.bits // 8
-    each = -(-panels // _ROW_WORKGROUPS)
-    return each if each * panel <= _FEW_BYTES else max(1, _MANY_BYTES // panel)
+    return workgroup_share(panels, 16 * shape.k * shape.bits // 8)
 
 
 def _dispatch(shape: QuantizedShape) -> str:
