@@ -47,6 +47,13 @@ def _softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any
     return torch.exp(shifted - shifted.exp().sum(dim, keepdim=True).log())
 
 
+def _logsumexp(x: torch.Tensor, dim: list[int], keepdim: bool = False) -> torch.Tensor:
+    """Of rows in which something is finite. The importer knows the operator, IREE does not."""
+    most = x.amax(dim, keepdim=True)
+    result = most + (x - most).exp().sum(dim, keepdim=True).log()
+    return result if keepdim else result.squeeze(dim)
+
+
 def _concat(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
     return torch.cat(tensors, dim)
 
@@ -155,6 +162,7 @@ def _erfinv(x: torch.Tensor) -> Any:
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.topk.default: _topk,
     aten.softmax.int: _softmax,
+    aten.logsumexp.default: _logsumexp,
     aten.concat.default: _concat,
     aten.concatenate.default: _concat,
     aten.scatter.src: _scatter,

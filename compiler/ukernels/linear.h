@@ -25,7 +25,7 @@
 #define FEW 8       // rows of activations, at most
 #define FEW_ROWS 4  // rows of weights with them, at most
 #define CHAINS 4    // sums of one row by one row
-#define AHEAD 6144  // bytes; with a multiple of 4096 the two would compete for the same sets
+#define AHEAD 6144  // bytes, with one row of activations
 #define PANEL 16    // rows of activations
 #define TILE (LANES * TILE_VECTORS)  // rows of activations in a register tile: whole panels
 #define DEPTH 256                    // columns of a widened tile of weights

@@ -21,7 +21,6 @@ FAMILIES = {
     "minimax": False,
     "openai-gpt": False,
     "recurrent_gemma": False,
-    "xmod": False,
     "zaya": False,
 }
 
