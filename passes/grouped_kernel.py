@@ -37,14 +37,14 @@ def grouped_template(symbol: str, case: GroupedMatmul, level: str) -> str:
     if case.sorted:
         panels = tensor_type((case.rows, case.k), "f32")
         compute = f"""
-  %panels = flow.dispatch @{_NAME}::@pack[%rows, %k](%x, %index, %experts, %k)
+  %panels = flow.dispatch @{_NAME}::@grouped_pack[%rows, %k](%x, %index, %experts, %k)
       : ({x}{dynamic}, {groups}, index, index) -> {panels}{dynamic}
-  %result = flow.dispatch @{_NAME}::@many_{dtype}[%n, %each, %experts](
+  %result = flow.dispatch @{_NAME}::@grouped_many_{dtype}[%n, %each, %experts](
       %panels, %weight, %index, %n, %k, %each)
       : ({panels}{dynamic}, {weight}, {groups}, index, index, index) -> {result}{dynamic}"""
     else:
         compute = f"""
-  %result = flow.dispatch @{_NAME}::@few_{dtype}[%n, %each, %rows](
+  %result = flow.dispatch @{_NAME}::@grouped_few_{dtype}[%n, %each, %rows](
       %x, %weight, %index, %n, %k, %each)
       : ({x}{dynamic}, {weight}, {groups}{dynamic}, index, index, index) -> {result}{dynamic}"""
     return f"""
@@ -64,7 +64,7 @@ def _few_weights(case: GroupedMatmul) -> int:
 def _executable(level: str) -> str:
     exports = [
         f"""
-  stream.executable.export public @pack workgroups(%rows: index, %k: index)
+  stream.executable.export public @grouped_pack workgroups(%rows: index, %k: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %each = arith.constant {PACKED[0]} : index
@@ -76,7 +76,7 @@ def _executable(level: str) -> str:
     ]
     functions = [
         wrap_kernel(
-            "pack",
+            "grouped_pack",
             "edgec_grouped_pack",
             ["f32", "i32", "f32"],
             indices=["experts", "k"],
@@ -93,7 +93,7 @@ def _executable(level: str) -> str:
     for form in ("many", "few"):
         for dtype in _DTYPES:
             exports.append(f"""
-  stream.executable.export public @{form}_{dtype} workgroups(
+  stream.executable.export public @grouped_{form}_{dtype} workgroups(
       %n: index, %each: index, %groups: index) -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %x = arith.ceildivui %n, %each : index
@@ -101,7 +101,7 @@ def _executable(level: str) -> str:
   }}""")
             functions.append(
                 wrap_kernel(
-                    f"{form}_{dtype}",
+                    f"grouped_{form}_{dtype}",
                     f"edgec_grouped_{form}_{dtype}",
                     ["f32", dtype, "i32", "f32"],
                     indices=["n", "k", "each"],

@@ -24,6 +24,6 @@ func.func @decode(%x: !torch.vtensor<[2,64],f32>, %w: !torch.vtensor<[4,128,64],
 }
 
 // CHECK: object<{path = "linear_x86_64_avx2.o"}>
-// CHECK: flow.dispatch @edgec_grouped::@pack
-// CHECK: flow.dispatch @edgec_grouped::@many_f16
-// CHECK: flow.dispatch @edgec_grouped::@few_f16
+// CHECK: flow.dispatch @edgec_grouped::@grouped_pack
+// CHECK: flow.dispatch @edgec_grouped::@grouped_many_f16
+// CHECK: flow.dispatch @edgec_grouped::@grouped_few_f16

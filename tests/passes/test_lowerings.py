@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -483,3 +485,14 @@ def quantized_experts(
     arguments = [x, packed, scales, bias, offsets, counts, experts, 40]
     dynamic = {0: 0} if sorted_rows else {}
     return _compile("quantized_grouped_matmul", arguments, dynamic, folder, portable), arguments
+
+
+def test_kernels_export_different_names(repository: Path) -> None:
+    """IREE links all executables of a program into one library."""
+    names = Counter(
+        name
+        for file in sorted((repository / "passes").glob("*kernel*.py"))
+        for name in set(re.findall(r"export public @([\w{}]+)", file.read_text("utf-8")))
+    )
+    assert len(names) > 8
+    assert names.most_common(1)[0][1] == 1, names.most_common(3)

@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 """Of the range of the logits."""
 
 _CONTEXT = 128
-_CHUNK = 96
+_CHUNK = 64  # of two chunks the second goes past the end of a window's ring
 
 
 class _Mismatch(Exception):
