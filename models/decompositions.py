@@ -95,6 +95,22 @@ def _scatter(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tenso
     return x
 
 
+def _slice(
+    x: torch.Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Any:
+    """Every other element, as rotations take them: one column of pairs. For steps that divide.
+
+    What is read with a stride has no form in SPIR-V that IREE finds.
+    """
+    size, first = x.shape[dim], start or 0
+    if not (isinstance(size, int) and isinstance(first, int) and 0 <= first < step > 1):
+        return NotImplemented
+    if size % step or (end is not None and not (isinstance(end, int) and end >= size)):
+        return NotImplemented
+    dim = dim % x.dim()
+    return x.unflatten(dim, (size // step, step)).select(dim + 1, first)
+
+
 def _multiply(x: torch.Tensor, other: Any) -> Any:
     """A complex tensor by a real number."""
     if not x.is_complex() or not isinstance(other, int | float):
@@ -166,6 +182,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.concat.default: _concat,
     aten.concatenate.default: _concat,
     aten.scatter.src: _scatter,
+    aten.slice.Tensor: _slice,
     aten.scatter.value: _scatter_value,
     aten.new_ones.default: _new_ones,
     aten.erfinv.default: _erfinv,
