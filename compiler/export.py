@@ -234,8 +234,8 @@ def _prompt_dimension(options: CompileOptions) -> tuple[int, dict[int, Any] | No
         return min(chunk, 48), {1: torch.export.Dim("p", min=1, max=chunk)}
     if chunk == multiple:
         return chunk, None
-    # torch takes a dimension for 2 or more. Of one that can be no more than 2 it then knows the value,
-    # and refuses programs that would depend on it.
+    # torch takes a dimension for 2 or more. Of one that can be no more than 2 it then knows the
+    # value, and refuses programs that would depend on it.
     blocks = torch.export.Dim("n", min=1, max=max(3, chunk // multiple))
     return 2 * multiple, {1: multiple * blocks}
 
