@@ -40,11 +40,15 @@ class NarrowLinear(nn.Module):
 
 
 class NarrowEmbedding(nn.Module):
-    """`nn.Embedding` over a table f32, f16 or bf16 `[V, K]`; the rows come out as f32."""
+    """`nn.Embedding` over a table f32, f16 or bf16 `[V, K]`; the rows come out as f32.
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    `padding_idx` is kept for those who ask for it: its row is like any other here.
+    """
+
+    def __init__(self, weight: nn.Parameter, padding_idx: int | None) -> None:
         super().__init__()
         self.weight = weight
+        self.padding_idx = padding_idx
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(ids, self.weight).to(torch.float32)
@@ -90,10 +94,11 @@ class QuantizedLinear(nn.Module):
 
 
 class QuantizedEmbedding(nn.Module):
-    """`nn.Embedding` over a quantised table."""
+    """`nn.Embedding` over a quantised table, with its `padding_idx`."""
 
-    def __init__(self, matrix: QuantizedMatrix) -> None:
+    def __init__(self, matrix: QuantizedMatrix, padding_idx: int | None) -> None:
         super().__init__()
+        self.padding_idx = padding_idx
         self.weight = matrix.packed
         self.weight_scales = matrix.scales
         self.width = matrix.columns
@@ -162,24 +167,24 @@ def narrow_weights(
         weight = module.weight
         assert isinstance(weight, nn.Parameter)
         alive.append(weight)
-        linear_layer = isinstance(module, nn.Linear)
-        bias = module.bias if isinstance(module, nn.Linear) else None
         replacement: nn.Module
         if id(weight) in kept:
-            if not linear_layer:
+            if isinstance(module, nn.Embedding):
                 continue
-            replacement = NarrowLinear(weight, bias)
+            replacement = NarrowLinear(weight, module.bias)
         elif chosen := (own or {}).get(f"{name}.weight", form):
             matrix = quantize(f"{name}.weight", weight, chosen)
             replacement = (
-                QuantizedLinear(matrix, bias) if linear_layer else QuantizedEmbedding(matrix)
+                QuantizedEmbedding(matrix, module.padding_idx)
+                if isinstance(module, nn.Embedding)
+                else QuantizedLinear(matrix, module.bias)
             )
         else:
             narrow_weight = narrow(weight)
             replacement = (
-                NarrowLinear(narrow_weight, bias)
-                if linear_layer
-                else NarrowEmbedding(narrow_weight)
+                NarrowEmbedding(narrow_weight, module.padding_idx)
+                if isinstance(module, nn.Embedding)
+                else NarrowLinear(narrow_weight, module.bias)
             )
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, replacement)
