@@ -1,4 +1,4 @@
-"""dbrx, jetmoe, longcat_flash: modules that loop over which experts the data chose.
+"""dbrx, jetmoe, longcat_flash, xmod: modules that loop over which experts the data chose.
 
 Nothing can follow such a loop without the data, and these modules do not leave it to transformers'
 `ExpertsInterface`. What they compute is the same: here it is through edgec's operators. Their
@@ -105,11 +105,32 @@ def _jetmoe_each(
     return routed(rows, ids, weights, self.num_experts, feed_forward, rows_per_token=self.top_k)
 
 
+def _xmod(self: Any, lang_ids: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+    """`XmodOutput.lang_adapter`, over f32 `[1, tokens, width]`: all adapters, of which one counts.
+
+    A configuration has the adapters of the languages that the model is for.
+    """
+    residual = hidden_states
+    if self.adapter_layer_norm is not None:
+        hidden_states = self.adapter_layer_norm(hidden_states)
+    elif self.adapter_reuse_layer_norm:
+        hidden_states = self.LayerNorm(hidden_states)
+    if self.ln_before_adapter:
+        residual = hidden_states
+    result = torch.zeros_like(hidden_states)
+    for index, adapter in enumerate(self.adapter_modules.values()):
+        # In numbers: IREE does not take a constant of booleans.
+        chosen = 1 - (lang_ids - index).abs().clamp(max=1)
+        result = result + adapter(hidden_states) * chosen[:, None, None]
+    return result + residual
+
+
 REPLACED: dict[tuple[str, str], Callable[..., Any]] = {
     ("DbrxExperts", "forward"): _dbrx,
     ("JetMoeMoA", "map"): _jetmoe_map,
     ("JetMoeMoA", "reduce"): _jetmoe_reduce,
     ("JetMoeMoE", "forward"): _jetmoe,
     ("LongcatFlashExperts", "forward"): _longcat,
+    ("XmodOutput", "lang_adapter"): _xmod,
 }
 """Class and method to what it is during a call."""

@@ -21,6 +21,7 @@ FAMILIES = {
     "minimax": False,
     "openai-gpt": False,
     "recurrent_gemma": False,
+    "xmod": False,
     "zaya": False,
 }
 
