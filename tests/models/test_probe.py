@@ -40,3 +40,8 @@ def test_positions_are_bounded_without_being_read() -> None:
         assert torch.clamp(1 - (5 + start), min=0) == 0
         with pytest.raises(RuntimeError):
             max(0, 9 - (5 + start))
+
+
+def test_what_comes_out_wrong_is_refused() -> None:
+    with pytest.raises(ModelError, match="'dots3_note_text': compiled, the logits of a decode"):
+        load(tiny_config("dots3_note_text"), "f32")

@@ -155,6 +155,7 @@ def test_rows_of_a_buffer(window: int, context: int, expected: tuple[str, int, i
     assert buffer.shape[0] + buffer.checkpoint <= context + 32
 
 
+@pytest.mark.slow
 def test_a_ring_that_is_too_small_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,11 @@ IDS = ",".join(map(str, PROMPT))
 
 @pytest.mark.parametrize(
     ("dtype", "quantize"),
-    [("f32", "none"), ("f32", "int8"), pytest.param("f16", "none", marks=pytest.mark.slow)],
+    [
+        ("f32", "none"),
+        pytest.param("f32", "int8", marks=pytest.mark.slow),
+        pytest.param("f16", "none", marks=pytest.mark.slow),
+    ],
 )
 def test_same_tokens_as_on_this_machine(
     dtype: str,
