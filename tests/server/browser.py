@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import ExitStack
@@ -38,7 +40,7 @@ class Browser:
                 "--remote-debugging-port=0", f"--user-data-dir={folder}",
                 f"--window-size={width},{height}", "about:blank",
             ],
-            stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         assert self._process.stderr is not None
         address = None
@@ -96,7 +98,7 @@ class Browser:
 
     def close(self) -> None:
         self._open.close()
-        self._process.terminate()
+        os.killpg(self._process.pid, signal.SIGTERM)  # its renderers outlive the browser itself
         self._process.wait(10)
         assert self._process.stderr is not None
         self._process.stderr.close()
