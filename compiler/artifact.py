@@ -74,9 +74,17 @@ def _locked_folder(parent: Path) -> tuple[Path, IO[str]]:
         except FileNotFoundError:
             continue  # until it was locked, another build could take it for abandoned
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / _LOCK).exists():
+        if _is_at(lock, folder / _LOCK):
             return folder, lock
         lock.close()
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file still has that name: it may be removed, and another made."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _remove_abandoned(parent: Path) -> None:
