@@ -67,27 +67,62 @@ def write_archive(
     for entry in entries.values():
         offsets.append(storage_size)
         storage_size = _align(storage_size + entry.bytes, _TENSOR_ALIGNMENT)
-    with path.open("wb") as file:
+    with path.open("wb") as raw:
+        file = _LargePages(raw)
         segments = (table, table_size, names_at, len(names), storage_at, storage_size)
         file.write(_HEADER.pack(b"IRPA", 0, 0, _HEADER.size, 0, 0, len(entries), *segments))
-        for record in _records(entries, offsets):
-            file.seek(table + record[0] * stride)
-            file.write(record[1])
-        file.seek(names_at)
+        for index, record in _records(entries, offsets):
+            file.pad(table + index * stride)
+            file.write(record)
+        file.pad(names_at)
         file.write(names)
         for (name, entry), offset in zip(entries.items(), offsets, strict=True):
-            file.seek(storage_at + offset)
+            file.pad(storage_at + offset)
             _write_tensor(file, name, entry, read)
             progress(offset + entry.bytes)
-        file.truncate(storage_at + storage_size)
+        file.pad(storage_at + storage_size)
+        file.flush()
     return storage_at + storage_size
+
+
+class _LargePages:
+    """Writes a file in whole blocks of 2 MB.
+
+    Linux's page cache holds what it gets in one call in one piece, if that is aligned, and maps
+    such a piece as one page: see `edgec.runtime.weights`.
+    """
+
+    _SIZE = 1 << 21
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._done = 0
+        self._pending = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            room = self._SIZE - len(self._pending)
+            self._pending += rest[:room]
+            rest = rest[room:]
+            if len(self._pending) == self._SIZE:
+                self.flush()
+
+    def pad(self, offset: int) -> None:
+        """Zeros up to an offset in the file."""
+        self.write(bytes(offset - self._done - len(self._pending)))
+
+    def flush(self) -> None:
+        self._file.write(self._pending)
+        self._done += len(self._pending)
+        self._pending.clear()
 
 
 _BLOCK = 1 << 24  # elements converted at a time: a large embedding never exists twice
 
 
 def _write_tensor(
-    file: IO[bytes], name: str, entry: ArchiveEntry, read: Callable[[str], torch.Tensor]
+    file: _LargePages, name: str, entry: ArchiveEntry, read: Callable[[str], torch.Tensor]
 ) -> None:
     # A function of its own, so that nothing holds a tensor while the next one is read.
     tensor = read(name)

@@ -26,6 +26,7 @@ from edgec.runtime.device import open_device
 from edgec.runtime.interfaces import Output
 from edgec.runtime.state import StateBuffers
 from edgec.runtime.vulkan import check_vulkan
+from edgec.runtime.weights import map_weights
 
 __all__ = ["LoadedProgram", "select_program"]
 
@@ -133,7 +134,7 @@ class LoadedProgram:
         instance = rt.VmInstance()
         try:
             index = rt.ParameterIndex()
-            index.load(str(folder / parameters.file), mmap=True)
+            index.load_from_file_handle(map_weights(folder / parameters.file), "irpa")
             provider = index.create_provider(parameters.scope)
             weights = rt.create_io_parameters_module(instance, provider)
         except _IREE_ERRORS as error:

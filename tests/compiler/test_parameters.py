@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import iree.runtime as rt
 import pytest
@@ -60,6 +62,28 @@ def test_tensors_are_aligned(tmp_path: Path) -> None:
     offsets = [entry.file_storage[1] for _, entry in index.items()]
     assert all(offset % 64 == 0 for offset in offsets)
     assert offsets[0] % 4096 == 0
+
+
+def test_a_file_is_written_in_aligned_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes Linux keep it in pages of 2 MB: every call but the last writes just that."""
+    calls: list[int] = []
+
+    class Recorder(io.FileIO):
+        def write(self, data: Any) -> int:
+            calls.append(len(data))
+            return super().write(data)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Recorder(path, mode))
+    tensors = {f"t{i}": torch.randn(i * 100_001) for i in range(1, 6)}
+    entries = {name: ArchiveEntry(tuple(t.shape), t.dtype) for name, t in tensors.items()}
+    size = write_archive(tmp_path / "w.irpa", entries, tensors.__getitem__)
+    assert len(calls) == 3
+    assert set(calls[:-1]) == {1 << 21}
+    assert sum(calls) == size
+    back = read_back(tmp_path / "w.irpa")
+    assert all(back[name] == t.numpy().tobytes() for name, t in tensors.items())
 
 
 def test_a_transposed_tensor_is_written_as_it_reads(tmp_path: Path) -> None:
