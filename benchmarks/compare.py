@@ -4,7 +4,7 @@
 
 Prints what became faster or slower beyond noise, and exits with 1 if anything became slower. A
 difference of medians is beyond noise when it exceeds both 3 % and the two spreads together (half
-the distance from the slowest to the fastest sample of each). Results of different machines, models,
+the interquartile range of each one's samples). Results of different machines, models,
 threads or benchmarks are refused, and samples during which other processes ran are left out.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.bench.machine import same_machine
+from edgec.bench.samples import spread
 from edgec.errors import InputError
 
 LEAST = 0.03
@@ -38,8 +39,8 @@ class Measured:
 
     @property
     def spread(self) -> float:
-        """Half the distance from the slowest to the fastest, over the median."""
-        return (max(self.samples) - min(self.samples)) / 2 / self.median
+        """Half the interquartile range, over the median."""
+        return spread(self.samples)
 
 
 def measured(result: Any) -> dict[str, Measured]:

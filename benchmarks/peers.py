@@ -38,6 +38,7 @@ from typing import Any
 
 from edgec.bench.machine import Load, describe
 from edgec.bench.report import present
+from edgec.bench.samples import spread
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = Path(__file__).resolve().parent / "engines"
@@ -408,7 +409,7 @@ def _summarise(result: dict[str, Any]) -> None:
     speeds = [s["tokens_per_second"] for s in result.get("samples", [])]
     if speeds:
         result["median"] = statistics.median(speeds)
-        result["spread"] = (max(speeds) - min(speeds)) / result["median"]
+        result["spread"] = spread(speeds)
         result["disturbed"] = sum(s["others"] > DISTURBED for s in result["samples"])
 
 

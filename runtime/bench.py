@@ -4,7 +4,8 @@
     tg N @ d D   N decode steps after D tokens
     pp N + tg M  both, one after the other, timed together
 
-Tokens are random, tokenising and sampling are not timed, each test has a warm-up.
+Tokens are random, tokenising and sampling are not timed, each test has a warm-up. A step is queued
+before the last one's token is read, as greedy generation does it.
 <https://github.com/ggml-org/llama.cpp/tree/master/tools/llama-bench>
 """
 
@@ -14,15 +15,15 @@ import dataclasses
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edgec.errors import InputError
-from edgec.runtime.sequence import Sequence
+from edgec.runtime.sequence import Sequence, Step
 from edgec.runtime.session import Session
 
-__all__ = ["BenchResult", "BenchTest", "bench"]
+__all__ = ["BenchResult", "BenchTest", "bench", "decode"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,23 @@ def bench(
         yield BenchResult(test, started, samples)
 
 
+def decode(sequence: Sequence, tokens: Iterable[int]) -> int | None:
+    """Steps over tokens as greedy generation runs them.
+
+    Each is queued before the greedy token of the one before is read, and all of these are read.
+
+    Returns:
+        The last greedy token; None without tokens.
+    """
+    last: Step | None = None
+    for token in tokens:
+        step = sequence.step(token)
+        if last is not None:
+            last.token()
+        last = step
+    return last.token() if last is not None else None
+
+
 def _once(picks: random.Random, sequence: Sequence, test: BenchTest) -> int:
     """One repetition from the depth; nanoseconds."""
     if sequence.can_truncate(test.n_depth):
@@ -125,8 +143,7 @@ def _once(picks: random.Random, sequence: Sequence, test: BenchTest) -> int:
     start = time.perf_counter_ns()
     if prompt:
         sequence.extend(prompt).token()
-    for token in steps:
-        sequence.step(token).token()
+    decode(sequence, steps)
     elapsed = time.perf_counter_ns() - start
     sequence.pause()
     return elapsed

@@ -24,6 +24,7 @@ from edgec.cuda import CudaError
 from edgec.cuda import device as cuda_device
 from edgec.errors import EdgecError
 from edgec.runtime import Session
+from edgec.runtime.bench import decode
 from edgec.vulkan import VulkanError, probe
 
 PROMPTS = (1, 31, 32, 33, 300)
@@ -67,8 +68,7 @@ def speed(session: Session, repetitions: int) -> list[dict[str, Any]]:
             if n_prompt:
                 session.sequence.extend(prompt).token()
             else:
-                for token in prompt:
-                    session.sequence.step(token).token()
+                decode(session.sequence, prompt)
             if repetition:
                 samples.append(len(prompt) / (time.perf_counter() - started))
         rows.append(

@@ -16,6 +16,7 @@ import pytest
 
 from edgec.bench.machine import Load, describe
 from edgec.bench.report import write_report
+from edgec.bench.samples import spread
 from edgec.bench.tables import tables_of, to_markdown
 from edgec.errors import InputError
 
@@ -37,7 +38,7 @@ def peers_result() -> dict[str, Any]:
             test: {
                 "samples": [{"tokens_per_second": s, "others": 0.0} for s in samples],
                 "median": samples[1],
-                "spread": (max(samples) - min(samples)) / samples[1],
+                "spread": spread(samples),
                 "disturbed": 0,
             }
             for test, samples in speeds.items()

@@ -22,6 +22,7 @@ from typing import Any
 from edgec.artifact import Artifact
 from edgec.bench.arms import Arm, arms_for
 from edgec.bench.machine import Load, describe
+from edgec.bench.samples import spread
 from edgec.bench.worker import Worker
 from edgec.errors import EdgecError, InputError
 from edgec.manifest import MANIFEST_NAME
@@ -35,6 +36,8 @@ MULTIPLE = 32
 _INDEX = "arms.json"
 _SLOW = 4.0
 """An arm whose warm-up takes more seconds than this has one sample."""
+_ENOUGH, _MOST = 0.3, 30
+"""Short prompts are repeated until every arm has had so many seconds, but no more often."""
 
 Say = Callable[[str], None]
 
@@ -59,7 +62,7 @@ def run_ablation(
         folder: Keeps the artifacts; equal builds in it are used again.
         say: Told what happens, a line at a time.
         lengths: Of prompts, in tokens; None for `LENGTHS`, without the longest on llvmpipe.
-        repetitions: Samples of each arm and length.
+        repetitions: Samples of each arm and length, at least; short prompts have more.
         threads: CPU worker threads.
         arms: Some arms only, names with semicolons.
         options: `dtype`, `layers`, `quantize` and the like, for `edgec.compile`.
@@ -317,18 +320,20 @@ def _measure_length(
     arms: list[dict[str, Any]], workers: dict[str, Worker], prompt: list[int], repetitions: int
 ) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
+    shortest = _SLOW
     for arm in arms:
         name = arm["name"]
         if name in workers:
             padded = _padded(len(prompt)) if arm["padded"] else len(prompt)
             warm = workers[name].measure(prompt)
             found[name] = {"padded": padded, "token": warm["token"], "seconds": []}
+            shortest = min(shortest, warm["seconds"])
             if warm["seconds"] > _SLOW:  # once more will do
                 found[name]["seconds"].append(workers[name].measure(prompt)["seconds"])
     slow = {name for name, row in found.items() if row["seconds"]}
     # A sample may be shorter than the clock of the machine's load: it is taken over all of them.
     with Load(tuple(worker.process.pid for worker in workers.values())) as load:
-        for _ in range(repetitions):
+        for _ in range(max(repetitions, min(_MOST, int(_ENOUGH / shortest)))):
             for name, row in found.items():
                 if name not in slow:
                     row["seconds"].append(workers[name].measure(prompt)["seconds"])
@@ -345,6 +350,6 @@ def _summarise(row: dict[str, Any], tokens: int) -> None:
     seconds = row["seconds"]
     median = statistics.median(seconds)
     row["median_seconds"] = median
-    row["spread"] = (max(seconds) - min(seconds)) / median
+    row["spread"] = spread(seconds)
     row["tokens_per_second"] = tokens / median
     row["padded_per_second"] = row["padded"] / median

@@ -101,7 +101,7 @@ def _padding(result: dict[str, Any]) -> list[Table]:
                 cells = [_speed(row["arms"].get(name), key) for name in names]
                 mark = "*" * (row["others"] > DISTURBED)
                 rows.append([f"{row['tokens']}{mark}", *cells])
-            notes = ["Median, and half the distance from the slowest to the fastest sample."]
+            notes = ["Median, and half the interquartile range of the samples."]
             if any(row["others"] > DISTURBED for row in found["lengths"]):
                 notes.append("`*`: other processes ran meanwhile.")
             tables.append(Table(f"{target}: {what}", ["prompt", *names], rows, notes))
@@ -150,7 +150,7 @@ def _ratios(target: str, found: dict[str, Any]) -> Table:
 def _speed(row: dict[str, Any] | None, key: str) -> str:
     if row is None:
         return "–"
-    return f"{row[key]:.0f} ± {row['spread'] * 50:.0f} %"
+    return f"{row[key]:.0f} ± {row['spread'] * 100:.0f} %"
 
 
 def _cost_of_arms(target: str, found: dict[str, Any]) -> Table:
@@ -288,4 +288,4 @@ def _test(test: dict[str, Any]) -> str:
     if "median" not in test:
         return "failed" if "error" in test else "–"
     mark = "*" * bool(test["disturbed"])
-    return f"{test['median']:.1f}{mark} ± {test['spread'] * 50:.0f} %"
+    return f"{test['median']:.1f}{mark} ± {test['spread'] * 100:.0f} %"
