@@ -12,6 +12,7 @@ import torch
 from iree.compiler import ir
 from torch import nn
 
+from edgec.compiler.last_row import keep_last_row
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec, decode_name
@@ -214,6 +215,7 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
             programs[decode_name(size)] = _export(
                 _BatchedDecode(model, capacity, names), (rows,), None
             )
+    keep_last_row(programs["prefill"])
     for program in programs.values():
         _restore_buffers(program, model.buffers)
     return _import(programs, model, context)

@@ -27,6 +27,12 @@ ARCHITECTURES = {
 # These rotate neighbouring pairs; Hugging Face's files have the two halves apart.
 _NEIGHBOURS = ("granitemoe", "llama")
 
+# What transformers calls them now, and GGUF's table by what checkpoints call them.
+_PUBLISHED = {
+    "block_sparse_moe.router.weight": "block_sparse_moe.router.layer.weight",
+    "block_sparse_moe.experts.down_proj": "block_sparse_moe.output_linear.weight",
+}
+
 
 def main() -> None:
     """Writes the file; exits with a message for a model that it does not know."""
@@ -113,12 +119,14 @@ def renamed(
             continue
         if neighbours and name.endswith(("q_proj.weight", "k_proj.weight")):
             tensor = paired(tensor, heads if "q_proj" in name else kv_heads)
-        if name.endswith("block_sparse_moe.input_linear.weight"):
+        if name.endswith("block_sparse_moe.experts.gate_up_proj"):
             block = name.split(".")[2]
             gate, up = np.split(tensor, 2, axis=1)
             yield f"blk.{block}.ffn_gate_exps.weight", gate
             yield f"blk.{block}.ffn_up_exps.weight", up
             continue
+        for new, published in _PUBLISHED.items():
+            name = name.replace(new, published)
         found = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
             sys.exit(f"tensor {name}: GGUF has no name for it")

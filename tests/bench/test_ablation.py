@@ -103,7 +103,7 @@ def test_reduced(result: dict[str, Any]) -> None:
         for name, one in row["arms"].items():
             padded = name in ("input", "input, untold", "static")
             assert one["padded"] == (-(-row["tokens"] // 32) * 32 if padded else row["tokens"])
-            assert len(one["seconds"]) == 2
+            assert len(one["seconds"]) >= 2
             speeds = one["tokens_per_second"], one["padded_per_second"]
             assert speeds[1] / speeds[0] == pytest.approx(one["padded"] / row["tokens"])
     assert len(speedups(found, "input", "none")) == 1  # a single token is left out

@@ -53,7 +53,7 @@ def peers_result() -> dict[str, Any]:
         "formats": {
             "int4": {
                 "edgec": engine(
-                    {"pp32": [99.0, 100.0, 101.0], "tg64@0": [9.0, 10.0, 11.0]}, "int4"
+                    {"pp32": [98.0, 100.0, 102.0], "tg64@0": [9.0, 10.0, 11.0]}, "int4"
                 ),
                 "llama.cpp": engine({"pp32": [50.0, 50.0, 51.0], "tg64@0": [20.0] * 3}, "Q4_0"),
                 "torch eager": {"absent": "no quantised layers"},
@@ -77,7 +77,7 @@ def test_a_page_needs_nothing_beside_it(tmp_path: Path) -> None:
 
 def test_peers_in_a_table() -> None:
     text = to_markdown(tables_of(peers_result()))
-    assert "| edgec | int4 | 4.5 | 100.0 ± 1 % | 10.0 ± 10 % | 0.50 | 300 |" in text
+    assert "| edgec | int4 | 4.5 | 100.0 ± 1 % | 10.0 ± 5 % | 0.50 | 300 |" in text
     assert "| edgec ÷ best peer |  |  | 2.00 | 0.50 |  |  |" in text
     assert "- torch eager is absent: no quantised layers." in text
 
@@ -101,7 +101,7 @@ def test_what_moved(repository: Path) -> None:
     for sample in edgec["pp32"]["samples"]:
         sample["tokens_per_second"] *= 0.75
     for sample in edgec["tg64@0"]["samples"]:
-        sample["tokens_per_second"] *= 1.1
+        sample["tokens_per_second"] *= 1.09
     changes = compare.moved(compare.measured(old), compare.measured(new))
     assert [(name, round(ratio, 2)) for name, ratio, _ in changes] == [("int4 edgec pp32", 0.75)]
 

@@ -13,9 +13,38 @@ func.func @prefill(%tokens: !torch.vtensor<[1,?],si32>, %start: !torch.vtensor<[
   // CHECK-DAG: %[[LT:.*]] = tensor.from_elements %[[L]] : tensor<i64>
   // CHECK-DAG: %[[LB:.*]] = torch_c.from_builtin_tensor %[[LT]] : tensor<i64> -> !torch.vtensor<[],si64>
   %one = torch.constant.int 1
-  // CHECK: torch.aten.add.Tensor %[[SB]], %[[LB]]
-  %end = torch.aten.add.Tensor %start, %length, %one : !torch.vtensor<[],si64>, !torch.vtensor<[],si64>, !torch.int -> !torch.vtensor<[],si64>
-  return %end : !torch.vtensor<[],si64>
+  // CHECK: torch.aten.mul.Tensor %[[SB]], %[[LB]]
+  %product = torch.aten.mul.Tensor %start, %length : !torch.vtensor<[],si64>, !torch.vtensor<[],si64> -> !torch.vtensor<[],si64>
+  return %product : !torch.vtensor<[],si64>
+}
+
+// Sums and differences of them are computed on the host.
+
+// CHECK-LABEL: func.func @sums
+// CHECK-SAME: (%[[START:.*]]: !torch.int, %[[LENGTH:.*]]: !torch.int)
+func.func @sums(%start: !torch.vtensor<[],si64>, %length: !torch.vtensor<[],si64>) -> !torch.vtensor<[],si64> {
+  // CHECK-DAG: %[[S:.*]] = torch_c.to_i64 %[[START]]
+  // CHECK-DAG: %[[L:.*]] = torch_c.to_i64 %[[LENGTH]]
+  %one = torch.constant.int 1
+  // CHECK-DAG: %[[ONE:.*]] = torch_c.to_i64 %int1
+  // CHECK: %[[LAST:.*]] = arith.subi %[[L]], %[[ONE]] : i64
+  %last = torch.aten.sub.Scalar %length, %one, %one : !torch.vtensor<[],si64>, !torch.int, !torch.int -> !torch.vtensor<[],si64>
+  // CHECK: %[[AT:.*]] = arith.addi %[[S]], %[[LAST]] : i64
+  // CHECK: %[[T:.*]] = tensor.from_elements %[[AT]] : tensor<i64>
+  // CHECK: %[[B:.*]] = torch_c.from_builtin_tensor %[[T]]
+  // CHECK: return %[[B]]
+  %at = torch.aten.add.Tensor %start, %last, %one : !torch.vtensor<[],si64>, !torch.vtensor<[],si64>, !torch.int -> !torch.vtensor<[],si64>
+  return %at : !torch.vtensor<[],si64>
+}
+
+// Not where another factor is asked for.
+
+// CHECK-LABEL: func.func @twice
+func.func @twice(%start: !torch.vtensor<[],si64>) -> !torch.vtensor<[],si64> {
+  %two = torch.constant.int 2
+  // CHECK: torch.aten.add.Tensor
+  %sum = torch.aten.add.Tensor %start, %start, %two : !torch.vtensor<[],si64>, !torch.vtensor<[],si64>, !torch.int -> !torch.vtensor<[],si64>
+  return %sum : !torch.vtensor<[],si64>
 }
 
 // Other types, and tensors that are not scalars, stay. A declaration has no body to change.
