@@ -18,8 +18,9 @@ from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec, decode_name
 from edgec.models.call import call, place
 from edgec.models.decompositions import DECOMPOSITIONS
+from edgec.models.discovery import Kept
 from edgec.models.load import LoadedModel
-from edgec.models.state import SCALES, BatchState, Kept, SequenceState
+from edgec.models.state import SCALES, BatchState, SequenceState
 from edgec.passes.lower_attention import BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]

@@ -14,8 +14,9 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from edgec.errors import ModelError
+from edgec.models.discovery import CausalMask
 from edgec.models.ops.attention import attention
-from edgec.models.state import CausalMask, active_state
+from edgec.models.state import active_state
 
 __all__ = ["IMPLEMENTATION", "attend", "install"]
 

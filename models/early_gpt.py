@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from edgec.models.attention import attend
-from edgec.models.state import CausalMask, active_state
+from edgec.models.discovery import CausalMask
+from edgec.models.state import active_state
 
 __all__ = ["REPLACED"]
 

@@ -23,13 +23,14 @@ from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from edgec.errors import ModelError
+from edgec.models.discovery import Kept
 from edgec.models.linear import SCALES, QuantizedMatrix
 from edgec.models.ops.grouped_matmul import ROW_BLOCK, grouped_matmul
 from edgec.models.ops.histogram import histogram
 from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
 from edgec.models.presets import EXPERT_COUNT_KEYS
 from edgec.models.quantize import WeightFormat
-from edgec.models.state import Kept, SequenceState, active_state
+from edgec.models.state import SequenceState, active_state
 
 __all__ = [
     "IMPLEMENTATION",

@@ -17,10 +17,11 @@ from edgec.errors import ModelError
 from edgec.models import attention, experts
 from edgec.models.call import call, place
 from edgec.models.check import ExpectedTensors, tensors_of
+from edgec.models.discovery import Discovery, Kept
 from edgec.models.linear import QuantizedMatrix, narrow_weights
 from edgec.models.probe import check_own_attention
 from edgec.models.quantize import WeightFormat
-from edgec.models.state import Discovery, Kept, SequenceState
+from edgec.models.state import SequenceState
 
 __all__ = ["LoadedModel", "load"]
 

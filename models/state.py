@@ -1,9 +1,6 @@
 """Plug point 3: a sequence's state as explicit tensors, seen by a HF model as its `Cache`.
 
-A model is first run once on the meta device with a `Discovery`, which notes what each layer
-wants to keep. From that come the state's buffers, so that no family needs a table of its shapes.
-The same run notes every mask that the model asks for (see `edgec.models.attention`).
-
+In a discovery run there are no tensors yet: what is written is noted (`edgec.models.discovery`).
 There are three kinds of state:
 
 - `attention`: a row for each position, written by `attend`. Where a layer sees only a window of
@@ -20,14 +17,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.cache_utils import Cache
 
 from edgec.errors import ModelError
+from edgec.models.discovery import CausalMask, Discovery, Kept
 from edgec.models.ops.cache_update import cache_update
 from edgec.models.ops.quantized_cache_update import quantized_cache_update
 
@@ -35,9 +32,6 @@ __all__ = [
     "SCALES",
     "BatchState",
     "Cached",
-    "CausalMask",
-    "Discovery",
-    "Kept",
     "SequenceState",
     "active_state",
     "state_or_none",
@@ -46,65 +40,6 @@ __all__ = [
 
 SCALES = ".scales"
 """What follows the name of an i8 buffer in that of its scales."""
-
-
-@dataclass(frozen=True)
-class CausalMask:
-    """What stands in for a mask tensor: causal, within `window` tokens where that is not 0.
-
-    Models ask for masks that no layer uses. So one that is neither is refused where it is used:
-    `supported` is false.
-    """
-
-    window: int
-    supported: bool = True
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One tensor that a layer keeps between calls.
-
-    `shape` is, by `kind`: of `attention` that of a position's row, `(kv_heads, width)`; of `conv`
-    `(columns, channels)`; of `recurrent` all of it; of `expert_counts` `(experts,)`. `window` is
-    how many positions a token sees, its own included, or 0 for all.
-    """
-
-    kind: str
-    shape: tuple[int, ...]
-    window: int = 0
-
-
-@dataclass
-class Discovery:
-    """What a model asked for, in the order in which it asked.
-
-    Attributes:
-        state: What is kept, by buffer name.
-        masks: What it asked for as masks.
-        whole: Whether its own code attends, to all rows of the cache and with a mask for all of
-            them, as it would to transformers' static cache.
-        experts_per_token: How many experts a module was called for.
-        count_experts: Whether the state also has how many tokens each expert got.
-        step_limits: By the name of a recurrent state, the least and the largest step of its scan.
-        vocab_size: Width of the logits.
-    """
-
-    state: dict[str, Kept] = field(default_factory=dict)
-    masks: list[CausalMask] = field(default_factory=list)
-    whole: bool = False
-    experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
-    count_experts: bool = False
-    step_limits: dict[str, tuple[float, float]] = field(default_factory=dict)
-    vocab_size: int = 0
-
-    def keep(self, name: str, kept: Kept) -> None:
-        """Notes a tensor of the state.
-
-        Raises:
-            ModelError: it was noted before as something else.
-        """
-        if self.state.setdefault(name, kept) != kept:
-            raise ModelError(f"{name}: kept as {self.state[name]} and as {kept}")
 
 
 @dataclass(frozen=True)

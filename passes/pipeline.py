@@ -24,6 +24,8 @@ _TORCH_PASSES = (
     "symbolic-bounds",
     # Before the lowerings, so that they see the position as a host value, not device data.
     "scalar-arguments",
+    # After it: the positions of these slices are such values.
+    "row-slices",
     # The lowerings are independent of each other.
     "lower-layer-norm",
     "lower-linear",

@@ -21,6 +21,7 @@ PASSES = {
     "symbolic-bounds": "edgec.passes.symbolic_bounds:SymbolicBounds",
     "static-prefill": "edgec.passes.static_prefill:StaticPrefill",
     "scalar-arguments": "edgec.passes.scalar_arguments:ScalarArguments",
+    "row-slices": "edgec.passes.row_slices:RowSlices",
     "lower-layer-norm": "edgec.passes.lower_layer_norm:LowerLayerNorm",
     "lower-linear": "edgec.passes.lower_linear:LowerLinear",
     "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
