@@ -372,6 +372,8 @@ class Sequence:
         return self._tokens
 
     def _prefill(self, tokens: Seq[int]) -> Step:
+        if self._tokens and len(tokens) == 1:
+            return self._prefill_one(int(tokens[0]))
         multiple = self._prompt.multiple_of
         size = max(self._prompt.min, -(-len(tokens) // multiple) * multiple)
         block = np.full((1, size), PADDING_TOKEN, np.int32)
@@ -384,6 +386,14 @@ class Sequence:
         )
         self._log.current.bytes += block.nbytes
         return self._hold(tokens, size, output)
+
+    def _prefill_one(self, token: int) -> Step:
+        """One more token is a decode step: what is left of a prompt of which all else is held."""
+        self._known()
+        self._writes(self.length + 1)
+        (output,) = _run([self], lambda: self._program.decode([(token, self.length, self._state)]))
+        self._log.current.bytes += 4
+        return self._hold([token], 1, output)
 
     def _begin_step(self, token: int | Step) -> tuple[int | Output, int, State]:
         """Checks a step and says what the program needs for it."""

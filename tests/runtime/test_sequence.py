@@ -38,7 +38,7 @@ def fresh(tokens: list[int], **manifest: Any) -> np.ndarray:
         (32, [(0, 32, 32)]),
         (33, [(0, 33, 64)]),
         (64, [(0, 64, 64)]),
-        (65, [(0, 64, 64), (64, 1, 32)]),
+        (65, [(0, 64, 64), (64, 1, 1)]),
         (150, [(0, 64, 64), (64, 64, 64), (128, 22, 32)]),
     ],
 )
@@ -51,6 +51,20 @@ def test_prompts_are_padded_and_cut_into_chunks(
     assert [call[1:] for call in engine.calls] == calls
     assert sequence.tokens == tuple(ids(count))
     np.testing.assert_array_equal(logits, fresh(ids(count)))
+
+
+def test_a_single_token_more_is_a_decode_step(make_program: MakeProgram) -> None:
+    """As when a prompt comes again: all but its last token is held."""
+    engine = make_program()
+    sequence = Sequence(engine)
+    sequence.extend(ids(40)).token()
+    assert sequence.keep(ids(40)) == 39
+    logits = sequence.extend(ids(40)[39:]).logits()
+    assert engine.calls[-1] == ("decode", 39, 1, 1)
+    np.testing.assert_array_equal(logits, fresh(ids(40)))
+    assert sequence.phase is SequencePhase.FOLLOW_UP_PREFILL
+    counters = sequence.counters[SequencePhase.FOLLOW_UP_PREFILL]
+    assert (counters.calls, counters.tokens, counters.padded_tokens) == (1, 1, 1)
 
 
 @given(
