@@ -88,11 +88,17 @@ def _figure(width: float, height: float, **options: Any) -> tuple[Figure, Any]:
 def _padding(result: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
     for target, found in result["targets"].items():
         slug = target.replace(":", "-")
-        title = f"{result['model'].partition(':')[2]} on {target}"
+        options = result["options"]
+        parts = [result["model"].partition(":")[2]]
+        if options.get("layers"):
+            parts.append(f"{options['layers']} layers")
+        if options.get("dtype"):
+            parts.append(options["dtype"])
+        title = f"{', '.join(parts)} on {target}"
         yield f"padding-{slug}", _padding_caption(title), _padding_bars(title, found)
         yield (
             f"padding-{slug}-lengths",
-            f"{title}: prefill speed in true tokens over the prompt's length, each arm's median.",
+            f"{title}: prefill speed over the prompt's length, each arm's median over that of 'none'.",
             _padding_lines(title, found),
         )
 
@@ -137,13 +143,14 @@ def _padding_bars(title: str, found: dict[str, Any]) -> Figure:
 
 def _padding_lines(title: str, found: dict[str, Any]) -> Figure:
     figure, axes = _figure(6.2, 3.8)
-    styles = ["-", "--", "-.", ":"]
+    styles: list[Any] = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))]
+    markers = "osD^v"
     seen: dict[str, int] = {}
     for arm in found["arms"]:
         points = [
-            (place, row["arms"][arm["name"]]["tokens_per_second"])
-            for place, row in enumerate(found["lengths"])
-            if arm["name"] in row["arms"]
+            (place, of[arm["name"]]["tokens_per_second"] / of["none"]["tokens_per_second"])
+            for place, of in enumerate(row["arms"] for row in found["lengths"])
+            if arm["name"] in of and "none" in of
         ]
         if not points:
             continue
@@ -151,14 +158,14 @@ def _padding_lines(title: str, found: dict[str, Any]) -> Figure:
         seen[arm["family"]] += 1
         axes.plot(
             *zip(*points, strict=True), label=arm["name"], color=_FAMILIES[arm["family"]],
-            linestyle=styles[order % 4], marker="osD^"[order % 4], markersize=4,
+            linestyle=styles[order % 5], marker=markers[order % 5], markersize=4,
             linewidth=1.2,
         )  # fmt: skip
-    axes.set_yscale("log")
+    axes.set_ylim(bottom=0)
     lengths = [str(row["tokens"]) for row in found["lengths"]]
     axes.set_xticks(range(len(lengths)), lengths)
     axes.set_xlabel("prompt length, tokens (not to scale)")
-    axes.set_ylabel("true tokens per second")
+    axes.set_ylabel("prefill speed relative to a plain dynamic length")
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.set_title(title)
     figure.legend(loc="outside right center")
