@@ -98,7 +98,7 @@ def _padding(result: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
         yield f"padding-{slug}", _padding_caption(title), _padding_bars(title, found)
         yield (
             f"padding-{slug}-lengths",
-            f"{title}: prefill speed over the prompt's length, each arm's median over that of 'none'.",
+            f"{title}: prefill speed over that of 'none', medians, by the prompt's length.",
             _padding_lines(title, found),
         )
 
