@@ -48,6 +48,9 @@ LEVELS = {
         "x86_64", _AVX512, "x86_64_v4+avx512vnni", ("-mprefer-vector-width=512",)
     ),
     "x86_64_avx2": Level("x86_64", _AVX2, "x86_64_v3"),
+    "aarch64_i8mm": Level(
+        "aarch64", frozenset({"neon", "dotprod", "i8mm"}), "generic+dotprod+i8mm"
+    ),
     "aarch64_dotprod": Level("aarch64", frozenset({"neon", "dotprod"}), "generic+dotprod"),
 }
 """Name to level, best first."""

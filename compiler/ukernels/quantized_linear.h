@@ -23,6 +23,10 @@
 //   scale_add(sum, acc, s, x)  sum + f32(acc) * s * x
 //   times(a, b, x)             a * b * x
 //   store(p, v)
+// and may define PAIRS, with which rows are multiplied two at a time:
+//   vp                         2 x 16 x i32; zero_p()
+//   dot_pair(acc, lo, hi, p, q)  acc += w[n][j] * p[j], and * q[j], j = 0..7: 0..3 in lo, 4..7 in hi
+//   add_pair(a, b, acc)        a and b, vi, += what acc has of p, and of q
 //   quantize_block(x, q, s)    32 floats to int8; stores the scale, returns the sum
 
 #include <stddef.h>
@@ -34,6 +38,51 @@
 #define MAX_FUSED_K 16384
 #define AHEAD 2048  // bytes of weights, of a single row's product
 #define INLINE static inline __attribute__((always_inline))
+
+// A block of a panel by `rows` rows of activations x, k apart, added to acc.
+INLINE void dots(const int rows, const int bits, vi *acc, const uint8_t *w, const int8_t *x,
+                 size_t k) {
+#ifdef PAIRS
+  if (rows > 1) {
+    vp pairs[ROWS / 2];
+#pragma unroll
+    for (int r = 0; r < rows / 2; ++r) pairs[r] = zero_p();
+#pragma unroll
+    for (int j = 0; j < BLOCK / 8; ++j) {
+      wv low, high;
+      if (bits == 8) low = load8(w + j * 128), high = load8(w + j * 128 + 64);
+      else load4(w + j * 64, &low, &high);
+#pragma unroll
+      for (int r = 0; r < rows / 2; ++r) {
+        const int8_t *const p = x + 2 * r * k + j * 8;
+        pairs[r] = dot_pair(pairs[r], low, high, p, p + k);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < rows / 2; ++r) add_pair(acc + 2 * r, acc + 2 * r + 1, pairs[r]);
+    return;
+  }
+#endif
+  if (bits == 8) {
+#pragma unroll
+    for (int j = 0; j < BLOCK / 4; ++j) {
+      const wv v = load8(w + j * 64);
+#pragma unroll
+      for (int r = 0; r < rows; ++r) acc[r] = dot(acc[r], v, x + r * k + j * 4);
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < BLOCK / 8; ++j) {
+      wv low, high;
+      load4(w + j * 64, &low, &high);
+#pragma unroll
+      for (int r = 0; r < rows; ++r) {
+        acc[r] = dot4(acc[r], low, x + r * k + j * 8);
+        acc[r] = dot4(acc[r], high, x + r * k + j * 8 + 4);
+      }
+    }
+  }
+}
 
 // One panel by `rows` rows; `rows`, `bits` and whether there are `zeros` (zero points, in wz) are
 // constants at every call. What a zero point z adds to a block is -z times its scales and the sum
@@ -67,28 +116,8 @@ INLINE void tile(const int rows, const int bits, const int zeros, const int8_t *
     vi acc[ROWS];
 #pragma unroll
     for (int r = 0; r < rows; ++r) acc[r] = splat_i(c[r * blocks + b]);
-    const int8_t *x = q + b * BLOCK;
-    if (bits == 8) {
-#pragma unroll
-      for (int j = 0; j < BLOCK / 4; ++j) {
-        const wv v = load8(w + j * 64);
-#pragma unroll
-        for (int r = 0; r < rows; ++r) acc[r] = dot(acc[r], v, x + r * k + j * 4);
-      }
-      w += BLOCK * PANEL;
-    } else {
-#pragma unroll
-      for (int j = 0; j < BLOCK / 8; ++j) {
-        wv low, high;
-        load4(w + j * 64, &low, &high);
-#pragma unroll
-        for (int r = 0; r < rows; ++r) {
-          acc[r] = dot4(acc[r], low, x + r * k + j * 8);
-          acc[r] = dot4(acc[r], high, x + r * k + j * 8 + 4);
-        }
-      }
-      w += BLOCK * PANEL / 2;
-    }
+    dots(rows, bits, acc, w, q + b * BLOCK, k);
+    w += BLOCK * PANEL * bits / 8;
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
       sum[r] = scale_add(sum[r], acc[r], scale, s[r * blocks + b]);

@@ -2,7 +2,8 @@
 
 With ids that follow the prompt, the logits before each of them instead, into a file of NumPy's.
 
-The emulator shows the host's /proc/cpuinfo. It executes what a Cortex-A76 does, so that file says.
+The emulator shows the host's /proc/cpuinfo. It executes what the CPUs of the tests do, a Cortex-A76
+and an Apple M2, so that file says.
 """
 
 import json
@@ -14,7 +15,9 @@ import numpy as np
 from edgec.runtime import Session, cpu
 
 artifact, ids, cpuinfo, *given = sys.argv[1:]
-Path(cpuinfo).write_text("Features\t: fp asimd atomics fphp asimdhp lrcpc dcpop asimddp asimdrdm\n")
+Path(cpuinfo).write_text(
+    "Features\t: fp asimd atomics fphp asimdhp lrcpc dcpop asimddp asimdrdm bf16 i8mm\n"
+)
 cpu._CPUINFO = Path(cpuinfo)
 session = Session(artifact)
 prompt = [int(token) for token in ids.split(",")]

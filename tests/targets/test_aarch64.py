@@ -78,8 +78,18 @@ def test_same_tokens_as_on_this_machine(
     assert json.loads(printed) == list(expected)
 
 
-@pytest.mark.slow
-def test_int4_as_on_this_machine(
+@pytest.mark.parametrize(
+    ("cpu", "quantize"),
+    [
+        # The prompt is computed by matrix products of integers, steps by dot products.
+        ("apple-m2", "int8"),
+        pytest.param("apple-m2", "int4", marks=pytest.mark.slow),
+        pytest.param("cortex-a76", "int4", marks=pytest.mark.slow),
+    ],
+)
+def test_quantised_as_on_this_machine(
+    cpu: str,
+    quantize: str,
     emulator: list[str],
     repository: Path,
     tmp_path: Path,
@@ -90,7 +100,7 @@ def test_int4_as_on_this_machine(
     A rounding of an activation that falls the other way moves an int4 logit by half a percent of
     the range, which may turn a greedy choice. So both are given the same tokens.
     """
-    here, there = both(compile_once, "f32", "int4")
+    here, there = both(compile_once, "f32", quantize, cpu)
     session = Session(here)
     tokens = session.generate(PROMPT, max_new_tokens=16, temperature=0, ignore_eos=True).tokens
     session.reset()
@@ -108,14 +118,17 @@ def test_int4_as_on_this_machine(
     assert (actual.argmax(axis=-1) == wanted.argmax(axis=-1))[clear].all()
 
 
+LEVELS = {"cortex-a76": "aarch64_dotprod", "apple-m2": "aarch64_i8mm"}
+
+
 def both(
-    compile_once: Callable[..., Artifact], dtype: str, quantize: str
+    compile_once: Callable[..., Artifact], dtype: str, quantize: str, cpu: str = "cortex-a76"
 ) -> tuple[Artifact, Artifact]:
     """The model for this machine and for the other, with its kernels."""
     options = SIZES | {"dtype": dtype, "quantize": quantize}
     name, model = f"{dtype}-{quantize}", "bundled:tiny-dense"
-    there = compile_once(f"tiny-a76-{name}", model, target="cpu:cortex-a76", **options)
-    assert "kernel=aarch64_dotprod" in str(there.manifest.programs["cpu"])
+    there = compile_once(f"tiny-{cpu}-{name}", model, target=f"cpu:{cpu}", **options)
+    assert f"kernel={LEVELS[cpu]}" in str(there.manifest.programs["cpu"])
     return compile_once(f"tiny-small-{name}", model, target="cpu", **options), there
 
 

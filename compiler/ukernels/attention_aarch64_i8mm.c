@@ -1,0 +1,2 @@
+// As without matrix products of integers: there are none here.
+#include "attention_aarch64_dotprod.c"
