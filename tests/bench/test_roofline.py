@@ -64,7 +64,7 @@ def test_verdicts() -> None:
     sentences = verdict([near, far])
     assert sentences[0] == (
         "m, prefill: the roof above it is arithmetic (100 operations for each byte), but it reaches"
-        " only 5% of it: generated code and the cost of starting dispatches bound it, not the"
+        " only 5% of it: its code and the cost of starting dispatches bound it, not the"
         " hardware."
     )
     assert sentences[1:] == [

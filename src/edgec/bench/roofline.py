@@ -284,7 +284,7 @@ def _sentence(label: str, phase: str, points: list[dict[str, Any]]) -> str:
         return f"{label}, {phase}: bound by {roof}; it reaches {share} of that roof."
     return (
         f"{label}, {phase}: the roof above it is {roof}, but it reaches only {share} of"
-        " it: generated code and the cost of starting dispatches bound it, not the hardware."
+        " it: its code and the cost of starting dispatches bound it, not the hardware."
     )
 
 
