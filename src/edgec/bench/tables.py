@@ -124,7 +124,7 @@ def _ratios(target: str, found: dict[str, Any]) -> Table:
     for arm in found["arms"]:
         name = arm["name"]
         if "error" in arm:
-            rows.append([name, "failed", "–", "–", "–"])
+            rows.append([name, arm["about"], "failed", "–", "–"])
             notes.append(f"{name}: {arm['error']}")
             continue
         over = speedups(found, name, "none")
@@ -132,10 +132,10 @@ def _ratios(target: str, found: dict[str, Any]) -> Table:
         rows.append(
             [
                 name,
+                arm["about"],
                 f"{statistics.geometric_mean(over):.2f}" if over else "–",
                 f"{min(over):.2f} – {max(over):.2f}" if over else "–",
                 f"{statistics.geometric_mean(ceiling):.2f}" if ceiling else "–",
-                arm["about"],
             ]
         )
         if arm["weak"]:
@@ -143,8 +143,8 @@ def _ratios(target: str, found: dict[str, Any]) -> Table:
     if not all(row["agree"] for row in found["lengths"]):
         notes.append("The arms disagree about the next token of a prompt.")
     notes.append("Geometric means over the prompts of more than one token, in true tokens.")
-    heads = ["arm", "× none", "least – most", "× static", "what it does"]
-    return Table(f"{target}: speed of prefill by arm", heads, rows, notes)
+    heads = ["arm", "what it does", "× none", "least – most", "× static"]
+    return Table(f"{target}: speed of prefill by arm", heads, rows, notes, left=2)
 
 
 def _speed(row: dict[str, Any] | None, key: str) -> str:
