@@ -111,7 +111,7 @@ def test_a_wrong_mask_is_noticed(
     %late = arith.addi \3, %one : i64
     \2 = arith.index_cast %late : i64 to index"""
     edited, count = re.subn(start, late, text)
-    assert count == 2  # prefill and decode
+    assert count == 3  # prefill, its last layer's one query, and decode
     lowered.write_text(edited, "utf-8")
     edgec.compile(str(model), output=tmp_path / "wrong.edgec", start_from=lowered, **options)
     ids = list(range(40))
