@@ -143,7 +143,8 @@ def started(setup: Setup, kind: str, wanted: list[Engine], rows: dict[str, Any])
                 log.parent.mkdir(parents=True, exist_ok=True)
                 worker = Worker.start(engine, setup, model, log)
             except AbsentError as error:
-                rows[engine.name] = {"absent": str(error)}
+                # A result tells nothing of where it was made.
+                rows[engine.name] = {"absent": str(error).replace(f"{setup.cache}/", "")}
                 say(f"{engine.name}: absent: {error}")
                 continue
             worker.process.send_signal(signal.SIGSTOP)

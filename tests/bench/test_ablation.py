@@ -88,7 +88,7 @@ def test_reduced(result: dict[str, Any]) -> None:
         assert arm["compile_seconds"] > 0 and arm["program_bytes"] > 10_000
         assert arm["dispatches"]["decode"] > 5
         assert arm["peak_rss_mb"] > 10
-        assert len(arm["contractions"]) > 4
+        assert len(arm["contractions"]) >= 7
     tiled = {c["pipeline"] for c in arms["op: data tiling"]["contractions"]}
     assert "Mmt4dTilingExpert" in tiled
     assert "Mmt4dTilingExpert" not in {c["pipeline"] for c in arms["none"]["contractions"]}
@@ -103,7 +103,7 @@ def test_reduced(result: dict[str, Any]) -> None:
         for name, one in row["arms"].items():
             padded = name in ("input", "input, untold", "static")
             assert one["padded"] == (-(-row["tokens"] // 32) * 32 if padded else row["tokens"])
-            assert len(one["seconds"]) >= 2
+            assert 2 <= len(one["seconds"]) <= 30
             speeds = one["tokens_per_second"], one["padded_per_second"]
             assert speeds[1] / speeds[0] == pytest.approx(one["padded"] / row["tokens"])
     assert len(speedups(found, "input", "none")) == 1  # a single token is left out
