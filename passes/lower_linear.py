@@ -19,7 +19,8 @@ work on, with no loop for what is left over. IREE can do so by itself to all dis
 is for.
 
 With `kernel=<level>` the layers that the level's kernels can compute become dispatches of them (see
-`edgec.passes.linear_kernel`), several that read the same rows one dispatch.
+`edgec.passes.linear_kernel`), several that read the same rows one dispatch, with their norm,
+activation or residual sum (`edgec.passes.folds`).
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from math import gcd, prod
 
 from iree.compiler import ir
 
-from edgec.passes.linear_kernel import Layer, linear_fits, linear_template
+from edgec.passes.folds import find_folds
+from edgec.passes.linear_kernel import Layer, linear_fits, linear_norms, linear_template
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
-    call_together,
     convert_elements,
     custom_ops,
     insert_function,
@@ -112,20 +113,22 @@ class LowerLinear:
         groups = list(same_input(fitting, lambda layer: layer.weight.dtype))
         grouped = {id(op) for group in groups for op, _ in group}
         groups += [[(op, layer)] for op, layer in fitting if id(op) not in grouped]
+        known = {id(op): layer for op, layer in fitting}
         for group in groups:
-            first, members = group[0][0], [layer for _, layer in group]
-            x = parse_torch_tensor(first.operands[0].type)
+            first = group[0][0]
+            biased = any(layer.biased for _, layer in group)
+            norms = linear_norms(parse_torch_tensor(first.operands[0].type))
+            folded = find_folds([op for op, _ in group], biased=biased, norms=norms)
+            members = [known[id(op)] for op in folded.layers]
+            x = parse_torch_tensor(folded.x.type)
             labels: list[TorchTensor | str] = []
             for layer in members:
                 labels += [layer.weight, *(["bias"] if layer.biased else [])]
-            symbol = symbol_name(f"linear.{self.kernel}", x, *labels)
-            insert_function(module, symbol, linear_template(symbol, x, members, self.kernel))
-            given = [v for op, _ in group for v in _operands(op)[1:]]
-            operands = [first.operands[0], *given]
-            if len(group) == 1:
-                call_template(first, symbol, operands, members[0].result)
-            else:
-                call_together([op for op, _ in group], symbol, operands)
+            symbol = symbol_name(f"linear.{self.kernel}", x, *labels, *folded.folds.labels)
+            results = [parse_torch_tensor(op.results[0].type) for op in folded.replaced]
+            text = linear_template(symbol, x, members, results, folded.folds, self.kernel)
+            insert_function(module, symbol, text)
+            folded.call(symbol, [v for op in folded.layers for v in _operands(op)[1:]])
         return others
 
 

@@ -3,22 +3,29 @@
 The contraction unpacks, scales and multiplies in its body, so that the weights are read in their
 packed form; CUDA's code generation cannot distribute it and takes `form=apart`. With
 `kernel=<level>` the layers that the level's kernel can compute become dispatches of it (see
-`edgec.passes.quantized_kernel`).
+`edgec.passes.quantized_kernel`), with their norm, activation or residual sum
+(`edgec.passes.folds`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
 from iree.compiler import ir
 
-from edgec.passes.merged_linear import Layer, merged_template, merging_key
-from edgec.passes.quantized_kernel import QuantizedShape, kernel_fits, kernel_template
+from edgec.passes.folds import Folded, find_folds
+from edgec.passes.quantized_kernel import (
+    Layer,
+    QuantizedShape,
+    kernel_fits,
+    one_row,
+    quantized_template,
+)
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
-    call_together,
     constant_int,
     custom_ops,
     insert_function,
@@ -53,35 +60,42 @@ class LowerQuantizedLinear:
     def run(self, module: ir.Module) -> None:
         layers = [(op, _layer(op)) for op in custom_ops(module, "quantized_linear")]
         if self.kernel != "generic":
-            layers = self._merge(module, layers)
+            layers = self._dispatch(module, layers)
         for op, layer in layers:
             compute = (_contraction if self.form == "fused" else _apart)(layer.shape)
-            extra, kind = "", "quantized_linear"
-            if self.kernel != "generic" and kernel_fits(layer.shape):
-                extra, compute = kernel_template(layer.shape, self.kernel)
-                kind = f"quantized_linear.{self.kernel}"
             x = parse_torch_tensor(op.operands[0].type)
-            symbol = symbol_name(kind, x, *_labels(layer))
-            text = extra + _function(symbol, x, layer, compute)
-            insert_function(module, symbol, text)
-            operands = [v for v in list(op.operands)[:4] if not is_none(v)]
-            call_template(op, symbol, operands, layer.result)
+            symbol = symbol_name("quantized_linear", x, *_labels(layer))
+            insert_function(module, symbol, _function(symbol, x, layer, compute))
+            call_template(op, symbol, [op.operands[0], *_given(op)], layer.result)
 
-    def _merge(self, module: ir.Module, layers: list[Placed]) -> list[Placed]:
-        """Lowers the layers of one row that share it, and returns the others."""
-        fitting = [(op, layer) for op, layer in layers if kernel_fits(layer.shape)]
-        left = {id(op): (op, layer) for op, layer in layers}
-        for group in same_input(fitting, merging_key):
-            first, members = group[0][0], [layer for _, layer in group]
-            given = [v for op, _ in group for v in list(op.operands)[1:4] if not is_none(v)]
-            x = parse_torch_tensor(first.operands[0].type)
+    def _dispatch(self, module: ir.Module, layers: list[Placed]) -> list[Placed]:
+        """Lowers the layers that the kernels take, and returns the others."""
+        known = {id(op): layer for op, layer in layers if kernel_fits(layer.shape)}
+        fitting = [(op, layer) for op, layer in layers if id(op) in known]
+        for folded in self._groups(fitting):
+            members = [known[id(op)] for op in folded.layers]
+            x = parse_torch_tensor(folded.x.type)
             labels = [label for layer in members for label in _labels(layer)]
-            symbol = symbol_name(f"quantized_linear.{self.kernel}", x, *labels)
-            insert_function(module, symbol, merged_template(symbol, x, members, self.kernel))
-            call_together([op for op, _ in group], symbol, [first.operands[0], *given])
-            for op, _ in group:
-                del left[id(op)]
-        return list(left.values())
+            kind = f"quantized_linear.{self.kernel}"
+            symbol = symbol_name(kind, x, *labels, *folded.folds.labels)
+            results = [parse_torch_tensor(op.results[0].type) for op in folded.replaced]
+            text = quantized_template(symbol, x, members, results, folded.folds, self.kernel)
+            insert_function(module, symbol, text)
+            folded.call(symbol, [v for op in folded.layers for v in _given(op)])
+        return [(op, layer) for op, layer in layers if id(op) not in known]
+
+    def _groups(self, fitting: list[Placed]) -> Iterator[Folded]:
+        """Layers that are one dispatch: of one row those that share it, of more a gate's two."""
+        grouped = set()
+        for group in list(same_input(fitting, lambda layer: (layer.shape.kind, layer.shape.group))):
+            ops, biased = [op for op, _ in group], any(layer.biased for _, layer in group)
+            folded = find_folds(ops, biased=biased, norms=True)
+            if folded.folds.activation is not None or all(one_row(la.shape) for _, la in group):
+                grouped |= {id(op) for op in ops}
+                yield folded
+        for op, layer in fitting:
+            if id(op) not in grouped:
+                yield find_folds([op], biased=layer.biased, norms=True)
 
 
 def _layer(op: ir.Operation) -> Layer:
@@ -91,6 +105,11 @@ def _layer(op: ir.Operation) -> Layer:
     shape = QuantizedShape.of(m, constant_int(op.operands[4]), x, weight, scales)
     result = parse_torch_tensor(op.results[0].type)
     return Layer(shape, weight, scales, result, not is_none(op.operands[3]))
+
+
+def _given(op: ir.Operation) -> list[ir.Value]:
+    """Weights, scales and, if there is one, the bias."""
+    return [v for v in list(op.operands)[1:4] if not is_none(v)]
 
 
 def _labels(layer: Layer) -> list[TorchTensor | str]:

@@ -1,14 +1,17 @@
 """Dispatches of the CPU kernels in compiler/ukernels/quantized_linear.h, as MLIR text.
 
-The kernels' objects are named here and found by iree-compile on its object search path; what they
-expect of their arguments is written beside them.
+One dispatch computes a layer, two or three of one row, or a gate's two, with what
+`edgec.passes.folds` finds beside them. A decode step's products are short: fewer dispatches halve
+the waiting for each other that workers do between them, and share the cost of rounding a row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgec.passes.folds import Folds
 from edgec.passes.kernel_call import executable, workgroup_share, wrap_kernel
+from edgec.passes.product_template import Operand, Product, dispatch, product_function
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = [
@@ -16,19 +19,22 @@ __all__ = [
     "KERNELS",
     "MAX_FUSED_K",
     "QUANTIZED_ROWS",
+    "Layer",
     "QuantizedShape",
     "kernel_fits",
-    "kernel_template",
-    "workgroup_panels",
+    "one_row",
+    "quantized_template",
 ]
 
 KERNELS = "quantized_linear"
 """The kernels' source, of which there is one for each feature level."""
 
+_NAME = "edgec_quantized_linear"
 _KINDS = ("i8", "i4", "i4z")
+_PARTS = (1, 2, 3)  # layers of one row that a kernel takes
 BLOCK = 32  # columns that share a scale of the activations
 MAX_FUSED_K = 16384
-_ROWS = 256  # of a workgroup: its activations stay in the second-level cache
+_ROWS = 256  # of a workgroup, as in the header: they stay in the second-level cache
 QUANTIZED_ROWS = 8
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
 
@@ -65,57 +71,137 @@ class QuantizedShape:
         return QuantizedShape(m, n, k, k // groups, bits, len(scales.shape) == 4)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One of the layers: its sizes, and the types as in `edgec::quantized_linear`."""
+
+    shape: QuantizedShape
+    weight: TorchTensor
+    scales: TorchTensor
+    result: TorchTensor
+    biased: bool
+
+
 def kernel_fits(shape: QuantizedShape) -> bool:
     """Whether the kernels take the layer: whole blocks of columns within each group."""
     zero_points = shape.bits == 4 or not shape.zero_points
     return shape.k % BLOCK == 0 and shape.group % BLOCK == 0 and zero_points
 
 
-def kernel_template(shape: QuantizedShape, kernel: str) -> tuple[str, str]:
-    """The executable that wraps the kernels, and text that computes %product from %rows."""
-    exports = "".join([*map(_quantize_export, (8, 4)), *map(_exports, _KINDS)])
-    functions = "".join([*map(_quantize_function, (8, 4)), *map(_functions, _KINDS)])
-    name = "edgec_quantized_linear"
-    return executable(name, KERNELS, kernel, exports, functions), _dispatch(shape)
+def quantized_template(
+    symbol: str,
+    x: TorchTensor,
+    layers: list[Layer],
+    results: list[TorchTensor],
+    folds: Folds,
+    level: str,
+) -> str:
+    """The executable and the function `symbol` of what `product_function` says.
+
+    Args:
+        x: What is read.
+        layers: Which read it; several only of one row, or if a gate is folded in.
+        results: Their types: of each layer, or one of a gate.
+        folds: What is folded in.
+        level: The kernels' feature level.
+    """
+    first = layers[0].shape
+    product = Product(
+        m=first.m,
+        k=first.k,
+        features=tuple(layer.shape.n for layer in layers),
+        weights=tuple((layer.weight.builtin, layer.scales.builtin) for layer in layers),
+        biased=tuple(layer.biased for layer in layers),
+        folds=folds,
+    )
+    compute = (_matvec if one_row(first) else _matmul)(product, first)
+    return _executable(level) + product_function(symbol, x, product, results, compute)
 
 
-def workgroup_panels(panels: int, shape: QuantizedShape) -> int:
-    """How many of a row's product's panels a workgroup takes."""
-    return workgroup_share(panels, 16 * shape.k * shape.bits // 8)
+def one_row(shape: QuantizedShape) -> bool:
+    """Whether a workgroup quantises the row itself."""
+    return shape.m == 1 and shape.k <= MAX_FUSED_K
 
 
-def _dispatch(shape: QuantizedShape) -> str:
-    m, n, k = shape.m, shape.n, shape.k
-    bits, panels = shape.bits, shape.panels
-    fused = m == 1 and k <= MAX_FUSED_K
-    each = max(1, _WORKGROUP_BYTES * 8 // (16 * k * bits))
-    if fused:
-        each = workgroup_panels(panels, shape)
-    dynamic = "{%m}" if m is None else ""
-    rows, out = tensor_type((m, k), "f32"), tensor_type((m, n), "f32")
-    weight = tensor_type((panels, k * bits // 32, 16, 4), "i8")
-    parts = (2,) if shape.zero_points else ()
-    scales = tensor_type((*parts, panels, k // shape.group, 16), "f16")
-    constants = f"""
-  %n = arith.constant {n} : index
-  %k = arith.constant {k} : index
-  %group = arith.constant {shape.group} : index
-  %panels = arith.constant {panels} : index
-  %each = arith.constant {each} : index"""
-    if fused:
-        return f"""{constants}
-  %product = flow.dispatch @edgec_quantized_linear::@matvec_{shape.kind}[%panels, %each](
-      %rows, %weight, %scales, %n, %k, %group, %each)
-      : ({rows}, {weight}, {scales}, index, index, index, index) -> {out}"""
-    q, s = tensor_type((m, k), "i8"), tensor_type((m, k // BLOCK), "f32")
-    c = tensor_type((m, k // BLOCK), "i32")
-    return f"""{constants}
-  %q:3 = flow.dispatch @edgec_quantized_linear::@quantize_i{bits}[%m](%rows, %m, %k)
-      : ({rows}{dynamic}, index, index) -> ({q}{dynamic}, {s}{dynamic}, {c}{dynamic})
-  %product = flow.dispatch @edgec_quantized_linear::@matmul_{shape.kind}[%panels, %each, %m](
-      %q#0, %q#1, %q#2, %weight, %scales, %m, %n, %k, %group, %each)
-      : ({q}{dynamic}, {s}{dynamic}, {c}{dynamic}, {weight}, {scales},
-         index, index, index, index, index) -> {out}{dynamic}"""
+def _matvec(product: Product, shape: QuantizedShape) -> str:
+    panels, panel = _panels(product), _panel_bytes(product, shape)
+    operands, names, activation = [product.rows, product.norm, *product.matrices], ["%n0"], []
+    floats: list[Operand] = [("%eps", "f32")]
+    if product.gated:
+        form, activation = "gated_matvec", ["%activation"]
+    else:
+        form, names = f"matvec{len(product.features)}", _names(product)
+        operands += [*product.biases, product.added]
+        floats.append(("%alpha", "f32"))
+    indices = [*names, "%k", "%group", "%folds", *activation, "%each"]
+    return _constants(product, shape, workgroup_share(panels, panel)) + dispatch(
+        "%product", f"@{_NAME}::@{form}_{shape.kind}", ["%panels", "%each"],
+        [*operands, *((i, "index") for i in indices), *floats], product.results,
+    )  # fmt: skip
+
+
+def _matmul(product: Product, shape: QuantizedShape) -> str:
+    m, k = shape.m, shape.k
+    rounded = [
+        tensor_type(sizes, dtype) + product.sizes
+        for sizes, dtype in [((m, k), "i8"), ((m, k // BLOCK), "f32"), ((m, k // BLOCK), "i32")]
+    ]
+    q = [(f"%q#{i}", type_) for i, type_ in enumerate(rounded)]
+    quantize = [product.rows, product.norm, ("%m", "index"), ("%k", "index"), ("%folds", "index")]
+    operands, form, told = [*q, *product.matrices], "gated_matmul", "%activation"
+    floats: list[Operand] = []
+    if not product.gated:
+        operands += [*product.biases, product.added]
+        form, told, floats = "matmul", "%folds", [("%alpha", "f32")]
+    each = max(1, _WORKGROUP_BYTES // _panel_bytes(product, shape))
+    indices = ["%m", "%n0", "%k", "%group", told, "%each"]
+    return (
+        _constants(product, shape, each)
+        + dispatch(
+            "%q", f"@{_NAME}::@quantize_i{shape.bits}", ["%m"], [*quantize, ("%eps", "f32")],
+            rounded,
+        )
+        + dispatch(
+            "%product", f"@{_NAME}::@{form}_{shape.kind}", ["%panels", "%each", "%m"],
+            [*operands, *((i, "index") for i in indices), *floats], product.results,
+        )
+    )  # fmt: skip
+
+
+def _panels(product: Product) -> int:
+    """How many the layers have; of a gate, each of them."""
+    features = product.features[:1] if product.gated else product.features
+    return sum(-(-n // 16) for n in features)
+
+
+def _panel_bytes(product: Product, shape: QuantizedShape) -> int:
+    return 16 * shape.k * shape.bits // 8 * (2 if product.gated else 1)
+
+
+def _names(product: Product) -> list[str]:
+    return [f"%n{i}" for i in range(len(product.features))]
+
+
+def _constants(product: Product, shape: QuantizedShape, each: int) -> str:
+    values = {f"n{i}": n for i, n in enumerate(product.features)}
+    values |= {"k": shape.k, "group": shape.group, "panels": _panels(product), "each": each}
+    lines = "".join(f"\n  %{name} = arith.constant {v} : index" for name, v in values.items())
+    return lines + product.constants
+
+
+def _executable(level: str) -> str:
+    exports, functions = "", ""
+    for bits in (8, 4):
+        exports += _quantize_export(bits)
+        functions += _quantize_function(bits)
+    for kind in _KINDS:
+        forms = ["gated_matvec", *(f"matvec{parts}" for parts in _PARTS)]
+        exports += "".join(_matvec_export(f"{form}_{kind}") for form in forms)
+        exports += "".join(_matmul_export(f"{form}_{kind}") for form in ("matmul", "gated_matmul"))
+        functions += "".join(_matvec_function(parts, kind) for parts in _PARTS)
+        functions += _gated_matvec_function(kind) + _matmul_function(kind)
+        functions += _gated_matmul_function(kind)
+    return executable(_NAME, KERNELS, level, exports, functions)
 
 
 def _quantize_export(bits: int) -> str:
@@ -129,17 +215,21 @@ def _quantize_export(bits: int) -> str:
   }}"""
 
 
-def _exports(kind: str) -> str:
+def _matmul_export(name: str) -> str:
     return f"""
-  stream.executable.export public @matmul_{kind} workgroups(
+  stream.executable.export public @{name} workgroups(
       %panels: index, %each: index, %m: index) -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %rows = arith.constant {_ROWS} : index
     %x = arith.ceildivui %panels, %each : index
     %y = arith.ceildivui %m, %rows : index
     stream.return %x, %y, %c1 : index, index, index
-  }}
-  stream.executable.export public @matvec_{kind} workgroups(%panels: index, %each: index)
+  }}"""
+
+
+def _matvec_export(name: str) -> str:
+    return f"""
+  stream.executable.export public @{name} workgroups(%panels: index, %each: index)
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
     %x = arith.ceildivui %panels, %each : index
@@ -147,42 +237,79 @@ def _exports(kind: str) -> str:
   }}"""
 
 
+_FIRST = """
+      %x = stream.dispatch.workgroup.id[0] : index
+      %first = arith.muli %x, %each : index"""
+
+_ROW = f"""{_FIRST}
+      %y = stream.dispatch.workgroup.id[1] : index
+      %count = arith.constant {_ROWS} : index
+      %row = arith.muli %y, %count : index"""
+
+_QUANTIZED = ["i8", "f32", "i32"]  # activations: integers, scales, corrections
+
+
 def _quantize_function(bits: int) -> str:
     return wrap_kernel(
         f"quantize_i{bits}",
         f"edgec_quantize_rows_i{bits}",
-        ["f32", "i8", "f32", "i32"],
-        indices=["m", "k"],
+        ["f32", "f32", *_QUANTIZED],
+        indices=["m", "k", "folds"],
         body=f"""
       %x = stream.dispatch.workgroup.id[0] : index
       %count = arith.constant {QUANTIZED_ROWS} : index
       %first = arith.muli %x, %count : index""",
         extra=["first", "count"],
+        floats=("eps",),
     )
 
 
-def _functions(kind: str) -> str:
-    """The exported functions: they unwrap the bindings and call the kernel's C function."""
-    first = """
-      %x = stream.dispatch.workgroup.id[0] : index
-      %first = arith.muli %x, %each : index"""
+def _matmul_function(kind: str) -> str:
     return wrap_kernel(
         f"matmul_{kind}",
         f"edgec_quantized_matmul_{kind}",
-        ["i8", "f32", "i32", "i8", "f16", "f32"],
-        indices=["m", "n", "k", "group", "each"],
-        body=f"""{first}
-      %y = stream.dispatch.workgroup.id[1] : index
-      %count = arith.constant {_ROWS} : index
-      %row = arith.muli %y, %count : index""",
+        [*_QUANTIZED, "i8", "f16", "f32", "f32", "f32"],
+        indices=["m", "n0", "k", "group", "folds", "each"],
+        body=_ROW,
         extra=["first", "each", "row", "count"],
         hidden=("each",),
-    ) + wrap_kernel(
-        f"matvec_{kind}",
-        f"edgec_quantized_matvec_{kind}",
-        ["f32", "i8", "f16", "f32"],
-        indices=["n", "k", "group", "each"],
-        body=first,
+        floats=("alpha",),
+    )
+
+
+def _gated_matmul_function(kind: str) -> str:
+    return wrap_kernel(
+        f"gated_matmul_{kind}",
+        f"edgec_quantized_gated_matmul_{kind}",
+        [*_QUANTIZED, "i8", "f16", "i8", "f16", "f32"],
+        indices=["m", "n0", "k", "group", "activation", "each"],
+        body=_ROW,
+        extra=["first", "each", "row", "count"],
+        hidden=("each",),
+    )
+
+
+def _matvec_function(parts: int, kind: str) -> str:
+    return wrap_kernel(
+        f"matvec{parts}_{kind}",
+        f"edgec_quantized_matvec{parts}_{kind}",
+        ["f32", "f32", *["i8", "f16"] * parts, *["f32"] * parts, "f32", *["f32"] * parts],
+        indices=[*(f"n{i}" for i in range(parts)), "k", "group", "folds", "each"],
+        body=_FIRST,
         extra=["first", "each"],
         hidden=("each",),
+        floats=("eps", "alpha"),
+    )
+
+
+def _gated_matvec_function(kind: str) -> str:
+    return wrap_kernel(
+        f"gated_matvec_{kind}",
+        f"edgec_quantized_gated_matvec_{kind}",
+        ["f32", "f32", "i8", "f16", "i8", "f16", "f32"],
+        indices=["n0", "k", "group", "folds", "activation", "each"],
+        body=_FIRST,
+        extra=["first", "each"],
+        hidden=("each",),
+        floats=("eps",),
     )

@@ -18,6 +18,8 @@
 //   TILE_VECTORS  vectors of activations beside them
 //   FEW_SUMS      sums in registers with few rows: rows of weights times rows of activations
 
+#include "fold.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,6 +34,9 @@
 #define STRIDE (DEPTH + 16)          // of its rows: apart in the sets of a cache
 #define MOST_ROWS 256                // of activations, of a workgroup
 #define MOST_WEIGHTS 48              // rows of weights, of a workgroup: whole tiles
+#define MOST_NORMED 16384            // numbers, of few rows that are normed
+#define MOST_COLUMNS 512             // of rows that are normed and turned into panels
+#define STRIP 64                     // rows of a gate's weights at a time, with few rows
 #define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline))
 
@@ -122,6 +127,7 @@ typedef struct {
   const char *w;
   float *out;
   size_t n, first, end;  // rows of weights
+  Fold fold;
 } Part;
 
 INLINE void few_of(const int kind, const int most, size_t m, const float *x, const Part *p,
@@ -168,13 +174,25 @@ INLINE void turn(const float *from, size_t step, float *to, size_t stride) {
   *(v4_any *)(to + 3 * stride) = __builtin_shufflevector(ba, dc, 2, 3, 6, 7);
 }
 
-// Columns d0 .. d1 of a panel of x [m][k]: [k][PANEL], zero for rows that are not there.
-INLINE void pack(const float *x, float *to, size_t m, size_t k, size_t panel, size_t d0,
-                 size_t d1) {
+// Columns d0 .. d1 of a panel of x [m][k], normed or not: [k][PANEL], zero for rows that are not
+// there. Normed columns are at most MOST_COLUMNS.
+INLINE void pack(const Norm *norm, const float *x, float *to, size_t m, size_t k, size_t panel,
+                 size_t d0, size_t d1) {
   to += panel * PANEL * k;
   for (size_t r = 0; r < PANEL; r += 4) {
     const size_t row = panel * PANEL + r;
-    if (row + 4 <= m) {
+    if (norm->folds & NORM) {
+      float rows[4 * MOST_COLUMNS];
+      for (size_t i = 0; i < 4; ++i) {
+        const float *const from = x + (row + i) * k;
+        const float factor = row + i < m ? norm_factor(norm, from, k) : 0.0f;
+        for (size_t d = d0; d < d1; d += WIDE)
+          store_wide(rows + i * MOST_COLUMNS + d - d0,
+                     row + i < m ? normed(norm, factor, from, d) : (wide)0.0f, WIDE);
+      }
+      for (size_t d = d0; d < d1; d += 4)
+        turn(rows + d - d0, MOST_COLUMNS, to + d * PANEL + r, PANEL);
+    } else if (row + 4 <= m) {
       for (size_t d = d0; d < d1; d += 4) turn(x + row * k + d, k, to + d * PANEL + r, PANEL);
     } else {
       for (size_t i = 0; i < 4; ++i)
@@ -282,49 +300,135 @@ INLINE int part_of(Part *p, size_t before, size_t first, size_t count) {
   return p->first < p->end;
 }
 
-INLINE void few_parts(const int kind, const float *x, Part *p, int parts, size_t m, size_t k,
-                      size_t first, size_t count) {
+INLINE void few_of_kind(const int kind, const float *x, const Part *p, size_t m, size_t k) {
+  (kind == F32 ? few_F32 : kind == F16 ? few_F16 : few_BF16)(x, p, m, k);
+}
+
+INLINE void many_of_kind(const int kind, const float *x, const Part *p, size_t k, size_t row,
+                         size_t until) {
+  (kind == F32 ? many_F32 : kind == F16 ? many_F16 : many_BF16)(x, p, k, row, until);
+}
+
+// x, or its rows normed in `to`: a few rows are that again in every workgroup, which costs less than
+// a dispatch of its own.
+INLINE const float *few_normed(const Norm *norm, const float *x, float *to, size_t m, size_t k) {
+  if (!(norm->folds & NORM)) return x;
+  for (size_t r = 0; r < m; ++r) {
+    const float factor = norm_factor(norm, x + r * k, k);
+    for (size_t d = 0; d < k; d += WIDE)
+      store_wide(to + r * k + d, normed(norm, factor, x + r * k, d), WIDE);
+  }
+  return to;
+}
+
+INLINE void few_parts(const int kind, const Norm *norm, const float *x, Part *p, int parts,
+                      size_t m, size_t k, size_t first, size_t count) {
+  float rows[MOST_NORMED];
+  x = few_normed(norm, x, rows, m, k);
   for (size_t before = 0, i = 0; i < (size_t)parts; before += p[i++].n)
-    if (part_of(p + i, before, first, count))
-      (kind == F32 ? few_F32 : kind == F16 ? few_F16 : few_BF16)(x, p + i, m, k);
+    if (part_of(p + i, before, first, count)) {
+      few_of_kind(kind, x, p + i, m, k);
+      fold(&p[i].fold, p[i].out, p[i].n, 0, m, p[i].first, p[i].end);
+    }
 }
 
 INLINE void many_parts(const int kind, const float *x, Part *p, int parts, size_t m, size_t k,
                        size_t first, size_t count, size_t row, size_t rows) {
   const size_t until = row + rows < m ? row + rows : m;
   for (size_t before = 0, i = 0; i < (size_t)parts; before += p[i++].n)
-    if (part_of(p + i, before, first, count))
-      (kind == F32 ? many_F32 : kind == F16 ? many_F16 : many_BF16)(x, p + i, k, row, until);
+    if (part_of(p + i, before, first, count)) {
+      many_of_kind(kind, x, p + i, k, row, until);
+      fold(&p[i].fold, p[i].out, p[i].n, row, until, p[i].first, p[i].end);
+    }
+}
+
+// activation(gate) * up, for rows first .. first + count of both layers' weights.
+INLINE void few_gated(const int kind, const Norm *norm, const float *x, const char *w0,
+                      const char *w1, float *out, size_t m, size_t n, size_t k,
+                      size_t activation, size_t first, size_t count) {
+  float rows[MOST_NORMED], ups[FEW * STRIP];
+  const size_t end = first + count < n ? first + count : n;
+  x = few_normed(norm, x, rows, m, k);
+  for (size_t i = first; i < end; i += STRIP) {
+    const size_t until = i + STRIP < end ? i + STRIP : end;
+    const Part gates = {.w = w0, .out = out, .n = n, .first = i, .end = until};
+    const Part up = {.w = w1, .out = ups - i, .n = STRIP, .first = i, .end = until};
+    few_of_kind(kind, x, &gates, m, k);
+    few_of_kind(kind, x, &up, m, k);
+    gate(activation, out + i, n, ups, STRIP, m, until - i);
+  }
+}
+
+INLINE void many_gated(const int kind, const float *x, const char *w0, const char *w1, float *out,
+                       size_t m, size_t n, size_t k, size_t activation, size_t first,
+                       size_t count, size_t row, size_t rows) {
+  float ups[MOST_ROWS * MOST_WEIGHTS];
+  const size_t until = row + rows < m ? row + rows : m;
+  const size_t end = first + count < n ? first + count : n;
+  const Part gates = {.w = w0, .out = out, .n = n, .first = first, .end = end};
+  const Part up = {.w = w1, .out = ups - row * MOST_WEIGHTS - first, .n = MOST_WEIGHTS,
+                   .first = first, .end = end};
+  many_of_kind(kind, x, &gates, k, row, until);
+  many_of_kind(kind, x, &up, k, row, until);
+  gate(activation, out + row * n + first, n, ups, MOST_WEIGHTS, until - row, end - first);
 }
 
 #define WEIGHTS(i, element) const element *w##i, size_t wo##i
+#define BIASES(i) const float *b##i, size_t bo##i
 #define OUT(i) float *o##i, size_t oo##i
-#define PART(i) {(const char *)(w##i + wo##i), o##i + oo##i, n##i, 0, 0}
+#define PART(i)                                                                                \
+  {(const char *)(w##i + wo##i), o##i + oo##i, n##i, 0, 0,                                     \
+   {folds & BIAS << i ? b##i + bo##i : NULL, folds & ADDED ? added + ao : NULL, alpha}}
 #define COMMA ,
 
 // `few`: out f32 [m][n] of x f32 [m][k], m at most FEW. `many`: the same of the panels of x, rows
-// row .. row + rows. Both: rows first .. first + count of the layers' weights [n][k].
-#define LINEAR(parts, name, kind, element, weights, outs, sizes, list)                         \
-  void edgec_linear##parts##_few_##name(const float *x, size_t xo, weights, outs, size_t m,    \
-                                        sizes, size_t k, size_t first, size_t count) {         \
+// row .. row + rows. Both: rows first .. first + count of the layers' weights [n][k]. `norm` f32 [k]
+// and `eps` are of the rows, biases f32 [n]; `added`, f32 [m][n], is for a layer alone.
+#define LINEAR(parts, name, kind, element, weights, biases, outs, sizes, list)                 \
+  void edgec_linear##parts##_few_##name(                                                       \
+      const float *x, size_t xo, const float *norm, size_t no, weights, biases,                \
+      const float *added, size_t ao, outs, size_t m, sizes, size_t k, size_t folds, float eps, \
+      float alpha, size_t first, size_t count) {                                               \
+    const Norm of = {folds, norm + no, eps};                                                   \
     Part p[] = {list};                                                                         \
-    few_parts(kind, x + xo, p, parts, m, k, first, count);                                     \
+    few_parts(kind, &of, x + xo, p, parts, m, k, first, count);                                \
   }                                                                                            \
-  void edgec_linear##parts##_many_##name(const float *x, size_t xo, weights, outs, size_t m,   \
-                                         sizes, size_t k, size_t first, size_t count,          \
-                                         size_t row, size_t rows) {                            \
+  void edgec_linear##parts##_many_##name(                                                      \
+      const float *x, size_t xo, weights, biases, const float *added, size_t ao, outs,         \
+      size_t m, sizes, size_t k, size_t folds, float alpha, size_t first, size_t count,        \
+      size_t row, size_t rows) {                                                               \
     Part p[] = {list};                                                                         \
     many_parts(kind, x + xo, p, parts, m, k, first, count, row, rows);                         \
   }
 
+// The same for two layers of n features, the second times the activation of the first.
+#define GATED(name, kind, element)                                                             \
+  void edgec_linear_gated_few_##name(                                                          \
+      const float *x, size_t xo, const float *norm, size_t no, WEIGHTS(0, element),            \
+      WEIGHTS(1, element), OUT(0), size_t m, size_t n, size_t k, size_t folds,                 \
+      size_t activation, float eps, size_t first, size_t count) {                              \
+    const Norm of = {folds, norm + no, eps};                                                   \
+    few_gated(kind, &of, x + xo, (const char *)(w0 + wo0), (const char *)(w1 + wo1), o0 + oo0, \
+              m, n, k, activation, first, count);                                              \
+  }                                                                                            \
+  void edgec_linear_gated_many_##name(                                                         \
+      const float *x, size_t xo, WEIGHTS(0, element), WEIGHTS(1, element), OUT(0), size_t m,   \
+      size_t n, size_t k, size_t activation, size_t first, size_t count, size_t row,           \
+      size_t rows) {                                                                           \
+    many_gated(kind, x + xo, (const char *)(w0 + wo0), (const char *)(w1 + wo1), o0 + oo0, m,  \
+               n, k, activation, first, count, row, rows);                                     \
+  }
+
 #define EACH_PARTS(name, kind, element)                                                        \
-  LINEAR(1, name, kind, element, WEIGHTS(0, element), OUT(0), size_t n0, PART(0))              \
+  LINEAR(1, name, kind, element, WEIGHTS(0, element), BIASES(0), OUT(0), size_t n0, PART(0))   \
   LINEAR(2, name, kind, element, WEIGHTS(0, element) COMMA WEIGHTS(1, element),                \
-         OUT(0) COMMA OUT(1), size_t n0 COMMA size_t n1, PART(0) COMMA PART(1))                \
+         BIASES(0) COMMA BIASES(1), OUT(0) COMMA OUT(1), size_t n0 COMMA size_t n1,            \
+         PART(0) COMMA PART(1))                                                                \
   LINEAR(3, name, kind, element,                                                               \
          WEIGHTS(0, element) COMMA WEIGHTS(1, element) COMMA WEIGHTS(2, element),              \
-         OUT(0) COMMA OUT(1) COMMA OUT(2), size_t n0 COMMA size_t n1 COMMA size_t n2,          \
-         PART(0) COMMA PART(1) COMMA PART(2))
+         BIASES(0) COMMA BIASES(1) COMMA BIASES(2), OUT(0) COMMA OUT(1) COMMA OUT(2),          \
+         size_t n0 COMMA size_t n1 COMMA size_t n2, PART(0) COMMA PART(1) COMMA PART(2))       \
+  GATED(name, kind, element)
 
 EACH_PARTS(f32, F32, float)
 EACH_PARTS(f16, F16, uint16_t)
@@ -332,11 +436,18 @@ EACH_PARTS(bf16, BF16, uint16_t)
 
 // Columns column .. column + columns of rows row .. row + rows of x f32 [m][k], to panels
 // f32 [m rounded up to 16][k]; `row` and `rows` are whole panels.
-void edgec_linear_pack(const float *x, size_t xo, float *to, size_t too, size_t m, size_t k,
-                       size_t row, size_t rows, size_t column, size_t columns) {
+INLINE void pack_rows(const Norm *norm, const float *x, float *to, size_t m, size_t k, size_t row,
+                      size_t rows, size_t column, size_t columns) {
   const size_t end = row + rows < m ? row + rows : m;
   const size_t until = column + columns < k ? column + columns : k;
-  for (; row < end; row += PANEL) pack(x + xo, to + too, m, k, row / PANEL, column, until);
+  for (; row < end; row += PANEL) pack(norm, x, to, m, k, row / PANEL, column, until);
+}
+
+void edgec_linear_pack(const float *x, size_t xo, const float *norm, size_t no, float *to,
+                       size_t too, size_t m, size_t k, size_t folds, float eps, size_t row,
+                       size_t rows, size_t column, size_t columns) {
+  const Norm of = {folds, norm + no, eps};
+  pack_rows(&of, x + xo, to + too, m, k, row, rows, column, columns);
 }
 
 #include "linear_grouped.h"

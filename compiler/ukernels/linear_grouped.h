@@ -8,7 +8,8 @@
 void edgec_grouped_pack(const float *x, size_t xo, const int32_t *offsets, size_t oo, float *to,
                         size_t too, size_t experts, size_t k, size_t row, size_t rows,
                         size_t column, size_t columns) {
-  edgec_linear_pack(x, xo, to, too, (size_t)offsets[oo + experts], k, row, rows, column, columns);
+  const Norm none = {0, NULL, 0.0f};
+  pack_rows(&none, x + xo, to + too, (size_t)offsets[oo + experts], k, row, rows, column, columns);
 }
 
 // `many`: rows offsets[expert] .. offsets[expert + 1], of which x has the panels, by rows
@@ -19,16 +20,17 @@ void edgec_grouped_pack(const float *x, size_t xo, const int32_t *offsets, size_
                                  size_t n, size_t k, size_t first, size_t count,               \
                                  size_t expert) {                                              \
     const size_t end = (size_t)offsets[of + expert + 1];                                       \
-    const Part p = {(const char *)(w + wo + expert * n * k), out + oo, n, first,               \
-                    first + count < n ? first + count : n};                                    \
+    const Part p = {.w = (const char *)(w + wo + expert * n * k), .out = out + oo, .n = n,      \
+                    .first = first, .end = first + count < n ? first + count : n};             \
     for (size_t row = (size_t)offsets[of + expert]; row < end; row += MOST_ROWS)               \
       many_##KIND(x + xo, &p, k, row, row + MOST_ROWS < end ? row + MOST_ROWS : end);          \
   }                                                                                            \
   void edgec_grouped_few_##name(const float *x, size_t xo, const element *w, size_t wo,        \
                                 const int32_t *experts, size_t eo, float *out, size_t oo,      \
                                 size_t n, size_t k, size_t first, size_t count, size_t row) {  \
-    const Part p = {(const char *)(w + wo + (size_t)experts[eo + row] * n * k),                \
-                    out + oo + row * n, n, first, first + count < n ? first + count : n};      \
+    const Part p = {.w = (const char *)(w + wo + (size_t)experts[eo + row] * n * k),           \
+                    .out = out + oo + row * n, .n = n, .first = first,                         \
+                    .end = first + count < n ? first + count : n};                             \
     few_##KIND(x + xo + row * k, &p, 1, k);                                                    \
   }
 

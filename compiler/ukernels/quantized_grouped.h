@@ -13,8 +13,9 @@
                                      size_t oo, int8_t *q, size_t qo, float *s, size_t so,        \
                                      int32_t *c, size_t co, size_t experts, size_t k, size_t row, \
                                      size_t count) {                                              \
-    edgec_quantize_rows_i##bits(x, xo, q, qo, s, so, c, co, (size_t)offsets[oo + experts], k, row, \
-                                count);                                                           \
+    const Norm none = {0, NULL, 0.0f};                                                            \
+    quantize_rows(bits, &none, x + xo, q + qo, s + so, c + co, (size_t)offsets[oo + experts], k,  \
+                  row, count);                                                                    \
   }
 
 // Panels first .. first + count of rows m0 .. m1, and of up to ROWS - 1 rows more, which are there
@@ -72,10 +73,17 @@ INLINE void group_matmul(const int bits, const int8_t *q, const float *s, const 
                                     const uint16_t *ws, size_t wso, const int32_t *experts,       \
                                     size_t eo, float *out, size_t oo, size_t n, size_t k,         \
                                     size_t group, size_t first, size_t count, size_t row) {       \
-    const size_t expert = (size_t)experts[eo + row], rows = (n + PANEL - 1) / PANEL * PANEL;      \
-    edgec_quantized_matvec_i##bits(x, xo + row * k, w, wo + expert * rows * k * bits / 8, ws,     \
-                                   wso + expert * rows * (k / group), out, oo + row * n, n, k,    \
-                                   group, first, count);                                          \
+    const size_t expert = (size_t)experts[eo + row], panels = (n + PANEL - 1) / PANEL;            \
+    int8_t q[MAX_FUSED_K];                                                                        \
+    float s[MAX_FUSED_K / BLOCK];                                                                 \
+    int32_t c[MAX_FUSED_K / BLOCK];                                                               \
+    const Norm none = {0, NULL, 0.0f};                                                            \
+    quantize_rows(bits, &none, x + xo + row * k, q, s, c, 1, k, 0, 1);                            \
+    const Rows rows = {q, s, c, k, group};                                                        \
+    Layer l = {.w = w + wo + expert * panels * PANEL * k * bits / 8,                              \
+               .ws = ws + wso + expert * panels * PANEL * (k / group),                            \
+               .out = out + oo + row * n, .n = n};                                                \
+    if (part_of(&l, 0, first, count)) matmul_i##bits(&rows, &l, 0, 1);                            \
   }
 
 QUANTIZE_GROUPS(8)

@@ -29,6 +29,8 @@
 //   add_pair(a, b, acc)        a and b, vi, += what acc has of p, and of q
 //   quantize_block(x, q, s)    32 floats to int8; stores the scale, returns the sum
 
+#include "fold.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,8 +38,10 @@
 #define PANEL 16
 #define ZERO4 8
 #define MAX_FUSED_K 16384
-#define AHEAD 2048  // bytes of weights, of a single row's product
+#define AHEAD 2048     // bytes of weights, of a single row's product
+#define MOST_ROWS 256  // of activations, of a workgroup
 #define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline))
 
 // A block of a panel by `rows` rows of activations x, k apart, added to acc.
 INLINE void dots(const int rows, const int bits, vi *acc, const uint8_t *w, const int8_t *x,
@@ -136,135 +140,205 @@ INLINE void tile(const int rows, const int bits, const int zeros, const int8_t *
   }
 }
 
-// Panels first .. first + count of rows m0 .. m1.
-INLINE void matmul(const int bits, const int zeros, const int8_t *q, const float *s,
-                   const int32_t *c, const uint8_t *w, const uint16_t *ws, float *out, size_t m0,
-                   size_t m1, size_t n, size_t k, size_t group, size_t first, size_t count) {
-  const size_t panels = (n + PANEL - 1) / PANEL, blocks = k / BLOCK;
-  const size_t end = first + count < panels ? first + count : panels;
-  for (size_t p = first; p < end; ++p) {
-    const uint8_t *wp = w + p * PANEL * k * bits / 8;
-    const uint16_t *sp = ws + p * PANEL * (k / group);
-    const uint16_t *zp = sp + panels * PANEL * (k / group);
-    const size_t width = n - p * PANEL < PANEL ? n - p * PANEL : PANEL;
-    size_t m = m0;
-    float *o = out + p * PANEL;
+// Rows of activations as integers, and the shape of what is multiplied by them.
+typedef struct {
+  const int8_t *q;   // [m][k]
+  const float *s;    // [m][k / BLOCK]
+  const int32_t *c;  // the same
+  size_t k, group;
+} Rows;
+
+// What a workgroup does of one layer of n features: panels first .. end.
+typedef struct {
+  const uint8_t *w;
+  const uint16_t *ws;
+  float *out;
+  size_t n, first, end;
+  Fold fold;
+} Layer;
+
+INLINE size_t panels_of(const Layer *l) { return (l->n + PANEL - 1) / PANEL; }
+
+// Rows m0 .. m1 by panel p, to out, `stride` apart from row 0 on, whose first column is the panel's.
+INLINE void panel(const int bits, const int zeros, const Rows *x, const Layer *l, size_t p,
+                  float *out, size_t stride, size_t m0, size_t m1) {
+  const size_t k = x->k, blocks = k / BLOCK, groups = k / x->group;
+  const uint8_t *wp = l->w + p * PANEL * k * bits / 8;
+  const uint16_t *sp = l->ws + p * PANEL * groups;
+  const uint16_t *zp = sp + panels_of(l) * PANEL * groups;
+  const size_t width = l->n - p * PANEL < PANEL ? l->n - p * PANEL : PANEL;
+  size_t m = m0;
 #define ROWS_OF_TILE(rows)                                                                       \
   for (; m + (rows) <= m1; m += (rows))                                                          \
-    tile(rows, bits, zeros, q + m * k, s + m * blocks, c + m * blocks, wp, sp, zp, o + m * n, n, \
-         width, k, group);
-    ROWS_OF_TILE(ROWS)
-    if (ROWS > 4) ROWS_OF_TILE(ROWS > 4 ? 4 : 1)
-    ROWS_OF_TILE(2)
-    ROWS_OF_TILE(1)
+    tile(rows, bits, zeros, x->q + m * k, x->s + m * blocks, x->c + m * blocks, wp, sp, zp,      \
+         out + m * stride, stride, width, k, x->group);
+  ROWS_OF_TILE(ROWS)
+  if (ROWS > 4) ROWS_OF_TILE(ROWS > 4 ? 4 : 1)
+  ROWS_OF_TILE(2)
+  ROWS_OF_TILE(1)
 #undef ROWS_OF_TILE
+}
+
+INLINE void matmul(const int bits, const int zeros, const Rows *x, const Layer *l, size_t m0,
+                   size_t m1) {
+  for (size_t p = l->first; p < l->end; ++p) {
+    const size_t column = p * PANEL, until = column + PANEL < l->n ? column + PANEL : l->n;
+    panel(bits, zeros, x, l, p, l->out + column, l->n, m0, m1);
+    fold(&l->fold, l->out, l->n, m0, m1, column, until);
   }
 }
 
-INLINE void quantize_row(const float *x, int8_t *q, float *s, int32_t *c, size_t k, int32_t zero) {
-  for (size_t b = 0; b < k / BLOCK; ++b)
-    c[b] = -zero * quantize_block(x + b * BLOCK, q + b * BLOCK, s + b);
+// activation(gate) * up, to the gate's `out`: a panel of the one, then the same of the other.
+INLINE void gated(const int bits, const int zeros, const Rows *x, const Layer *gates,
+                  const Layer *ups, size_t activation, size_t m0, size_t m1) {
+  float up[MOST_ROWS * PANEL];
+  const size_t n = gates->n;
+  for (size_t p = gates->first; p < gates->end; ++p) {
+    const size_t column = p * PANEL, width = n - column < PANEL ? n - column : PANEL;
+    panel(bits, zeros, x, gates, p, gates->out + column, n, m0, m1);
+    panel(bits, zeros, x, ups, p, up - m0 * PANEL, PANEL, m0, m1);
+    gate(activation, gates->out + m0 * n + column, n, up, PANEL, m1 - m0, width);
+  }
 }
 
-#define ZERO_OF(bits) ((bits) == 8 ? ZERO8 : ZERO4)
+// A row to integers, normed or not.
+INLINE void quantize_row(const Norm *norm, const float *x, int8_t *q, float *s, int32_t *c,
+                         size_t k, int32_t zero) {
+  const float factor = norm->folds & NORM ? norm_factor(norm, x, k) : 1.0f;
+  for (size_t b = 0; b < k / BLOCK; ++b) {
+    float values[BLOCK];
+    const float *from = x + b * BLOCK;
+    if (norm->folds & NORM) {
+      for (size_t d = 0; d < BLOCK; d += WIDE)
+        store_wide(values + d, normed(norm, factor, x, b * BLOCK + d), WIDE);
+      from = values;
+    }
+    c[b] = -zero * quantize_block(from, q + b * BLOCK, s + b);
+  }
+}
 
-// Rows row .. row + count (at most m) of x f32 [m][k] to q i8 [m][k], s f32 and c i32 [m][k / 32].
-#define QUANTIZE(bits)                                                                            \
-  void edgec_quantize_rows_i##bits(const float *x, size_t xo, int8_t *q, size_t qo, float *s,     \
-                                   size_t so, int32_t *c, size_t co, size_t m, size_t k,          \
-                                   size_t row, size_t count) {                                    \
-    const size_t end = row + count < m ? row + count : m, blocks = k / BLOCK;                     \
-    for (size_t r = row; r < end; ++r)                                                            \
-      quantize_row(x + xo + r * k, q + qo + r * k, s + so + r * blocks, c + co + r * blocks, k,   \
-                   ZERO_OF(bits));                                                                \
+INLINE void quantize_rows(const int bits, const Norm *norm, const float *x, int8_t *q, float *s,
+                          int32_t *c, size_t m, size_t k, size_t row, size_t count) {
+  const size_t end = row + count < m ? row + count : m, blocks = k / BLOCK;
+  for (size_t r = row; r < end; ++r)
+    quantize_row(norm, x + r * k, q + r * k, s + r * blocks, c + r * blocks, k,
+                 bits == 8 ? ZERO8 : ZERO4);
+}
+
+// Each form once: what is exported below calls it.
+#define FORMS(name, bits, zeros)                                                                 \
+  APART void matmul_##name(const Rows *x, const Layer *l, size_t m0, size_t m1) {                \
+    matmul(bits, zeros, x, l, m0, m1);                                                           \
+  }                                                                                              \
+  APART void gated_##name(const Rows *x, const Layer *gates, const Layer *ups,                   \
+                          size_t activation, size_t m0, size_t m1) {                             \
+    gated(bits, zeros, x, gates, ups, activation, m0, m1);                                       \
   }
 
-// out f32 [m][n], its columns of `count` panels from `first`, its rows of `rows` from `row`.
-#define MATMUL(name, bits, zeros)                                                                 \
-  void edgec_quantized_matmul_##name(                                                             \
-      const int8_t *q, size_t qo, const float *s, size_t so, const int32_t *c, size_t co,         \
-      const uint8_t *w, size_t wo, const uint16_t *ws, size_t wso, float *out, size_t oo,         \
-      size_t m, size_t n, size_t k, size_t group, size_t first, size_t count, size_t row,         \
-      size_t rows) {                                                                              \
-    const size_t end = row + rows < m ? row + rows : m;                                           \
-    matmul(bits, zeros, q + qo, s + so, c + co, w + wo, ws + wso, out + oo, row, end, n, k,       \
-           group, first, count);                                                                       \
-  }
+FORMS(i8, 8, 0)
+FORMS(i4, 4, 0)
+FORMS(i4z, 4, 1)
 
-// One row: each workgroup quantises it for itself, which costs less than another dispatch.
-#define MATVEC(name, bits, zeros)                                                                 \
-  void edgec_quantized_matvec_##name(const float *x, size_t xo, const uint8_t *w, size_t wo,      \
-                                      const uint16_t *ws, size_t wso, float *out, size_t oo,      \
-                                      size_t n, size_t k, size_t group, size_t first,             \
-                                      size_t count) {                                             \
-    int8_t q[MAX_FUSED_K];                                                                        \
-    float s[MAX_FUSED_K / BLOCK];                                                                 \
-    int32_t c[MAX_FUSED_K / BLOCK];                                                               \
-    quantize_row(x + xo, q, s, c, k, ZERO_OF(bits));                                              \
-    matmul(bits, zeros, q, s, c, w + wo, ws + wso, out + oo, 0, 1, n, k, group, first, count);    \
+// Rows row .. row + count (at most m) of x f32 [m][k], normed by `norm` f32 [k] or not, to q i8
+// [m][k], s f32 and c i32 [m][k / 32].
+#define QUANTIZE(bits)                                                                           \
+  void edgec_quantize_rows_i##bits(const float *x, size_t xo, const float *norm, size_t no,      \
+                                   int8_t *q, size_t qo, float *s, size_t so, int32_t *c,        \
+                                   size_t co, size_t m, size_t k, size_t folds, float eps,       \
+                                   size_t row, size_t count) {                                   \
+    const Norm of = {folds, norm + no, eps};                                                     \
+    quantize_rows(bits, &of, x + xo, q + qo, s + so, c + co, m, k, row, count);                  \
   }
 
 QUANTIZE(8)
 QUANTIZE(4)
-MATMUL(i8, 8, 0)
-MATMUL(i4, 4, 0)
-MATMUL(i4z, 4, 1)
-MATVEC(i8, 8, 0)
-MATVEC(i4, 4, 0)
-MATVEC(i4z, 4, 1)
 
-#include "quantized_grouped.h"
+#define WEIGHTS(i) const uint8_t *w##i, size_t wo##i, const uint16_t *s##i, size_t so##i
+#define BIASES(i) const float *b##i, size_t bo##i
+#define OUT(i) float *o##i, size_t oo##i
+#define LAYER(i)                                                                                 \
+  {w##i + wo##i, s##i + so##i, o##i + oo##i, n##i, 0, 0,                                         \
+   {folds & BIAS << i ? b##i + bo##i : NULL, folds & ADDED ? added + ao : NULL, alpha}}
+#define COMMA ,
 
-// One row by the panels of several layers, of which `first` .. `first` + `count` are this
-// workgroup's.
-INLINE void matvecs(const int bits, const int zeros, const int parts, const float *x,
-                    const uint8_t *const *w, const uint16_t *const *ws, float *const *out,
-                    const size_t *n, size_t k, size_t group, size_t first, size_t count) {
-  int8_t q[MAX_FUSED_K];
-  float s[MAX_FUSED_K / BLOCK];
-  int32_t c[MAX_FUSED_K / BLOCK];
-  quantize_row(x, q, s, c, k, ZERO_OF(bits));
-  size_t before = 0;
-  for (int i = 0; i < parts; ++i) {
-    const size_t panels = (n[i] + PANEL - 1) / PANEL;
-    const size_t from = first > before ? first - before : 0;
-    const size_t to = first + count > before ? first + count - before : 0;
-    if (from < panels && to > from)
-      matmul(bits, zeros, q, s, c, w[i], ws[i], out[i], 0, 1, n[i], k, group, from, to - from);
-    before += panels;
-  }
+// `of` the panels first .. first + count of several layers, laid end to end: those of the layer
+// that begins after `before` of them.
+INLINE int part_of(Layer *l, size_t before, size_t first, size_t count) {
+  const size_t panels = panels_of(l), end = first + count > before ? first + count - before : 0;
+  l->first = first > before ? first - before : 0;
+  l->end = end < panels ? end : panels;
+  return l->first < l->end;
 }
 
-#define MATVEC2(name, bits, zeros)                                                                \
-  void edgec_quantized_matvec2_##name(                                                            \
-      const float *x, size_t xo, const uint8_t *w0, size_t wo0, const uint16_t *s0, size_t so0,   \
-      const uint8_t *w1, size_t wo1, const uint16_t *s1, size_t so1, float *o0, size_t oo0,       \
-      float *o1, size_t oo1, size_t n0, size_t n1, size_t k, size_t group, size_t first,          \
-      size_t count) {                                                                             \
-    const uint8_t *const w[] = {w0 + wo0, w1 + wo1};                                              \
-    const uint16_t *const s[] = {s0 + so0, s1 + so1};                                             \
-    float *const out[] = {o0 + oo0, o1 + oo1};                                                    \
-    const size_t n[] = {n0, n1};                                                                  \
-    matvecs(bits, zeros, 2, x + xo, w, s, out, n, k, group, first, count);                        \
+// out f32 [m][n], its columns of `count` panels from `first`, its rows of `rows` from `row`.
+#define MATMUL(name)                                                                             \
+  void edgec_quantized_matmul_##name(                                                            \
+      const int8_t *q, size_t qo, const float *s, size_t so, const int32_t *c, size_t co,        \
+      WEIGHTS(0), BIASES(0), const float *added, size_t ao, OUT(0), size_t m, size_t n0,         \
+      size_t k, size_t group, size_t folds, float alpha, size_t first, size_t count, size_t row, \
+      size_t rows) {                                                                             \
+    const Rows x = {q + qo, s + so, c + co, k, group};                                           \
+    Layer l = LAYER(0);                                                                          \
+    const size_t until = row + rows < m ? row + rows : m;                                        \
+    if (part_of(&l, 0, first, count)) matmul_##name(&x, &l, row, until);                         \
+  }                                                                                              \
+  void edgec_quantized_gated_matmul_##name(                                                      \
+      const int8_t *q, size_t qo, const float *s, size_t so, const int32_t *c, size_t co,        \
+      WEIGHTS(0), WEIGHTS(1), OUT(0), size_t m, size_t n, size_t k, size_t group,                \
+      size_t activation, size_t first, size_t count, size_t row, size_t rows) {                  \
+    const Rows x = {q + qo, s + so, c + co, k, group};                                           \
+    Layer gates = {.w = w0 + wo0, .ws = s0 + so0, .out = o0 + oo0, .n = n};                      \
+    const Layer ups = {.w = w1 + wo1, .ws = s1 + so1, .n = n};                                   \
+    const size_t until = row + rows < m ? row + rows : m;                                        \
+    if (part_of(&gates, 0, first, count))                                                        \
+      gated_##name(&x, &gates, &ups, activation, row, until);                                    \
   }
 
-#define MATVEC3(name, bits, zeros)                                                                \
-  void edgec_quantized_matvec3_##name(                                                            \
-      const float *x, size_t xo, const uint8_t *w0, size_t wo0, const uint16_t *s0, size_t so0,   \
-      const uint8_t *w1, size_t wo1, const uint16_t *s1, size_t so1, const uint8_t *w2,           \
-      size_t wo2, const uint16_t *s2, size_t so2, float *o0, size_t oo0, float *o1, size_t oo1,   \
-      float *o2, size_t oo2, size_t n0, size_t n1, size_t n2, size_t k, size_t group,             \
-      size_t first, size_t count) {                                                               \
-    const uint8_t *const w[] = {w0 + wo0, w1 + wo1, w2 + wo2};                                    \
-    const uint16_t *const s[] = {s0 + so0, s1 + so1, s2 + so2};                                   \
-    float *const out[] = {o0 + oo0, o1 + oo1, o2 + oo2};                                          \
-    const size_t n[] = {n0, n1, n2};                                                              \
-    matvecs(bits, zeros, 3, x + xo, w, s, out, n, k, group, first, count);                        \
+// One row of activations by several layers' panels, of which first .. first + count are this
+// workgroup's. Each workgroup norms and quantises the row for itself, which costs less than another
+// dispatch.
+#define ROW(bits)                                                                                \
+  int8_t q[MAX_FUSED_K];                                                                         \
+  float s[MAX_FUSED_K / BLOCK];                                                                  \
+  int32_t c[MAX_FUSED_K / BLOCK];                                                                \
+  const Norm of = {folds, norm + no, eps};                                                       \
+  quantize_rows(bits, &of, x + xo, q, s, c, 1, k, 0, 1);                                         \
+  const Rows rows = {q, s, c, k, group};
+
+#define MATVEC(parts, name, bits, weights, biases, outs, sizes, list)                            \
+  void edgec_quantized_matvec##parts##_##name(                                                   \
+      const float *x, size_t xo, const float *norm, size_t no, weights, biases,                  \
+      const float *added, size_t ao, outs, sizes, size_t k, size_t group, size_t folds,          \
+      float eps, float alpha, size_t first, size_t count) {                                      \
+    ROW(bits)                                                                                    \
+    Layer l[] = {list};                                                                          \
+    for (size_t before = 0, i = 0; i < parts; before += panels_of(l + i++))                      \
+      if (part_of(l + i, before, first, count)) matmul_##name(&rows, l + i, 0, 1);               \
   }
 
-MATVEC2(i8, 8, 0)
-MATVEC2(i4, 4, 0)
-MATVEC2(i4z, 4, 1)
-MATVEC3(i8, 8, 0)
-MATVEC3(i4, 4, 0)
-MATVEC3(i4z, 4, 1)
+#define GATED_MATVEC(name, bits)                                                                 \
+  void edgec_quantized_gated_matvec_##name(                                                      \
+      const float *x, size_t xo, const float *norm, size_t no, WEIGHTS(0), WEIGHTS(1), OUT(0),   \
+      size_t n, size_t k, size_t group, size_t folds, size_t activation, float eps,              \
+      size_t first, size_t count) {                                                              \
+    ROW(bits)                                                                                    \
+    Layer gates = {.w = w0 + wo0, .ws = s0 + so0, .out = o0 + oo0, .n = n};                      \
+    const Layer ups = {.w = w1 + wo1, .ws = s1 + so1, .n = n};                                   \
+    if (part_of(&gates, 0, first, count)) gated_##name(&rows, &gates, &ups, activation, 0, 1);   \
+  }
+
+#define EACH_PARTS(name, bits)                                                                   \
+  MATMUL(name)                                                                                   \
+  MATVEC(1, name, bits, WEIGHTS(0), BIASES(0), OUT(0), size_t n0, LAYER(0))                      \
+  MATVEC(2, name, bits, WEIGHTS(0) COMMA WEIGHTS(1), BIASES(0) COMMA BIASES(1),                  \
+         OUT(0) COMMA OUT(1), size_t n0 COMMA size_t n1, LAYER(0) COMMA LAYER(1))                \
+  MATVEC(3, name, bits, WEIGHTS(0) COMMA WEIGHTS(1) COMMA WEIGHTS(2),                            \
+         BIASES(0) COMMA BIASES(1) COMMA BIASES(2), OUT(0) COMMA OUT(1) COMMA OUT(2),            \
+         size_t n0 COMMA size_t n1 COMMA size_t n2, LAYER(0) COMMA LAYER(1) COMMA LAYER(2))      \
+  GATED_MATVEC(name, bits)
+
+EACH_PARTS(i8, 8)
+EACH_PARTS(i4, 4)
+EACH_PARTS(i4z, 4)
+
+#include "quantized_grouped.h"

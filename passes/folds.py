@@ -1,0 +1,234 @@
+"""What a linear layer's neighbours compute, for kernels to compute in the layers' own dispatch.
+
+Before the layers: the RMS norm of what they read. After them: a sum with another tensor, the
+residual stream; or, of two layers, the activation of one times the other, a gate. In an exported
+module these are a handful of operations that all models write alike; what is written otherwise
+stays a dispatch of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from iree.compiler import ir
+
+from edgec.passes.rewriting import (
+    call_together,
+    constant_bool,
+    constant_float,
+    constant_int,
+    is_none,
+    parse_torch_tensor,
+)
+
+__all__ = ["ACTIVATIONS", "Folded", "Folds", "Norm", "find_folds", "rms_norm"]
+
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+"""Name to number, as in compiler/ukernels/fold.h."""
+
+_NORM, _NORM_WEIGHT, _ADDED, _BIAS = 1, 2, 4, 8  # as in fold.h
+_LAYERS = ("torch.edgec.linear", "torch.edgec.quantized_linear")
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The form of what is folded in; nothing by default.
+
+    Attributes:
+        eps: Of the norm.
+        weighted: Whether the norm has a weight for each column.
+        alpha: Factor of the product that is added to another tensor.
+        activation: Of the first of two layers, times the second.
+    """
+
+    eps: float | None = None
+    weighted: bool = False
+    alpha: float | None = None
+    activation: str | None = None
+
+    def bits(self, biased: Sequence[bool]) -> int:
+        """What the kernels are told; `biased`: which of the layers have a bias."""
+        norm = 0 if self.eps is None else _NORM | _NORM_WEIGHT * self.weighted
+        biases = sum(_BIAS << i for i, has in enumerate(biased) if has)
+        return norm | (0 if self.alpha is None else _ADDED) | biases
+
+    @property
+    def labels(self) -> list[str]:
+        """Parts of a symbol's name."""
+        norm = "" if self.eps is None else f"{'w' * self.weighted}norm{self.eps!r}"
+        added = "" if self.alpha is None else f"added{self.alpha!r}"
+        return [norm, added, self.activation or ""]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """`x / sqrt(mean(x²) + eps)` over the last dimension, times `weight` f32 `[K]`, or None."""
+
+    x: ir.Value
+    weight: ir.Value | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Layers of one dispatch with what is folded in.
+
+    Attributes:
+        folds: Its form.
+        layers: The layers, a gate's first.
+        x: What the dispatch reads.
+        operands: The norm's weight and the tensor that is added, as far as there are.
+        replaced: The operations whose results the dispatch has, in its results' order.
+        unused: Those that have no reader any more then, readers first.
+    """
+
+    folds: Folds
+    layers: list[ir.Operation]
+    x: ir.Value
+    operands: list[ir.Value]
+    replaced: list[ir.Operation]
+    unused: list[ir.Operation]
+
+    def call(self, symbol: str, given: list[ir.Value]) -> None:
+        """Calls the function `symbol` of `x`, what is `given` for the layers, and `operands`."""
+        call_together(self.replaced, symbol, [self.x, *given, *self.operands])
+        for op in self.unused:
+            op.erase()
+
+
+def find_folds(layers: list[ir.Operation], *, biased: bool, norms: bool) -> Folded:
+    """What can be folded into the dispatch of layers that read one value.
+
+    Args:
+        layers: One to three linear layers of a module.
+        biased: Whether any of them has a bias.
+        norms: Whether the kernel can take the norm.
+    """
+    x, operands, folds = layers[0].operands[0], [], Folds()
+    norm = rms_norm(x) if norms and all(_is_layer(use.owner.operation) for use in x.uses) else None
+    if norm is not None:
+        x, operands = norm.x, [v for v in [norm.weight] if v is not None]
+        folds = Folds(norm.eps, weighted=norm.weight is not None)
+    if len(layers) == 2 and not biased:
+        for order in (layers, layers[::-1]):
+            if gate := _gate(*order):
+                activation, product = gate
+                name = _activation(activation)
+                folds = replace(folds, activation=name)
+                unused = [activation, *order]
+                return Folded(folds, order, x, operands, [product], unused)
+    if len(layers) == 1 and (added := _added(layers[0])):
+        other, alpha, chain = added
+        folds = replace(folds, alpha=alpha)
+        *between, total = chain
+        return Folded(folds, layers, x, [*operands, other], [total], [*between[::-1], *layers])
+    return Folded(folds, layers, x, operands, layers, [])
+
+
+def rms_norm(value: ir.Value) -> Norm | None:
+    """The RMS norm of f32 over the last dimension that makes `value`; None for anything else."""
+    type_ = parse_torch_tensor(value.type)
+    product = _made_by(value, "torch.aten.mul.Tensor")
+    if product is None or type_.dtype != "f32":
+        return None
+    for scaled, weight in (product.operands, list(product.operands)[::-1]):
+        of = parse_torch_tensor(weight.type)
+        if of.shape == type_.shape[-1:] and of.dtype == "f32" and (found := _scaled(scaled)):
+            return Norm(found[0], weight, found[1])
+    found = _scaled(value)
+    return Norm(found[0], None, found[1]) if found else None
+
+
+def _scaled(value: ir.Value) -> tuple[ir.Value, float] | None:
+    """x and eps where `value` is `x * rsqrt(mean(x²) + eps)`."""
+    product = _made_by(value, "torch.aten.mul.Tensor")
+    if product is None:
+        return None
+    for x, factor in (product.operands, list(product.operands)[::-1]):
+        root = _made_by(factor, "torch.aten.rsqrt")
+        total = root and _made_by(root.operands[0], "torch.aten.add.Scalar")
+        mean = total and _made_by(total.operands[0], "torch.aten.mean.dim")
+        if total and mean and x.type == value.type and _mean_square(mean, x):
+            return x, constant_float(total.operands[1])
+    return None
+
+
+def _mean_square(mean: ir.Operation, x: ir.Value) -> bool:
+    """Whether `mean` is that of the squares of `x` over its last dimension, which is kept."""
+    squares, dims, keep, dtype = mean.operands
+    rank = len(parse_torch_tensor(x.type).shape)
+    over = list(dims.owner.operation.operands)
+    if len(over) != 1 or constant_int(over[0]) not in (-1, rank - 1):
+        return False
+    power = _made_by(squares, "torch.aten.pow.Tensor_Scalar")
+    square = _made_by(squares, "torch.aten.mul.Tensor")
+    squared = (power and power.operands[0] == x and _number(power.operands[1]) == 2) or (
+        square and list(square.operands) == [x, x]
+    )
+    return bool(squared) and constant_bool(keep) and is_none(dtype)
+
+
+def _gate(gate: ir.Operation, up: ir.Operation) -> tuple[ir.Operation, ir.Operation] | None:
+    """The activation of the first layer's result and its product with the second's."""
+    activation, product = _only_reader(gate), _only_reader(up)
+    if activation is None or product is None or _activation(activation) is None:
+        return None
+    if product.name != "torch.aten.mul.Tensor" or _only_reader(activation) != product:
+        return None
+    # Their types differ where one were broadcast.
+    return (activation, product) if gate.results[0].type == up.results[0].type else None
+
+
+def _activation(op: ir.Operation) -> str | None:
+    if op.name == "torch.aten.silu":
+        return "silu"
+    if op.name == "torch.aten.gelu":
+        kind = op.operands[1].owner.operation
+        if ir.StringAttr(kind.attributes["value"]).value == "tanh":
+            return "gelu_tanh"
+    return None
+
+
+def _added(layer: ir.Operation) -> tuple[ir.Value, float, list[ir.Operation]] | None:
+    """The tensor that a layer's result is added to, its factor, the operations up to the sum."""
+    result, alpha, chain = layer.results[0], 1.0, []
+    reader = _only_reader(layer)
+    if reader is not None and reader.name == "torch.aten.mul.Scalar":
+        factor = _number(reader.operands[1])
+        if factor is None:
+            return None
+        result, alpha, chain = reader.results[0], factor, [reader]
+        reader = _only_reader(reader)
+    if reader is None or reader.name != "torch.aten.add.Tensor":
+        return None
+    a, b, factor_of_b = reader.operands
+    other = b if a == result else a
+    same = other.type == reader.results[0].type == layer.results[0].type
+    if not same or a == b or _number(factor_of_b) != 1:
+        return None
+    return other, alpha, [*chain, reader]
+
+
+def _is_layer(op: ir.Operation) -> bool:
+    return op.name == "torch.operator" and ir.StringAttr(op.attributes["name"]).value in _LAYERS
+
+
+def _made_by(value: ir.Value, name: str) -> ir.Operation | None:
+    """The operation that makes a value, if it is one of that name."""
+    if isinstance(value.owner, ir.Block) or value.owner.operation.name != name:
+        return None
+    return value.owner.operation
+
+
+def _only_reader(op: ir.Operation) -> ir.Operation | None:
+    """The operation that reads the result of `op`, if there is one alone, which reads it once."""
+    readers = [use.owner.operation for use in op.results[0].uses]
+    return readers[0] if len(readers) == 1 else None
+
+
+def _number(value: ir.Value) -> float | None:
+    """The value of a constant; None for what is computed."""
+    if _made_by(value, "torch.constant.int"):
+        return float(constant_int(value))
+    return constant_float(value) if _made_by(value, "torch.constant.float") else None
