@@ -8,7 +8,7 @@ from edgec.passes.kernel_call import executable, wrap_kernel
 from edgec.passes.lower_cache_update import LONGEST
 from edgec.passes.rewriting import TorchTensor
 
-__all__ = ["AttentionShape", "attention_fits", "attention_template", "tiling"]
+__all__ = ["AttentionShape", "attention_fits", "attention_template", "executables", "tiling"]
 
 _LANES, _MAX_WIDTH, _MAX_ROWS, _MAX_QUERY = 16, 256, 64, 8192  # as in attention.h
 _DTYPES = ("f32", "f16", "bf16", "i8")
@@ -83,7 +83,7 @@ def attention_template(symbol: str, shape: AttentionShape, level: str) -> str:
         arguments = f", %key_scales: {factor}, %value_scales: {factor}"
     names = ", ".join(f"%{name}" for name in _INDICES)
     return f"""
-{_executable(level)}
+{executables(level)}
 util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
     %start: tensor<i64>{f", %sinks: {sinks}" if shape.sinks else ""}{arguments}) -> {out} {{
   %c2 = arith.constant 2 : index
@@ -108,7 +108,8 @@ _INDICES = (
 )  # fmt: skip
 
 
-def _executable(level: str) -> str:
+def executables(level: str) -> str:
+    """The kernels as executables of a feature level."""
     exports = "".join(
         f"""
   stream.executable.export public @attention_{dtype} workgroups(

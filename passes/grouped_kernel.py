@@ -11,7 +11,7 @@ from edgec.passes.kernel_call import executable, wrap_kernel
 from edgec.passes.linear_kernel import PACKED, linear_fits
 from edgec.passes.rewriting import tensor_type
 
-__all__ = ["grouped_fits", "grouped_template"]
+__all__ = ["executables", "grouped_fits", "grouped_template"]
 
 _NAME = "edgec_grouped"
 _DTYPES = ("f32", "f16", "bf16")
@@ -48,7 +48,7 @@ def grouped_template(symbol: str, case: GroupedMatmul, level: str) -> str:
       %x, %weight, %index, %n, %k, %each)
       : ({x}{dynamic}, {weight}, {groups}{dynamic}, index, index, index) -> {result}{dynamic}"""
     return f"""
-{_executable(level)}
+{executables(level)}
 util.func private @"{symbol}"(%x: {x}, %weight: {weight}, %index: {groups}) -> {result} {{
   %c0 = arith.constant 0 : index
   %rows = tensor.dim %x, %c0 : {x}
@@ -61,7 +61,8 @@ def _few_weights(case: GroupedMatmul) -> int:
     return max(4, _FEW_BYTES // (case.k * (4 if case.weight.dtype == "f32" else 2)) // 4 * 4)
 
 
-def _executable(level: str) -> str:
+def executables(level: str) -> str:
+    """The kernels as executables of a feature level."""
     exports = [
         f"""
   stream.executable.export public @grouped_pack workgroups(%rows: index, %k: index)

@@ -15,7 +15,7 @@ from edgec.passes.kernel_call import executable, workgroup_share, wrap_kernel
 from edgec.passes.product_template import Product, dispatch, product_function
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["PACKED", "Layer", "linear_fits", "linear_norms", "linear_template"]
+__all__ = ["PACKED", "Layer", "executables", "linear_fits", "linear_norms", "linear_template"]
 
 _DTYPES = ("f32", "f16", "bf16")
 _PARTS = (1, 2, 3)  # layers that a kernel takes
@@ -82,7 +82,7 @@ def linear_template(
     dtype = layers[0].weight.dtype
     few = product.m is not None and product.m <= _FEW
     compute = _few(product, dtype) if few else _many(product, dtype)
-    return _executable(level) + product_function(symbol, x, product, result, compute)
+    return executables(level) + product_function(symbol, x, product, result, compute)
 
 
 def _rows(x: TorchTensor) -> int | None:
@@ -158,7 +158,8 @@ def _many_weights(rows: int) -> int:
     return large if rows >= large * _BUSY else small
 
 
-def _executable(level: str) -> str:
+def executables(level: str) -> str:
+    """The kernels as executables of a feature level."""
     exports = [_PACK_EXPORT]
     functions = [
         wrap_kernel(

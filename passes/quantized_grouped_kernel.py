@@ -17,7 +17,7 @@ from edgec.passes.quantized_kernel import (
 )
 from edgec.passes.rewriting import tensor_type
 
-__all__ = ["grouped_kernel_fits", "grouped_kernel_template"]
+__all__ = ["executables", "grouped_kernel_fits", "grouped_kernel_template"]
 
 _NAME = "edgec_quantized_grouped"
 _WORKGROUP_BYTES = 65536  # of weights, so that quantising a row does not weigh
@@ -40,10 +40,15 @@ def grouped_kernel_template(
             %counts how many of them each has, or %index has each row's own expert.
         kernel: The feature level.
     """
+    dispatch = _sorted(shape, experts) if in_order else _few(shape, experts)
+    return executables(kernel), _constants(shape) + dispatch
+
+
+def executables(level: str) -> str:
+    """The kernels as executables of a feature level."""
     exports = "".join(_exports(bits) for bits in (8, 4))
     functions = "".join(_functions(bits) for bits in (8, 4))
-    dispatch = _sorted(shape, experts) if in_order else _few(shape, experts)
-    return executable(_NAME, KERNELS, kernel, exports, functions), _constants(shape) + dispatch
+    return executable(_NAME, KERNELS, level, exports, functions)
 
 
 def _constants(shape: QuantizedShape) -> str:

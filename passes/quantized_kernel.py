@@ -21,6 +21,7 @@ __all__ = [
     "QUANTIZED_ROWS",
     "Layer",
     "QuantizedShape",
+    "executables",
     "kernel_fits",
     "one_row",
     "quantized_template",
@@ -115,7 +116,7 @@ def quantized_template(
         folds=folds,
     )
     compute = (_matvec if one_row(first) else _matmul)(product, first)
-    return _executable(level) + product_function(symbol, x, product, results, compute)
+    return executables(level) + product_function(symbol, x, product, results, compute)
 
 
 def one_row(shape: QuantizedShape) -> bool:
@@ -189,7 +190,8 @@ def _constants(product: Product, shape: QuantizedShape, each: int) -> str:
     return lines + product.constants
 
 
-def _executable(level: str) -> str:
+def executables(level: str) -> str:
+    """The kernels as executables of a feature level."""
     exports, functions = "", ""
     for bits in (8, 4):
         exports += _quantize_export(bits)

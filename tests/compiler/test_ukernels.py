@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,11 @@ from edgec.runtime.cpu import missing_features, parse_cpuinfo
 ziglang = pytest.importorskip("ziglang")
 
 
-@pytest.fixture(scope="module", params=list(LEVELS))
+# Those of another architecture run in whole programs, under emulation: tests/targets.
+OWN_LEVELS = [name for name in LEVELS if LEVELS[name].architecture == platform.machine()]
+
+
+@pytest.fixture(scope="module", params=OWN_LEVELS)
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     level = LEVELS[request.param]
     flags = parse_cpuinfo(Path("/proc/cpuinfo").read_text())
@@ -69,6 +74,39 @@ def linear_weights(n: int, k: int, dtype: str, generator: torch.Generator) -> tu
     return padded(bits.numpy()), narrow.double().numpy()
 
 
+NORM, NORM_WEIGHT, ADDED, BIAS = 1, 2, 4, 8  # as in fold.h
+EPS, ALPHA = 1e-5, 0.25
+
+
+def normed(x: Any, weight: Any, folds: int) -> Any:
+    """The RMS norm of rows `[M, K]`, as far as `folds` has one; f32, as the kernels have it."""
+    if not folds & NORM:
+        return x
+    inverse = 1 / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + EPS)
+    return (x * inverse * (weight if folds & NORM_WEIGHT else 1)).astype(np.float32)
+
+
+def activated(x: Any, activation: int) -> Any:
+    """silu or gelu with tanh, in f64."""
+    of = torch.from_numpy(x)
+    functional = torch.nn.functional
+    value = functional.gelu(of, approximate="tanh") if activation else functional.silu(of)
+    return value.numpy()
+
+
+def many_rows(kernels: Any, x: Any, weight: Any, folds: int) -> Any:
+    """Panels of rows, normed or not, after 16 others."""
+    m, k = x.shape
+    panels = np.full(16 + -(-m // 16) * 16 * k + 16, np.nan, np.float32)
+    pack = kernels.edgec_linear_pack
+    for row in range(0, m, 32):
+        for column in range(0, k, 64):
+            sizes = (m, k, folds, EPS, row, 32, column, 64)
+            call(pack, padded(x), padded(weight), panels, *sizes)
+    assert np.isnan(panels[:16]).all() and np.isnan(panels[-16:]).all()
+    return panels
+
+
 LINEAR = [
     (1, 16, 32), (1, 37, 1024), (2, 5, 96), (3, 64, 256), (4, 50, 288), (5, 9, 64), (6, 21, 32),
     (7, 19, 160), (8, 33, 160), (9, 16, 32), (32, 100, 544), (37, 60, 320), (70, 13, 64),
@@ -76,32 +114,62 @@ LINEAR = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("folds", [0, NORM | ADDED, NORM | NORM_WEIGHT | BIAS, ADDED | BIAS])
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize(("m", "n", "k"), LINEAR)
-def test_linear(kernels: Any, dtype: str, m: int, n: int, k: int) -> None:
+def test_linear(kernels: Any, dtype: str, m: int, n: int, k: int, folds: int) -> None:
     """Few rows as they are, many as panels; workgroups that end within tiles and at edges."""
     generator = torch.Generator().manual_seed(m * n * k)
     x = torch.randn(m, k, generator=generator).numpy()
     weights, values = linear_weights(n, k, dtype, generator)
-    expected = x.astype(np.float64) @ values.T
+    norm, bias = (torch.randn(size, generator=generator).numpy() for size in (k, n))
+    added = torch.randn(m, n, generator=generator).numpy()
+    expected = normed(x, norm, folds).astype(np.float64) @ values.T
+    expected += bias if folds & BIAS else 0
+    expected = added + ALPHA * expected if folds & ADDED else expected
     out = np.full(16 + m * n + 16, np.nan, np.float32)
+    after = [padded(bias), padded(added), out, m, n, k, folds]
     if m <= 8:
         for first in range(0, n, 12):
             kernel = getattr(kernels, f"edgec_linear1_few_{dtype}")
-            call(kernel, padded(x), weights, out, m, n, k, first, 12)
+            call(kernel, padded(x), padded(norm), weights, *after, EPS, ALPHA, first, 12)
     else:
-        panels = np.full(16 + -(-m // 16) * 16 * k + 16, np.nan, np.float32)
-        for row in range(0, m, 32):
-            for column in range(0, k, 64):
-                call(kernels.edgec_linear_pack, padded(x), panels, m, k, row, 32, column, 64)
-        assert np.isnan(panels[:16]).all() and np.isnan(panels[-16:]).all()
+        panels = many_rows(kernels, x, norm, folds)
         for first in range(0, n, 48):
             for row in range(0, m, 256):
                 kernel = getattr(kernels, f"edgec_linear1_many_{dtype}")
-                call(kernel, panels, weights, out, m, n, k, first, 48, row, 256)
+                call(kernel, panels, weights, *after, ALPHA, first, 48, row, 256)
     assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
     scale = np.abs(expected).max()
     assert np.abs(out[16:-16].reshape(m, n) - expected).max() <= 2e-6 * scale
+
+
+@pytest.mark.parametrize("activation", [0, 1])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 37, 64), (3, 150, 96), (8, 64, 32), (300, 100, 64)])
+def test_gate(kernels: Any, dtype: str, m: int, n: int, k: int, activation: int) -> None:
+    generator = torch.Generator().manual_seed(m * n * k)
+    x = torch.randn(m, k, generator=generator).numpy()
+    norm = torch.randn(k, generator=generator).numpy()
+    (gate, gates), (up, ups) = (linear_weights(n, k, dtype, generator) for _ in range(2))
+    folds = NORM | NORM_WEIGHT
+    rows = normed(x, norm, folds).astype(np.float64)
+    expected = activated(rows @ gates.T, activation) * (rows @ ups.T)
+    out = np.full(16 + m * n + 16, np.nan, np.float32)
+    if m <= 8:
+        kernel = getattr(kernels, f"edgec_linear_gated_few_{dtype}")
+        for first in range(0, n, 72):
+            sizes = (m, n, k, folds, activation, EPS, first, 72)
+            call(kernel, padded(x), padded(norm), gate, up, out, *sizes)
+    else:
+        panels = many_rows(kernels, x, norm, folds)
+        kernel = getattr(kernels, f"edgec_linear_gated_many_{dtype}")
+        for first in range(0, n, 48):
+            for row in range(0, m, 256):
+                call(kernel, panels, gate, up, out, m, n, k, activation, first, 48, row, 256)
+    assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+    actual = out[16:-16].reshape(m, n)
+    assert np.abs(actual - expected).max() <= 3e-6 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
@@ -114,22 +182,27 @@ def test_linear_of_several_layers(
     generator = torch.Generator().manual_seed(sum(features))
     k, parts = 96, len(features)
     x = torch.randn(m, k, generator=generator).numpy()
+    norm = torch.randn(k, generator=generator).numpy()
     pairs = [linear_weights(n, k, dtype, generator) for n in features]
+    biases = [torch.randn(n, generator=generator).numpy() for n in features]
     outs = [np.full(16 + m * n + 16, np.nan, np.float32) for n in features]
+    folds = NORM | NORM_WEIGHT | BIAS | BIAS << parts - 1  # the first and the last have a bias
+    rest = [*map(padded, biases), padded(x), *outs, m, *features, k, folds]
     weights = [bits for bits, _ in pairs]
-    panels = np.zeros(16 + -(-m // 16) * 16 * k, np.float32)
-    for row in range(0, m, 32):
-        call(kernels.edgec_linear_pack, padded(x), panels, m, k, row, 32, 0, k)
+    panels = many_rows(kernels, x, norm, folds)
     for first in range(0, sum(features), 24):
         if m <= 8:
             kernel = getattr(kernels, f"edgec_linear{parts}_few_{dtype}")
-            call(kernel, padded(x), *weights, *outs, m, *features, k, first, 24)
+            call(kernel, padded(x), padded(norm), *weights, *rest, EPS, ALPHA, first, 24)
         else:
             kernel = getattr(kernels, f"edgec_linear{parts}_many_{dtype}")
-            call(kernel, panels, *weights, *outs, m, *features, k, first, 24, 0, 256)
-    for n, out, (_, values) in zip(features, outs, pairs, strict=True):
+            call(kernel, panels, *weights, *rest, ALPHA, first, 24, 0, 256)
+    rows = normed(x, norm, folds).astype(np.float64)
+    for i, (n, out, bias, (_, values)) in enumerate(
+        zip(features, outs, biases, pairs, strict=True)
+    ):
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
-        expected = x.astype(np.float64) @ values.T
+        expected = rows @ values.T + (bias if i in (0, parts - 1) else 0)
         assert np.abs(out[16:-16].reshape(m, n) - expected).max() <= 2e-6 * np.abs(expected).max()
 
 
@@ -190,35 +263,97 @@ def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | No
     expected = quantized_linear(x, unpack(packed, k)[:n].numpy(), *by_row)
     blocks, panels = k // 32, packed.shape[0]
 
-    q, s, c = np.zeros(16 + m * k, np.int8), np.zeros(16 + m * blocks, np.float32), None
-    c = np.zeros(16 + m * blocks, np.int32)
-    for row in range(0, m, 3):
-        call(getattr(kernels, f"edgec_quantize_rows_i{bits}"), padded(x), q, s, c, m, k, row, 3)
+    q, s, c = quantized(kernels, x, bits, padded(x), 0)
     integers, steps = quantize_rows(x)
     assert np.array_equal(q[16:].reshape(m, k), integers)
     assert np.allclose(s[16:].reshape(m, blocks), steps, rtol=1e-6)
 
     weights, factors = padded(packed.numpy()), padded(scales.numpy())
-    out = np.full(16 + m * n + 16, np.nan, np.float32)
-    for first in range(0, panels, 2):
-        for row in range(0, m, 16):
-            call(
-                getattr(kernels, f"edgec_quantized_matmul_{kind}"), q, s, c, weights, factors, out,
-                m, n, k, group or k, first, 2, row, 16,
-            )  # fmt: skip
-    assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
-    scale = np.abs(expected).max()
-    assert np.abs(out[16:-16].reshape(m, n) - expected).max() <= 2e-6 * scale
-
-    if m == 1:
-        out = np.full(16 + n + 16, np.nan, np.float32)
+    bias = padded(torch.randn(n, generator=generator).numpy())
+    added = padded(torch.randn(m, n, generator=generator).numpy())
+    for folds in (0, BIAS, ADDED, BIAS | ADDED):
+        wanted = expected + (bias[16:] if folds & BIAS else 0)
+        wanted = added[16:].reshape(m, n) + ALPHA * wanted if folds & ADDED else wanted
+        scale = np.abs(wanted).max()
+        out = np.full(16 + m * n + 16, np.nan, np.float32)
         for first in range(0, panels, 2):
+            for row in range(0, m, 16):
+                call(
+                    getattr(kernels, f"edgec_quantized_matmul_{kind}"), q, s, c, weights, factors,
+                    bias, added, out, m, n, k, group or k, folds, ALPHA, first, 2, row, 16,
+                )  # fmt: skip
+        assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
+        assert np.abs(out[16:-16].reshape(m, n) - wanted).max() <= 2e-6 * scale
+
+        if m == 1:
+            out = np.full(16 + n + 16, np.nan, np.float32)
+            for first in range(0, panels, 2):
+                call(
+                    getattr(kernels, f"edgec_quantized_matvec1_{kind}"), padded(x), padded(x),
+                    weights, factors, bias, added, out, n, k, group or k, folds, EPS, ALPHA,
+                    first, 2,
+                )  # fmt: skip
+            assert np.abs(out[16:-16] - wanted[0]).max() <= 2e-6 * scale
+            assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+
+
+def quantized(kernels: Any, x: Any, bits: int, norm: Any, folds: int) -> tuple[Any, Any, Any]:
+    """Integers, scales and corrections of rows, each after 16 others."""
+    m, k = x.shape
+    q, s = np.zeros(16 + m * k, np.int8), np.zeros(16 + m * k // 32, np.float32)
+    c = np.zeros(16 + m * k // 32, np.int32)
+    kernel = getattr(kernels, f"edgec_quantize_rows_i{bits}")
+    for row in range(0, m, 3):
+        call(kernel, padded(x), norm, q, s, c, m, k, folds, EPS, row, 3)
+    return q, s, c
+
+
+def apart_by_roundings(actual: Any, expected: Any, part: float) -> bool:
+    """Whether values agree but for a few activations that were rounded to the next integer."""
+    error = np.abs(actual - expected) / np.abs(expected).max()
+    return bool(np.median(error) <= 1e-6 and error.max() <= part)
+
+
+@pytest.mark.parametrize("activation", [0, 1])
+@pytest.mark.parametrize("kind", ["i8", "i4", "i4z"])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 100, 96), (1, 32, 1024), (37, 100, 160), (270, 33, 64)]
+)
+def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activation: int) -> None:
+    """A norm, two layers, the activation of one times the other."""
+    bits, form = int(kind[1]), WeightFormat(int(kind[1]), 32, zero_points=kind.endswith("z"))
+    generator = torch.Generator().manual_seed(m * n * k)
+    x = torch.randn(m, k, generator=generator).numpy()
+    norm = torch.randn(k, generator=generator).numpy()
+    rows = normed(x, norm, NORM | NORM_WEIGHT)
+    tensors: list[Any] = []
+    products = []
+    for _ in range(2):
+        packed, scales = quantize("w", torch.randn(n, k, generator=generator), form)
+        parts = scales if form.zero_points else scales[None]
+        by_row = [p.transpose(1, 2).reshape(-1, k // 32)[:n].numpy() for p in parts]
+        products.append(quantized_linear(rows, unpack(packed, k)[:n].numpy(), *by_row))
+        tensors += [padded(packed.numpy()), padded(scales.numpy())]
+    expected = activated(products[0], activation) * products[1]
+    out = np.full(16 + m * n + 16, np.nan, np.float32)
+    folds = NORM | NORM_WEIGHT
+    q, s, c = quantized(kernels, x, bits, padded(norm), folds)
+    for first in range(0, -(-n // 16), 2):
+        for row in range(0, m, 256):
             call(
-                getattr(kernels, f"edgec_quantized_matvec_{kind}"), padded(x), weights, factors,
-                out, n, k, group or k, first, 2,
+                getattr(kernels, f"edgec_quantized_gated_matmul_{kind}"), q, s, c, *tensors, out,
+                m, n, k, 32, activation, first, 2, row, 256,
             )  # fmt: skip
-        assert np.abs(out[16:-16] - expected[0]).max() <= 2e-6 * scale
-        assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+    assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+    assert apart_by_roundings(out[16:-16].reshape(m, n), expected, 0.02)
+    if m == 1:
+        one = np.full(16 + n + 16, np.nan, np.float32)
+        for first in range(0, -(-n // 16), 2):
+            call(
+                getattr(kernels, f"edgec_quantized_gated_matvec_{kind}"), padded(x), padded(norm),
+                *tensors, one, n, k, 32, folds, activation, EPS, first, 2,
+            )  # fmt: skip
+        assert np.array_equal(one, out, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["i8", "i4", "i4z"])
@@ -227,26 +362,28 @@ def test_layers_of_one_row(kernels: Any, kind: str, features: tuple[int, ...]) -
     """Several layers' panels by workgroups that begin and end within any of them."""
     generator = torch.Generator().manual_seed(sum(features))
     k, form = 96, WeightFormat(int(kind[1]), 32, zero_points=kind.endswith("z"))
-    x = torch.randn(1, k, generator=generator)
+    parts = len(features)
+    x, norm = (padded(torch.randn(1, k, generator=generator).numpy()) for _ in range(2))
     weights: list[Any] = []
     for n in features:
         packed, scales = quantize("w", torch.randn(n, k, generator=generator), form)
         weights.append((packed, scales))
+    biases = [padded(torch.randn(n, generator=generator).numpy()) for n in features]
     outs = [np.full(16 + n + 16, np.nan, np.float32) for n in features]
     tensors = [padded(t.numpy()) for pair in weights for t in pair]
     panels = sum(packed.shape[0] for packed, _ in weights)
+    folds = NORM | NORM_WEIGHT | BIAS << parts - 1  # the last has a bias
     for first in range(0, panels, 4):
         call(
-            getattr(kernels, f"edgec_quantized_matvec{len(features)}_{kind}"),
-            padded(x.numpy()), *tensors, *outs, *features, k, 32, first, 4,
+            getattr(kernels, f"edgec_quantized_matvec{parts}_{kind}"), x, norm, *tensors, *biases,
+            x, *outs, *features, k, 32, folds, EPS, ALPHA, first, 4,
         )  # fmt: skip
-    for n, (packed, scales), out, weight in zip(
-        features, weights, outs, zip(tensors[::2], tensors[1::2], strict=True), strict=True
-    ):
+    for i, (n, (packed, scales), out) in enumerate(zip(features, weights, outs, strict=True)):
         alone = np.full(16 + n + 16, np.nan, np.float32)
+        own = NORM | NORM_WEIGHT | (BIAS if i == parts - 1 else 0)
         call(
-            getattr(kernels, f"edgec_quantized_matvec_{kind}"),
-            padded(x.numpy()), *weight, alone, n, k, 32, 0, packed.shape[0],
+            getattr(kernels, f"edgec_quantized_matvec1_{kind}"), x, norm, *tensors[2 * i :][:2],
+            biases[i], x, alone, n, k, 32, own, EPS, ALPHA, 0, packed.shape[0],
         )  # fmt: skip
         assert np.array_equal(out, alone, equal_nan=True)
         assert scales.shape[-3] == packed.shape[0]
@@ -261,8 +398,9 @@ def test_extremes(kernels: Any) -> None:
         x[:, 1::2] *= -1
         packed, scales = quantize("w", weight, WeightFormat(8, 32))
         out = np.zeros(16 + 16, np.float32)
-        arguments = (padded(x), padded(packed.numpy()), padded(scales.numpy()), out)
-        call(kernels.edgec_quantized_matvec_i8, *arguments, 16, 64, 32, 0, 1)
+        weights, unread = (padded(packed.numpy()), padded(scales.numpy())), padded(x)
+        arguments = (padded(x), unread, *weights, unread, unread, out)
+        call(kernels.edgec_quantized_matvec1_i8, *arguments, 16, 64, 32, 0, EPS, ALPHA, 0, 1)
         assert np.allclose(out[16:], sign * 64 * 5.0, rtol=1e-3)
 
 

@@ -35,7 +35,6 @@ func.func @odd(%x: !torch.vtensor<[1,1,48],f32>, %w: !torch.vtensor<[16,48],f16>
 
 // CHECK: object<{path = "linear_x86_64_avx2.o"}>
 // CHECK: flow.dispatch @edgec_linear::@few2_f16
-// CHECK: linalg.generic
 // CHECK: util.func private @edgec.linear.x86_64_avx2.1xdx64xf32.40x64xf16.16x64xf16(
 // CHECK: %[[PANELS:.*]] = flow.dispatch @edgec_linear::@pack
 // CHECK: flow.dispatch @edgec_linear::@many2_f16[{{.*}}](%[[PANELS]],
