@@ -106,8 +106,7 @@ def find_folds(layers: list[ir.Operation], *, biased: bool, norms: bool) -> Fold
         norms: Whether the kernel can take the norm.
     """
     x, operands, folds = layers[0].operands[0], [], Folds()
-    norm = rms_norm(x) if norms and all(_is_layer(use.owner.operation) for use in x.uses) else None
-    if norm is not None:
+    if norms and (norm := _norm_of_layers(x)):
         x, operands = norm.x, [v for v in [norm.weight] if v is not None]
         folds = Folds(norm.eps, weighted=norm.weight is not None)
     if len(layers) == 2 and not biased:
@@ -124,6 +123,17 @@ def find_folds(layers: list[ir.Operation], *, biased: bool, norms: bool) -> Fold
         *between, total = chain
         return Folded(folds, layers, x, [*operands, other], [total], [*between[::-1], *layers])
     return Folded(folds, layers, x, operands, layers, [])
+
+
+def _norm_of_layers(value: ir.Value) -> Norm | None:
+    """The norm that makes `value`, if nothing but linear layers reads it."""
+    if not all(_is_layer(use.owner.operation) for use in value.uses):
+        return None
+    while (alias := _made_by(value, "torch.aten.alias")) is not None:
+        value = alias.operands[0]
+        if len(list(value.uses)) > 1:
+            return None
+    return rms_norm(value)
 
 
 def rms_norm(value: ir.Value) -> Norm | None:
