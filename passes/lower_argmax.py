@@ -1,9 +1,14 @@
 """`lower-argmax`: the greedy token in a form that many threads can share.
 
 IREE has one operation for it, which its CUDA code generation fails to distribute and its Vulkan
-code generation gives to a single thread. For CUDA it becomes two plain reductions (the maximum,
-then the first place where it stands). Vulkan's reductions cannot hold positions, so there it is
-searched in rows, a thread for each, and then among the rows.
+code generation and that of CPUs give to a single thread. For CUDA it becomes two plain reductions
+(the maximum, then the first place where it stands). Vulkan's reductions cannot hold positions, so
+there it is searched in rows, a thread for each, and then among the rows. On a CPU with
+`kernel=<level>` a kernel searches parts of long rows (see `edgec.passes.argmax_kernel`); IREE's own
+operation stays where the kernel does not fit.
+
+Of equal numbers the first is found. A NaN is passed over, unlike in torch, which finds it; in the
+form `reductions` a row with one gives its last place.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.argmax_kernel import argmax_fits, argmax_template
 from edgec.passes.rewriting import insert_function, symbol_name, walk
 
 __all__ = ["LowerArgmax"]
@@ -22,9 +28,16 @@ _MOST_ROWS = 1024
 
 @dataclass(frozen=True)
 class LowerArgmax:
-    """`form`: `reductions`, or `rows` for the search in rows."""
+    """Rewrites every argmax.
+
+    Attributes:
+        form: `reductions`, or `rows` for the search in rows.
+        kernel: `generic`, or the feature level whose kernel is linked in, for the argmax of long
+            rows alone.
+    """
 
     form: str = "reductions"
+    kernel: str = "generic"
 
     def __post_init__(self) -> None:
         if self.form not in ("reductions", "rows"):
@@ -32,11 +45,24 @@ class LowerArgmax:
 
     def run(self, module: ir.Module) -> None:
         for op in walk(module.operation):
-            if op.name == "iree_linalg_ext.arg_compare":
-                _rewrite(module, op, self.form)
+            if op.name != "iree_linalg_ext.arg_compare":
+                continue
+            shape = _logits(op)
+            if self.kernel != "generic":
+                if shape is not None and argmax_fits(shape[1]):
+                    symbol = _symbol(self.kernel, *shape)
+                    _replace(module, op, symbol, argmax_template(symbol, *shape, self.kernel))
+                continue
+            if shape is None:
+                source = op.operands[0].type
+                raise ValueError(f"an arg_compare that is no argmax of f32 logits: {source}")
+            symbol = _symbol(self.form, *shape)
+            template = _reductions if self.form == "reductions" else _in_rows
+            _replace(module, op, symbol, template(symbol, *shape))
 
 
-def _rewrite(module: ir.Module, op: ir.Operation, form: str) -> None:
+def _logits(op: ir.Operation) -> tuple[int, int] | None:
+    """Height and width, if the operation is the argmax of each row of static f32 logits."""
     source = ir.RankedTensorType(op.operands[0].type)
     if (
         source.rank != 2
@@ -46,14 +72,16 @@ def _rewrite(module: ir.Module, op: ir.Operation, form: str) -> None:
         or not isinstance(source.element_type, ir.F32Type)
         or not _takes_larger(op)
     ):
-        raise ValueError(f"an arg_compare that is no argmax of f32 logits: {source}")
-    height, width = source.shape
-    symbol = symbol_name("argmax", form, f"{height}x{width}xf32")
-    if form == "reductions":
-        insert_function(module, symbol, _reductions(symbol, height, width))
-    else:
-        rows = max(d for d in range(1, _MOST_ROWS + 1) if width % d == 0)
-        insert_function(module, symbol, _in_rows(symbol, height, rows, width // rows))
+        return None
+    return source.shape[0], source.shape[1]
+
+
+def _symbol(form: str, height: int, width: int) -> str:
+    return symbol_name("argmax", form, f"{height}x{width}xf32")
+
+
+def _replace(module: ir.Module, op: ir.Operation, symbol: str, text: str) -> None:
+    insert_function(module, symbol, text)
     with ir.InsertionPoint(op), op.location:
         call = ir.Operation.create(
             "util.call",
@@ -111,9 +139,11 @@ util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
 }}"""
 
 
-def _in_rows(symbol: str, height: int, rows: int, width: int) -> str:
+def _in_rows(symbol: str, height: int, length: int) -> str:
+    rows = max(d for d in range(1, _MOST_ROWS + 1) if length % d == 0)
+    width = length // rows
     x, value, index = (
-        f"tensor<{height}x{rows * width}xf32>", f"tensor<{height}xf32>", f"tensor<{height}xi32>"
+        f"tensor<{height}x{length}xf32>", f"tensor<{height}xf32>", f"tensor<{height}xi32>"
     )  # fmt: skip
     grid, row_value, row_index = (
         f"tensor<{height}x{rows}x{width}xf32>",

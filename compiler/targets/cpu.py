@@ -9,7 +9,7 @@ from edgec.compiler.iree import IreeError, iree_compile
 from edgec.compiler.targets.target import Target
 from edgec.compiler.ukernels import best_level
 from edgec.errors import InputError
-from edgec.passes import TORCH_PIPELINE, with_options
+from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE, with_options
 
 __all__ = ["target"]
 
@@ -86,6 +86,7 @@ def target(variant: str) -> Target:
         pipeline = with_options(pipeline, name, f"kernel={level}")
     return Target(
         "cpu", cpu, "local-task", tuple(flags), requirements, pipeline,
+        input_pipeline=f"{INPUT_PIPELINE},lower-argmax{{kernel={level}}}",
         block_rows=_BLOCK_ROWS, blocked=_BLOCKED, kernels=level,
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ class Target:
         blocked: For iree-compile, where code generation splits dimensions by the prompt multiple
             only when told to.
         unblocked: For iree-compile, where it does so unless told not to.
-        kernels: Feature level of the kernels that `torch_pipeline` dispatches, or empty.
+        kernels: Feature level of the kernels that the pipelines dispatch, or empty.
     """
 
     name: str

@@ -14,7 +14,7 @@ import pytest
 
 from edgec.artifact import Artifact
 from edgec.bench import ceilings
-from edgec.bench.ceilings import Ceilings, cpu_ceilings, device_ceilings
+from edgec.bench.ceilings import Ceilings, best_of, cpu_ceilings, device_ceilings
 from edgec.bench.costs import Cost
 from edgec.bench.report import write_report
 from edgec.bench.roofline import (
@@ -28,6 +28,13 @@ from edgec.bench.roofline import (
 from edgec.errors import ArtifactError, EdgecError, InputError
 
 ROOF = Ceilings("cpu", 2, 20e9, 200e9, 400e9, None, "made up")
+
+
+def test_the_best_of_several_measurements() -> None:
+    slow = dataclasses.replace(ROOF, bandwidth=10e9, f32=300e9, int8=None)
+    assert best_of([slow, ROOF]) == dataclasses.replace(ROOF, f32=300e9)
+    assert best_of([ROOF, slow]).int8 == 400e9
+    assert best_of([slow, slow]) == slow
 
 
 @pytest.fixture
@@ -152,6 +159,10 @@ def test_an_artifact_under_its_roof(
         repetitions=1,
     )
     assert all(roof["bandwidth"] > 1e8 and roof["f32"] > 1e8 for roof in result["ceilings"])
+    first, last = result["roof_samples"]
+    assert first["threads"] == last["threads"] == result["threads"]
+    assert result["roof"]["bandwidth"] == max(first["bandwidth"], last["bandwidth"])
+    assert result["roof"] in result["ceilings"]
     assert [p["phase"] for p in result["points"]] == ["prefill", "decode"] * 2
     for point in result["points"]:
         assert point["flops"] / point["seconds"] == pytest.approx(point["performance"])

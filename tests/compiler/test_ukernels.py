@@ -32,7 +32,7 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if missing := missing_features(",".join(level.features), level.architecture, flags):
         pytest.skip(f"this CPU lacks {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("kernels")
-    sources = ("linear", "quantized_linear", "attention")
+    sources = ("linear", "quantized_linear", "attention", "argmax")
     objects = [folder / f"{source}.o" for source in sources]
     for path in objects:
         build_object(path.stem, request.param, path, exported=True)
@@ -524,3 +524,29 @@ def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...], ring: bool) 
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
         error = np.abs(out[16:-16].reshape(expected.shape) - expected).max()
         assert error <= 3e-6 * np.abs(values[: start + tokens]).max()
+
+
+@pytest.mark.parametrize(("n", "per"), [(1, 512), (63, 512), (512, 512), (1700, 1024), (9999, 512)])
+def test_argmax(kernels: Any, n: int, per: int) -> None:
+    """Parts shorter than a vector, a block or the others; equal numbers, no numbers."""
+    random = np.random.default_rng(n)
+    x = random.standard_normal((4, n), np.float32)
+    x[1] = np.sign(x[1])
+    x[2] = -np.inf
+    x[3, random.random(n) < 0.5] = np.nan
+    parts = -(-n // per)
+    largest = np.full(16 + 4 * parts + 16, np.nan, np.float32)
+    place = np.full(16 + 4 * parts + 16, -1, np.int32)
+    for row in range(4):
+        for part in range(parts):
+            call(kernels.edgec_argmax, padded(x), largest, place, n, per, parts, part, row)
+    assert np.isnan(largest[:16]).all() and np.isnan(largest[-16:]).all()
+    assert (place[:16] == -1).all() and (place[-16:] == -1).all()
+    for row in range(4):
+        for part in range(parts):
+            own = np.nan_to_num(
+                x[row, part * per :][:per], nan=-np.inf, posinf=np.inf, neginf=-np.inf
+            )
+            at = 16 + row * parts + part
+            assert largest[at] == own.max()
+            assert place[at] == (0 if own.max() == -np.inf else part * per + own.argmax())

@@ -21,13 +21,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from edgec.errors import DeviceError, InputError
 
-__all__ = ["Ceilings", "cpu_ceilings", "device_ceilings"]
+__all__ = ["Ceilings", "best_of", "cpu_ceilings", "device_ceilings"]
 
 BUFFER = 512 << 20  # bytes in all: no cache holds a share of it
 TRIALS = 5
@@ -52,8 +53,28 @@ class Ceilings:
         return asdict(self)
 
 
-def cpu_ceilings(threads: int | None = None) -> list[Ceilings]:
+def best_of(samples: list[Ceilings]) -> Ceilings:
+    """The best figure of each kind, of measurements of one device at several times.
+
+    What else runs on a machine, and beside a virtual one, only takes from them.
+    """
+
+    def most(figures: list[float | None]) -> float | None:
+        return max((f for f in figures if f is not None), default=None)
+
+    return replace(
+        samples[0],
+        bandwidth=max(s.bandwidth for s in samples),
+        f32=max(s.f32 for s in samples),
+        int8=most([s.int8 for s in samples]),
+        f16=most([s.f16 for s in samples]),
+    )
+
+
+def cpu_ceilings(threads: int | None = None, *, alone: bool = False) -> list[Ceilings]:
     """For 1, 2, 4, ... threads up to all cores; `threads` is among them where given.
+
+    With `alone`, for `threads` (default all cores) and no other number.
 
     Raises:
         InputError: more threads than cores.
@@ -62,17 +83,22 @@ def cpu_ceilings(threads: int | None = None) -> list[Ceilings]:
     cores = cores or 1
     if threads is not None and not 1 <= threads <= cores:
         raise InputError(f"threads={threads}: this machine has {cores} cores")
-    counts = {c for c in (1, 2, 4, 8, 16, 32, 64) if c < cores} | {cores, threads or cores}
-    with tempfile.TemporaryDirectory(prefix="edgec-ceilings-") as folder:
-        library = _library(Path(folder))
-        measure = _with_c if library else _with_numpy
-        return [measure(count, library) for count in sorted(counts)]
+    counts = {threads or cores}
+    if not alone:
+        counts |= {c for c in (1, 2, 4, 8, 16, 32, 64) if c < cores} | {cores}
+    library = _library() if importlib.util.find_spec("ziglang") else None
+    measure = _with_c if library else _with_numpy
+    return [measure(count, library) for count in sorted(counts)]
 
 
-def _library(folder: Path) -> Any:
+@cache
+def _library() -> Any:
     """The compiled C file, or None where nothing here can compile it."""
-    if importlib.util.find_spec("ziglang") is None:
-        return None
+    with tempfile.TemporaryDirectory(prefix="edgec-ceilings-") as folder:
+        return _load(Path(folder))
+
+
+def _load(folder: Path) -> Any:
     source, output = Path(__file__).with_name("ceilings.c"), folder / "ceilings.so"
     command = [sys.executable, "-m", "ziglang", "cc", "-O3", "-mcpu=native", "-shared", "-fPIC"]
     environ = {

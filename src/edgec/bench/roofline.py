@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.artifact import Artifact
-from edgec.bench.ceilings import Ceilings, cpu_ceilings, device_ceilings
+from edgec.bench.ceilings import Ceilings, best_of, cpu_ceilings, device_ceilings
 from edgec.bench.costs import Cost, ModelShape, model_shape
 from edgec.bench.machine import Load, describe
 from edgec.bench.worker import Worker
@@ -32,6 +32,7 @@ from edgec.runtime.program import select_program
 
 __all__ = [
     "SCENARIOS",
+    "Measured",
     "Scenario",
     "inference_potential",
     "measure_artifact",
@@ -100,6 +101,9 @@ def roofline(
 ) -> dict[str, Any]:
     """Measures artifacts under one roof.
 
+    What a machine can do changes while others use it, so that the roof is measured at the start and
+    again after each artifact. The best counts, for every point; all are in `roof_samples`.
+
     Args:
         artifacts: Label and folder of each: one, or those of a sweep.
         say: Told what happens, a line at a time.
@@ -126,20 +130,21 @@ def roofline(
                     "compile with a larger -c, or take a larger --scale",
                 )
         shape_of(artifact)
-    say("measure the machine's ceilings")
     kind = device or "cpu"
-    if kind.partition(":")[0] == "cpu":
-        roofs = cpu_ceilings(threads)
-        roof = next(r for r in roofs if r.threads == threads) if threads else roofs[-1]
-    else:
-        program = select_program(opened[0][1], kind)
-        roof = device_ceilings(program.target)
-        roofs = [roof]
-    points = []
+    cpu = kind.partition(":")[0] == "cpu"
+    target = "" if cpu else select_program(opened[0][1], kind).target
+    say("measure the machine's ceilings")
+    roofs = cpu_ceilings(threads) if cpu else [device_ceilings(target)]
+    at = next((i for i, r in enumerate(roofs) if r.threads == threads), len(roofs) - 1)
+    samples, measured = [roofs[at]], []
     for label, artifact in opened:
-        points += measure_artifact(
-            label, artifact, roof, scenarios, kind, threads, repetitions, say
-        )
+        measured += measure_artifact(label, artifact, scenarios, kind, threads, repetitions, say)
+        say("measure the ceilings again")
+        samples += cpu_ceilings(threads, alone=True) if cpu else [device_ceilings(target)]
+    roof = roofs[at] = best_of(samples)
+    points = [
+        {**m.about, **place(m.cost, m.seconds, roof, _peak(roof, m.manifest))} for m in measured
+    ]
     return {
         "benchmark": "roofline",
         "machine": describe(),
@@ -148,6 +153,7 @@ def roofline(
         "repetitions": repetitions,
         "ceilings": [r.to_dict() for r in roofs],
         "roof": roof.to_dict(),
+        "roof_samples": [r.to_dict() for r in samples],
         "points": points,
         "verdict": verdict(points),
     }
@@ -172,24 +178,33 @@ def shape_of(artifact: Artifact) -> ModelShape:
     return shape
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A phase of a scenario before it is placed under a roof; `seconds` is the median."""
+
+    about: dict[str, Any]
+    manifest: Manifest
+    cost: Cost
+    seconds: float
+
+
 def measure_artifact(
     label: str,
     artifact: Artifact,
-    roof: Ceilings,
     scenarios: list[Scenario],
     device: str,
     threads: int | None,
     repetitions: int,
     say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Both phases of every scenario as points under the roof."""
+) -> list[Measured]:
+    """Both phases of every scenario."""
     shape, manifest = shape_of(artifact), artifact.manifest
     element = stored_state(manifest, shape)
     weight = stored_weight(manifest, shape)
     cpu = device.partition(":")[0] == "cpu"
     worker = Worker(artifact.path, device, threads if cpu else None)
     picks = random.Random(0)
-    points = []
+    measured = []
     try:
         for scenario in scenarios:
             say(f"{label}: {scenario.name} {scenario.prompt}/{scenario.generated}")
@@ -215,26 +230,24 @@ def measure_artifact(
                 ),
             }
             for phase, (cost, seconds, tokens) in phases.items():
-                point = place(cost, statistics.median(seconds), roof, _peak(roof, manifest))
-                points.append(
-                    {
-                        "label": label,
-                        "scenario": scenario.name,
-                        "n_prompt": scenario.prompt,
-                        "n_gen": scenario.generated,
-                        "phase": phase,
-                        "layers": manifest.model.layers,
-                        "weights": _format(manifest),
-                        "model": manifest.model.id,
-                        "avg_ts": tokens / statistics.median(seconds),
-                        "samples_ts": [tokens / s for s in seconds],
-                        "others": round(others, 2),
-                        **point,
-                    }
-                )
+                median = statistics.median(seconds)
+                about = {
+                    "label": label,
+                    "scenario": scenario.name,
+                    "n_prompt": scenario.prompt,
+                    "n_gen": scenario.generated,
+                    "phase": phase,
+                    "layers": manifest.model.layers,
+                    "weights": _format(manifest),
+                    "model": manifest.model.id,
+                    "avg_ts": tokens / median,
+                    "samples_ts": [tokens / s for s in seconds],
+                    "others": round(others, 2),
+                }
+                measured.append(Measured(about, manifest, cost, median))
     finally:
         worker.close()
-    return points
+    return measured
 
 
 def place(cost: Cost, seconds: float, roof: Ceilings, peak: float) -> dict[str, Any]:

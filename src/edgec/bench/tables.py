@@ -234,10 +234,16 @@ def _roofline(result: dict[str, Any]) -> list[Table]:
     notes.append("Φ, the distance to the ridge, is comparable among points bound by the same.")
     if any(point["others"] > DISTURBED for point in result["points"]):
         notes.append("`*`: other processes ran meanwhile.")
+    about = [result["roof"]["method"]]
+    # Results from before there were several have none.
+    if reads := [roof["bandwidth"] / 1e9 for roof in result.get("roof_samples", [])]:
+        about.append(
+            f"The roof is the best of {len(reads)} measurements, at the start and after each"
+            f" artifact: read {min(reads):.1f} to {max(reads):.1f} GB/s."
+        )
     return [
         Table(
-            "Ceilings", ["device", "threads", "read", "f32", "int8", "f16"], ceilings,
-            [result["roof"]["method"]],
+            "Ceilings", ["device", "threads", "read", "f32", "int8", "f16"], ceilings, about,
         ),
         Table("Under the roof", heads, rows, notes, left=3),
     ]  # fmt: skip
