@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgec.passes.kernel_call import executable, workgroup_share, wrap_kernel
 
-__all__ = ["argmax_fits", "argmax_template"]
+__all__ = ["argmax_fits", "argmax_template", "executables"]
 
 _BLOCK = 512  # as in argmax.h
 
@@ -31,7 +31,7 @@ def argmax_template(symbol: str, height: int, width: int, level: str) -> str:
     return f"""
 #part = affine_map<(d0, d1) -> (d0, d1)>
 #row = affine_map<(d0, d1) -> (d0)>
-{_executable(level)}
+{executables(level)}
 util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
   %low = arith.constant 0xFF800000 : f32
   %zero = arith.constant 0 : i32
@@ -63,7 +63,8 @@ util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
 }}"""
 
 
-def _executable(level: str) -> str:
+def executables(level: str) -> str:
+    """The kernel as an executable of a feature level."""
     exports = """
   stream.executable.export public @argmax workgroups(
       %parts: index, %rows: index) -> (index, index, index) {

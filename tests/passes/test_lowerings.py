@@ -25,6 +25,7 @@ from edgec.models.quantize import WeightFormat, quantize, quantize_experts
 from edgec.passes import (
     LOWERINGS,
     TORCH_PIPELINE,
+    argmax_kernel,
     attention_kernel,
     grouped_kernel,
     linear_kernel,
@@ -500,6 +501,7 @@ def quantized_experts(
 def test_kernels_export_different_names() -> None:
     """IREE links all executables of a program into one library."""
     modules = (
+        argmax_kernel,
         attention_kernel, grouped_kernel, linear_kernel, quantized_grouped_kernel, quantized_kernel,
     )  # fmt: skip
     names = Counter(
