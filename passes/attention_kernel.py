@@ -46,14 +46,17 @@ class AttentionShape:
 def parse_attention(op: ir.Operation) -> AttentionShape:
     """The form of an `edgec::attention`."""
     query, key, value, _, sinks, scale, window, softcap, *_ = op.operands
-    types = [parse_torch_tensor(v.type) for v in (query, key, value, op.results[0])]
+    cache = parse_torch_tensor(key.type)
     return AttentionShape(
-        *types,
+        query=parse_torch_tensor(query.type),
+        key=cache,
+        value=parse_torch_tensor(value.type),
+        result=parse_torch_tensor(op.results[0].type),
         sinks=not is_none(sinks),
         scale=constant_float(scale),
         window=constant_int(window),
         softcap=constant_float(softcap),
-        scaled=types[1].dtype == "i8",
+        scaled=cache.dtype == "i8",
     )
 
 

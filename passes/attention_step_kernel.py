@@ -74,9 +74,14 @@ def step_symbol(shape: StepShape, level: str) -> str:
     a = shape.attention
     rows = [r.label for r in (shape.query, shape.key, shape.value) if r is not None]
     form = f"scale{a.scale!r}_window{a.window}_softcap{a.softcap!r}" if shape.attends else ""
+    kernel = "attention_step" if shape.attends else "rotate"
     return symbol_name(
-        f"{'attention_step' if shape.attends else 'rotate'}.{level}",
-        *(a.query, a.key, a.value, *rows, f"turn{shape.turn}", form),
+        f"{kernel}.{level}",
+        *(a.query, a.key, a.value),
+        *rows,
+        shape.table or "",
+        f"turn{shape.turn}" if shape.table else "",
+        form,
         "sinks" if a.sinks and shape.attends else "",
         "ring" if shape.ring else "",
     )

@@ -35,7 +35,7 @@ from edgec.passes.rewriting import (
 
 __all__ = ["FuseAttention"]
 
-_UPDATES = ("cache_update", "quantized_cache_update")
+_UPDATES = ("torch.edgec.cache_update", "torch.edgec.quantized_cache_update")
 _STATE = ("torch.aten.copy", "torch.overwrite.tensor.contents")
 _BIND = "torch.bind_symbolic_shape"
 
@@ -53,12 +53,17 @@ class FuseAttention:
     def run(self, module: ir.Module) -> None:
         if self.kernel == "generic":
             return
-        updates = {op.results[0]: op for name in _UPDATES for op in custom_ops(module, name)}
         for op in custom_ops(module, "attention"):
-            pair = [updates[v] for v in list(op.operands)[1:3] if v in updates]
-            layer = _layer(op, *pair) if len(pair) == 2 and pair[0] != pair[1] else None
+            key, value = (_update(operand) for operand in list(op.operands)[1:3])
+            if key is None or value is None or key == value:
+                continue
+            layer = _layer(op, key, value)
             if layer is not None:
                 _fuse(module, layer, self.kernel)
+        for function in module.body.operations:
+            for region in function.operation.regions:
+                for block in region.blocks:
+                    _erase_unused(block)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,14 @@ class _Layer:
     shape: StepShape
     values: dict[str, ir.Value]
     late: list[ir.Operation]
+
+
+def _update(cache: ir.Value) -> ir.Operation | None:
+    """The operator that wrote into a cache last."""
+    owner = None if isinstance(cache.owner, ir.Block) else cache.owner.operation
+    if owner is None or owner.name != "torch.operator":
+        return None
+    return owner if ir.StringAttr(owner.attributes["name"]).value in _UPDATES else None
 
 
 def _layer(op: ir.Operation, key: ir.Operation, value: ir.Operation) -> _Layer | None:
@@ -102,14 +115,16 @@ def _layer(op: ir.Operation, key: ir.Operation, value: ir.Operation) -> _Layer |
         # What does no more than move rows, generated code does as well.
         if k.plain:
             return None
-        q = q if same and q is not None and not q.plain else None
+        if not same or q is None or q.plain or _head_rows(q) is None:
+            q = None
+    query_rows = _head_rows(q) if q is not None else None
+    key_rows, value_rows = _head_rows(k), _head_rows(v)
+    if key_rows is None or value_rows is None or (attends and query_rows is None):
+        return None
     turns = [made.rotation for made in (k, q) if made is not None and made.rotation is not None]
+    if any(t.tables != turns[0].tables or t.cos.type != t.sin.type for t in turns):
+        return None
     rotation = turns[0] if turns else None
-    if any(turn.tables != turns[0].tables for turn in turns):
-        return None
-    query_rows, key_rows, value_rows = (made and _head_rows(made) for made in (q, k, v))
-    if key_rows is None or value_rows is None or (q is not None and query_rows is None):
-        return None
     shape = StepShape(
         attention,
         query_rows,
@@ -183,30 +198,22 @@ def _fuse(module: ir.Module, layer: _Layer, level: str) -> None:
         op, symbol, [layer.values[name] for name in step_operands(shape)], [v.type for v in old]
     )
     if not shape.attends and shape.query is not None:
-        query, op.operands[0] = old.pop(0), new.pop(0)
-        _erase_unused(query)
+        old.pop(0)
+        op.operands[0] = new.pop(0)
     for before, after in zip(old, new, strict=True):
         before.replace_all_uses_with(after)
     for done in (op, *layer.updates) if shape.attends else layer.updates:
-        _erase(done)
+        done.erase()
 
 
-def _erase(op: ir.Operation) -> None:
-    """Erases an operation, and what led to it alone."""
-    operands = list(op.operands)
-    op.erase()
-    for value in operands:
-        _erase_unused(value)
-
-
-def _erase_unused(value: ir.Value) -> None:
-    if isinstance(value.owner, ir.Block):
-        return
-    owner = value.owner.operation
-    readers = [use.owner.operation for result in owner.results for use in result.uses]
-    if owner.name.startswith(("torch.aten.", "torch.prim.")) and all(
-        reader.name == _BIND for reader in readers
-    ):
-        for reader in readers:
-            reader.erase()
-        _erase(owner)
+def _erase_unused(block: ir.Block) -> None:
+    """Erases what led to what is computed otherwise now; a shape that is stated is no use."""
+    for view in reversed(list(block.operations)):
+        op = view.operation
+        readers = [use.owner.operation for result in op.results for use in result.uses]
+        if op.name.startswith(("torch.aten.", "torch.prim.")) and all(
+            reader.name == _BIND for reader in readers
+        ):
+            for reader in readers:
+                reader.erase()
+            op.erase()
