@@ -79,8 +79,12 @@ class Rows:
         """The rows without their first columns."""
         axis = self.axes[_COLUMNS]
         assert axis is not None
+        return self._shifted(axis[0], columns * axis[1])
+
+    def _shifted(self, dim: int, start: int) -> Rows:
+        """The rows further along a dimension of the tensor."""
         starts = list(self.starts)
-        starts[axis[0]] += columns * axis[1]
+        starts[dim] += start
         return replace(self, starts=tuple(starts))
 
     def _whole_columns(self, columns: int) -> int | None:
@@ -242,7 +246,7 @@ def _elements(value: ir.Value) -> list[ir.Value]:
     return list(made.operands) if made else []
 
 
-def _moved(rows: Rows, value: ir.Value, places: list[int | None], inner: list[int]) -> Rows | None:
+def _moved(rows: Rows, value: ir.Value, places: list[int | None], inner: list[int]) -> Rows:
     """The rows in `value`, of which a dimension here is part.
 
     Args:
@@ -288,23 +292,16 @@ def _back(rows: Rows, op: ir.Operation) -> Rows | None:
         if dim is None or index is None or index < 0:
             return None
         kept: list[int | None] = [d for d in range(rank) if d != dim]
-        moved = _moved(rows, source, kept, ones)
-        return moved and _shifted(moved, dim, index)
+        return _moved(rows, source, kept, ones)._shifted(dim, index)
     if op.name == "torch.aten.slice.Tensor":
         dim, start, step = (_number(op.operands[i]) for i in (1, 2, 4))
         # Of a dynamic dimension a part would look like the whole.
         if dim is None or start is None or start < 0 or step != 1 or shape[dim] is None:
             return None
-        return _shifted(rows._in(source), dim % rank, start)
+        return rows._in(source)._shifted(dim % rank, start)
     if op.name in _VIEWS:
         return _split(rows, source, shape, sizes)
     return None
-
-
-def _shifted(rows: Rows, dim: int, start: int) -> Rows:
-    starts = list(rows.starts)
-    starts[dim] += start
-    return replace(rows, starts=tuple(starts))
 
 
 def _part(rows: Rows, op: ir.Operation) -> Rows | None:
@@ -316,7 +313,7 @@ def _part(rows: Rows, op: ir.Operation) -> Rows | None:
     dim, length = _dimension(axis, len(_shape(source))), _number(size)
     if dim is None or length is None:
         return None
-    return _shifted(rows._in(source), dim, ir.OpResult(rows.value).result_number * length)
+    return rows._in(source)._shifted(dim, ir.OpResult(rows.value).result_number * length)
 
 
 def _split(
@@ -353,25 +350,17 @@ def _rotation(found: Prepared, columns: int, trail: _Trail) -> Prepared | None:
     cat = _concatenated(rows, columns)
     if cat is None:
         return _turned(rows, columns, trail)
-    op, parts = cat
-    if len(parts) != 2:
-        return None
+    ops, parts = cat
+    trail.computes(*ops)
     halves = _turned_halves(rows, columns, parts, trail)
     if halves is not None:
-        trail.computes(op, _list(op))
         return halves
-    # The other columns stay as they are.
-    width = _shape(parts[0])[_column_dim(rows)]
-    if width is None or width % 2:
-        return None
+    # The other columns, if any, stay as they are.
+    width = _shape(parts[0])[_column_dim(rows)] or 0
     turned = _turned(rows._in(parts[0]), width, trail)
-    if turned is None:
-        return None
     rest = trail.settle(rows._in(parts[1]))
-    if width < columns and rest != turned.source._after(width):
-        return None
-    trail.computes(op, _list(op))
-    return turned
+    same = turned is not None and (width == columns or rest == turned.source._after(width))
+    return turned if same else None
 
 
 def _column_dim(rows: Rows) -> int:
@@ -381,27 +370,32 @@ def _column_dim(rows: Rows) -> int:
     return axis[0]
 
 
-def _list(op: ir.Operation) -> ir.Operation:
-    made = _owner(op.operands[0])
-    assert made is not None
-    return made
-
-
-def _concatenated(rows: Rows, columns: int) -> tuple[ir.Operation, list[ir.Value]] | None:
-    """The concatenation of columns that makes the rows, and its parts."""
+def _concatenated(rows: Rows, columns: int) -> tuple[list[ir.Operation], list[ir.Value]] | None:
+    """The operations that join the rows of two tensors, column by column, and these."""
     op, dim = _made_by(rows.value, "aten.cat"), rows._whole_columns(columns)
     if op is None or dim is None or _dimension(op.operands[1], len(rows.starts)) != dim:
         return None
-    return op, _elements(op.operands[0])
+    listed = _made_by(op.operands[0], "prim.ListConstruct")
+    if listed is None or len(listed.operands) != 2:
+        return None
+    return [op, listed], list(listed.operands)
 
 
-def _sum(value: ir.Value, name: str) -> tuple[ir.Operation, ir.Value, ir.Value] | None:
-    """A sum or difference of two tensors of the same shape as it has itself."""
+Turn = tuple[list[ir.Operation], ir.Value, ir.Value, ir.Value, ir.Value]
+
+
+def _turns(value: ir.Value, name: str) -> Iterator[Turn]:
+    """What a value may be as `x * cos + y * sin`, or `-` with `sub`: operations, x, cos, y, sin."""
     op = _made_by(value, f"aten.{name}.Tensor")
     if op is None or _number(op.operands[2]) != 1:
-        return None
-    left, right = list(op.operands)[:2]
-    return (op, left, right) if _shape(left) == _shape(right) == _shape(value) else None
+        return
+    first, second = list(op.operands)[:2]
+    if not _shape(first) == _shape(second) == _shape(value):
+        return
+    for left, right in ((first, second), (second, first))[: 1 if name == "sub" else 2]:
+        for by_cos, x, cos in _products(left):
+            for by_sin, y, sin in _products(right):
+                yield [op, by_cos, by_sin], x, cos, y, sin
 
 
 def _products(value: ir.Value) -> Iterator[tuple[ir.Operation, ir.Value, ir.Value]]:
@@ -421,45 +415,34 @@ def _table(value: ir.Value) -> ir.Value:
     return value
 
 
-def _is_table(rows: Rows, table: ir.Value, columns: int) -> bool:
-    """Whether `table` broadcasts over the rows with a row of its own for each token, in order."""
-    shape, rank = _shape(table), len(rows.starts)
-    shape = (1,) * (rank - len(shape)) + shape
-    tokens, dim = rows.axes[_TOKENS], _column_dim(rows)
+def _are_tables(rows: Rows, columns: int, *tables: ir.Value) -> bool:
+    """Whether all broadcast over the rows with a row of their own for each token, in order."""
+    rank, tokens, dim = len(rows.starts), rows.axes[_TOKENS], _column_dim(rows)
     expected: list[int | None] = [1] * rank
     if tokens is not None:
         if tokens[1] != 1 or rows.starts[tokens[0]] or tokens[0] >= dim:
             return False
         expected[tokens[0]] = _shape(rows.value)[tokens[0]]
     expected[dim] = columns
-    return list(shape) == expected
+    shapes = [_shape(table) for table in tables]
+    return all([1] * (rank - len(shape)) + list(shape) == expected for shape in shapes)
 
 
 def _turned(rows: Rows, columns: int, trail: _Trail) -> Prepared | None:
     """Rows that are `x * cos + cat(-x[half:], x[:half]) * sin`."""
-    total = _sum(rows.value, "add")
-    if total is None or columns % 2 or rows._whole_columns(columns) is None:
+    if columns % 2 or rows._whole_columns(columns) is None:
         return None
-    op, *terms = total
-    for straight, crossed in (terms, terms[::-1]):
-        for by_cos, x, cos in _products(straight):
-            for by_sin, swapped, sin in _products(crossed):
-                cat = _concatenated(rows._in(swapped), columns)
-                if cat is None or len(cat[1]) != 2:
-                    continue
-                tables = all(_is_table(rows, table, columns) for table in (cos, sin))
-                negative = _made_by(cat[1][0], "aten.neg")
-                if not tables or negative is None:
-                    continue
-                source = trail.settle(rows._in(x))
-                low = trail.settle(rows._in(cat[1][1]))
-                high = trail.settle(rows._in(negative.operands[0]))
-                if low != source or high != source._after(columns // 2):
-                    continue
-                trail.computes(op, by_cos, by_sin, negative, cat[0], _list(cat[0]))
-                return Prepared(
-                    source, rotation=Rotation(_table(cos), _table(sin), columns, columns)
-                )
+    for ops, x, cos, crossed, sin in _turns(rows.value, "add"):
+        cat = _concatenated(rows._in(crossed), columns)
+        negative = _made_by(cat[1][0], "aten.neg") if cat else None
+        if cat is None or negative is None or not _are_tables(rows, columns, cos, sin):
+            continue
+        source, high, low = (
+            trail.settle(rows._in(v)) for v in (x, negative.operands[0], cat[1][1])
+        )
+        if low == source and high == source._after(columns // 2):
+            trail.computes(*ops, *cat[0], negative)
+            return Prepared(source, None, Rotation(_table(cos), _table(sin), columns, columns))
     return None
 
 
@@ -467,33 +450,21 @@ def _turned_halves(
     rows: Rows, columns: int, parts: list[ir.Value], trail: _Trail
 ) -> Prepared | None:
     """Rows that are `cat(a * cos - b * sin, b * cos + a * sin)` of their halves `a` and `b`."""
-    first, second = _sum(parts[0], "sub"), _sum(parts[1], "add")
-    half = columns // 2
-    if (
-        first is None
-        or second is None
-        or _shape(parts[0])[_column_dim(rows)] != half
-        or columns % 2
-    ):
+    half, first = columns // 2, rows._in(parts[0])
+    if columns % 2 or first._whole_columns(half) is None:
         return None
-    for one, a, cos in _products(first[1]):
-        for two, b, sin in _products(first[2]):
-            for terms in (second[1:], second[:0:-1]):
-                for three, b_again, cos_again in _products(terms[0]):
-                    for four, a_again, sin_again in _products(terms[1]):
-                        part = rows._in(parts[0])
-                        if (_table(cos), _table(sin)) != (_table(cos_again), _table(sin_again)):
-                            continue
-                        if not all(_is_table(part, table, half) for table in (cos, sin)):
-                            continue
-                        low, low_again, high, high_again = (
-                            trail.settle(rows._in(v)) for v in (a, a_again, b, b_again)
-                        )
-                        if low == low_again and high == high_again == low._after(half):
-                            trail.computes(first[0], second[0], one, two, three, four)
-                            return Prepared(
-                                low, rotation=Rotation(_table(cos), _table(sin), columns, half)
-                            )
+    for ops, a, cos, b, sin in _turns(parts[0], "sub"):
+        for more, b_again, cos_again, a_again, sin_again in _turns(parts[1], "add"):
+            tables = _table(cos), _table(sin)
+            if tables != (_table(cos_again), _table(sin_again)):
+                continue
+            halves = [trail.settle(rows._in(v)) for v in (a, a_again, b, b_again)]
+            low = halves[0]
+            if halves != [low, low, low._after(half), low._after(half)]:
+                continue
+            if _are_tables(first, half, cos, sin, cos_again, sin_again):
+                trail.computes(*ops, *more)
+                return Prepared(low, None, Rotation(*tables, columns, half))
     return None
 
 

@@ -95,7 +95,6 @@ def _rewrite(barrier: ir.Operation) -> None:
         if isinstance(source.owner, ir.Block):
             raise ValueError("a state buffer is aliased without being updated")
         if _written_there(source, alias):
-            alias.results[0].replace_all_uses_with(source)
             erased.append(alias)
             continue
         alias.move_after(source.owner.operation)
@@ -131,7 +130,7 @@ def _written_there(source: ir.Value, alias: ir.Operation) -> bool:
         return False
     # Something must need what it computes: only then it is there.
     return any(
-        use.owner.operation.name not in ("hal.tensor.alias", "hal.tensor.barrier")
+        use.owner.operation.name != "hal.tensor.alias"
         for result in dispatch.results
         for use in result.uses
     )
