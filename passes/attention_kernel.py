@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgec.passes.kernel_call import executable, wrap_kernel
-from edgec.passes.lower_cache_update import LONGEST
-from edgec.passes.rewriting import TorchTensor
+from iree.compiler import ir
 
-__all__ = ["AttentionShape", "attention_fits", "attention_template", "executables", "tiling"]
+from edgec.passes.attention_executable import (
+    ATTENTION_INDICES,
+    CACHE_DTYPES,
+    executables,
+)
+from edgec.passes.lower_cache_update import LONGEST
+from edgec.passes.rewriting import (
+    TorchTensor,
+    constant_float,
+    constant_int,
+    is_none,
+    parse_torch_tensor,
+)
+
+__all__ = ["AttentionShape", "attention_fits", "attention_template", "parse_attention", "tiling"]
 
 _LANES, _MAX_WIDTH, _MAX_ROWS, _MAX_QUERY = 16, 256, 64, 8192  # as in attention.h
-_DTYPES = ("f32", "f16", "bf16", "i8")
 _BUSY = 4
 """Workgroups that a single token should have, where its heads allow."""
 
@@ -32,10 +43,27 @@ class AttentionShape:
     """Whether the cache is i8, with a scale for each row of a head."""
 
 
+def parse_attention(op: ir.Operation) -> AttentionShape:
+    """The form of an `edgec::attention`."""
+    query, key, value, _, sinks, scale, window, softcap, *_ = op.operands
+    cache = parse_torch_tensor(key.type)
+    return AttentionShape(
+        query=parse_torch_tensor(query.type),
+        key=cache,
+        value=parse_torch_tensor(value.type),
+        result=parse_torch_tensor(op.results[0].type),
+        sinks=not is_none(sinks),
+        scale=constant_float(scale),
+        window=constant_int(window),
+        softcap=constant_float(softcap),
+        scaled=cache.dtype == "i8",
+    )
+
+
 def attention_fits(shape: AttentionShape) -> bool:
     """Whether the kernels take it: whole vectors, small enough for their scratch memory."""
     widths = (shape.key.shape[2] or 0, shape.value.shape[2] or 0)
-    return shape.key.dtype == shape.value.dtype in _DTYPES and all(
+    return shape.key.dtype == shape.value.dtype in CACHE_DTYPES and all(
         0 < width <= _MAX_WIDTH and width % _LANES == 0 for width in widths
     )
 
@@ -81,7 +109,7 @@ def attention_template(symbol: str, shape: AttentionShape, level: str) -> str:
         factor = f"tensor<{capacity}x{kv_heads}xf32>"
         scales, factors = "%key_scales, %value_scales", f"{factor}, {factor}"
         arguments = f", %key_scales: {factor}, %value_scales: {factor}"
-    names = ", ".join(f"%{name}" for name in _INDICES)
+    names = ", ".join(f"%{name}" for name in ATTENTION_INDICES)
     return f"""
 {executables(level)}
 util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
@@ -97,41 +125,6 @@ util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
   %result = flow.dispatch @edgec_attention::@attention_{shape.key.dtype}[%parts, %span, %tokens](
       %query, %key, %value, {given}, {scales}, {names}, %scale, %softcap)
       : ({query}{dynamic}, {key}, {value}, {type_}, {factors},
-         {", ".join(["index"] * len(_INDICES))}, f32, f32) -> {out}{dynamic}
+         {", ".join(["index"] * len(ATTENTION_INDICES))}, f32, f32) -> {out}{dynamic}
   util.return %result : {out}
 }}"""
-
-
-_INDICES = (
-    "first", "tokens", "heads", "kv_heads", "width", "value_width", "window", "has_sinks", "per",
-    "span", "capacity",
-)  # fmt: skip
-
-
-def executables(level: str) -> str:
-    """The kernels as executables of a feature level."""
-    exports = "".join(
-        f"""
-  stream.executable.export public @attention_{dtype} workgroups(
-      %parts: index, %span: index, %tokens: index) -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %blocks = arith.ceildivui %tokens, %span : index
-    stream.return %parts, %blocks, %c1 : index, index, index
-  }}"""
-        for dtype in _DTYPES
-    )
-    functions = "".join(
-        wrap_kernel(
-            f"attention_{dtype}",
-            f"edgec_attention_{dtype}",
-            ["f32", dtype, dtype, "f32", "f32", "f32", "f32"],
-            indices=list(_INDICES),
-            body="""
-      %part = stream.dispatch.workgroup.id[0] : index
-      %block = stream.dispatch.workgroup.id[1] : index""",
-            extra=["part", "block"],
-            floats=("scale", "softcap"),
-        )
-        for dtype in _DTYPES
-    )
-    return executable("edgec_attention", "attention", level, exports, functions)

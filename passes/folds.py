@@ -13,14 +13,8 @@ from dataclasses import dataclass, replace
 
 from iree.compiler import ir
 
-from edgec.passes.rewriting import (
-    call_together,
-    constant_bool,
-    constant_float,
-    constant_int,
-    is_none,
-    parse_torch_tensor,
-)
+from edgec.passes.matching import constant_of, inverse_rms, made_by
+from edgec.passes.rewriting import call_together, parse_torch_tensor
 
 __all__ = ["ACTIVATIONS", "Folded", "Folds", "Norm", "find_folds", "rms_norm"]
 
@@ -129,7 +123,7 @@ def _norm_of_layers(value: ir.Value) -> Norm | None:
     """The norm that makes `value`, if nothing but linear layers reads it."""
     if not all(_is_layer(use.owner.operation) for use in value.uses):
         return None
-    while (alias := _made_by(value, "torch.aten.alias")) is not None:
+    while (alias := made_by(value, "aten.alias")) is not None:
         value = alias.operands[0]
         if len(list(value.uses)) > 1:
             return None
@@ -139,7 +133,7 @@ def _norm_of_layers(value: ir.Value) -> Norm | None:
 def rms_norm(value: ir.Value) -> Norm | None:
     """The RMS norm of f32 over the last dimension that makes `value`; None for anything else."""
     type_ = parse_torch_tensor(value.type)
-    product = _made_by(value, "torch.aten.mul.Tensor")
+    product = made_by(value, "aten.mul.Tensor")
     if product is None or type_.dtype != "f32":
         return None
     for scaled, weight in (product.operands, list(product.operands)[::-1]):
@@ -152,31 +146,13 @@ def rms_norm(value: ir.Value) -> Norm | None:
 
 def _scaled(value: ir.Value) -> tuple[ir.Value, float] | None:
     """x and eps where `value` is `x * rsqrt(mean(x²) + eps)`."""
-    product = _made_by(value, "torch.aten.mul.Tensor")
+    product = made_by(value, "aten.mul.Tensor")
     if product is None:
         return None
     for x, factor in (product.operands, list(product.operands)[::-1]):
-        root = _made_by(factor, "torch.aten.rsqrt")
-        total = root and _made_by(root.operands[0], "torch.aten.add.Scalar")
-        mean = total and _made_by(total.operands[0], "torch.aten.mean.dim")
-        if total and mean and x.type == value.type and _mean_square(mean, x):
-            return x, constant_float(total.operands[1])
+        if x.type == value.type and (found := inverse_rms(factor, x)):
+            return x, found[1]
     return None
-
-
-def _mean_square(mean: ir.Operation, x: ir.Value) -> bool:
-    """Whether `mean` is that of the squares of `x` over its last dimension, which is kept."""
-    squares, dims, keep, dtype = mean.operands
-    rank = len(parse_torch_tensor(x.type).shape)
-    over = list(dims.owner.operation.operands)
-    if len(over) != 1 or constant_int(over[0]) not in (-1, rank - 1):
-        return False
-    power = _made_by(squares, "torch.aten.pow.Tensor_Scalar")
-    square = _made_by(squares, "torch.aten.mul.Tensor")
-    squared = (power and power.operands[0] == x and _number(power.operands[1]) == 2) or (
-        square and list(square.operands) == [x, x]
-    )
-    return bool(squared) and constant_bool(keep) and is_none(dtype)
 
 
 def _gate(gate: ir.Operation, up: ir.Operation) -> tuple[ir.Operation, ir.Operation] | None:
@@ -205,7 +181,7 @@ def _added(layer: ir.Operation) -> tuple[ir.Value, float, list[ir.Operation]] | 
     result, alpha, chain = layer.results[0], 1.0, []
     reader = _only_reader(layer)
     if reader is not None and reader.name == "torch.aten.mul.Scalar":
-        factor = _number(reader.operands[1])
+        factor = constant_of(reader.operands[1])
         if factor is None:
             return None
         result, alpha, chain = reader.results[0], factor, [reader]
@@ -215,7 +191,7 @@ def _added(layer: ir.Operation) -> tuple[ir.Value, float, list[ir.Operation]] | 
     a, b, factor_of_b = reader.operands
     other = b if a == result else a
     same = other.type == reader.results[0].type == layer.results[0].type
-    if not same or a == b or _number(factor_of_b) != 1:
+    if not same or a == b or constant_of(factor_of_b) != 1:
         return None
     return other, alpha, [*chain, reader]
 
@@ -224,21 +200,7 @@ def _is_layer(op: ir.Operation) -> bool:
     return op.name == "torch.operator" and ir.StringAttr(op.attributes["name"]).value in _LAYERS
 
 
-def _made_by(value: ir.Value, name: str) -> ir.Operation | None:
-    """The operation that makes a value, if it is one of that name."""
-    if isinstance(value.owner, ir.Block) or value.owner.operation.name != name:
-        return None
-    return value.owner.operation
-
-
 def _only_reader(op: ir.Operation) -> ir.Operation | None:
     """The operation that reads the result of `op`, if there is one alone, which reads it once."""
     readers = [use.owner.operation for use in op.results[0].uses]
     return readers[0] if len(readers) == 1 else None
-
-
-def _number(value: ir.Value) -> float | None:
-    """The value of a constant; None for what is computed."""
-    if _made_by(value, "torch.constant.int"):
-        return float(constant_int(value))
-    return constant_float(value) if _made_by(value, "torch.constant.float") else None

@@ -23,18 +23,20 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.attention_kernel import AttentionShape, attention_fits, attention_template
+from edgec.passes.attention_kernel import (
+    AttentionShape,
+    attention_fits,
+    attention_template,
+    parse_attention,
+)
 from edgec.passes.lower_cache_update import LONGEST
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
-    constant_float,
-    constant_int,
     convert_elements,
     custom_ops,
     insert_function,
     is_none,
-    parse_torch_tensor,
     symbol_name,
 )
 
@@ -69,21 +71,10 @@ class LowerAttention:
 
     def run(self, module: ir.Module) -> None:
         for op in custom_ops(module, "attention"):
-            query, key, value, start, sinks, scale, window, softcap, *scales = op.operands
-            types = [parse_torch_tensor(v.type) for v in (query, key, value, op.results[0])]
-            narrow = self.compute == "cache" and types[0].shape[2] != 1 and types[1].dtype != "i8"
-            case = _Case(
-                query=types[0],
-                key=types[1],
-                value=types[2],
-                result=types[3],
-                sinks=not is_none(sinks),
-                scale=constant_float(scale),
-                window=constant_int(window),
-                softcap=constant_float(softcap),
-                scaled=types[1].dtype == "i8",
-                factor=types[1].dtype if narrow else "f32",
-            )
+            query, key, value, start, sinks, _, _, _, *scales = op.operands
+            shape = parse_attention(op)
+            narrow = self.compute == "cache" and shape.query.shape[2] != 1 and not shape.scaled
+            case = _Case(**vars(shape), factor=shape.key.dtype if narrow else "f32")
             if case.window and (case.key.shape[0] or 0) % BLOCK:
                 rows = case.key.builtin
                 raise ValueError(f"attention: a ring not in blocks of {BLOCK} rows: {rows}")

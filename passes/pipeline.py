@@ -26,6 +26,8 @@ _TORCH_PASSES = (
     "scalar-arguments",
     # After it: the positions of these slices are such values.
     "row-slices",
+    # Before the lowerings of what it takes away.
+    "fuse-attention",
     # The lowerings are independent of each other.
     "lower-layer-norm",
     "lower-linear",

@@ -26,6 +26,7 @@ PASSES = {
     "lower-linear": "edgec.passes.lower_linear:LowerLinear",
     "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
     "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",
+    "fuse-attention": "edgec.passes.fuse_attention:FuseAttention",
     "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
     "lower-quantized-cache-update": (
         "edgec.passes.lower_quantized_cache_update:LowerQuantizedCacheUpdate"

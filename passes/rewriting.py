@@ -9,6 +9,7 @@ from iree.compiler import ir
 
 __all__ = [
     "TorchTensor",
+    "call_before",
     "call_template",
     "call_together",
     "constant_bool",
@@ -170,20 +171,33 @@ def call_template(
 
 def call_together(ops: list[ir.Operation], symbol: str, operands: list[ir.Value]) -> None:
     """Replaces `ops` by one call at the place of the first, which has all their results."""
-    context = ops[0].context
     old = [result for op in ops for result in op.results]
-    with ir.InsertionPoint(ops[0]), ops[0].location:
-        types = [parse_torch_tensor(result.type).builtin for result in old]
+    results = call_before(ops[0], symbol, operands, [result.type for result in old])
+    for before, new in zip(old, results, strict=True):
+        before.replace_all_uses_with(new)
+    for op in ops:
+        op.erase()
+
+
+def call_before(
+    op: ir.Operation, symbol: str, operands: list[ir.Value], results: list[ir.Type]
+) -> list[ir.Value]:
+    """Calls the private function `symbol` over builtin tensors, before `op`.
+
+    Args:
+        operands: Torch tensors.
+        results: Types of torch tensors, as those that are returned have them.
+    """
+    context = op.context
+    with ir.InsertionPoint(op), op.location:
+        types = [parse_torch_tensor(type_).builtin for type_ in results]
         call = ir.Operation.create(
             "util.call",
             results=[ir.Type.parse(type_, context) for type_ in types],
             operands=[_to_builtin(value) for value in operands],
             attributes={"callee": ir.FlatSymbolRefAttr.get(symbol, context)},
         )
-        for before, new in zip(old, call.results, strict=True):
-            before.replace_all_uses_with(_from_builtin(new, before.type))
-    for op in ops:
-        op.erase()
+        return [_from_builtin(v, t) for v, t in zip(call.results, results, strict=True)]
 
 
 def cut_fusion(value: ir.Value) -> None:

@@ -4,7 +4,9 @@ A mutated torch argument becomes a `hal.tensor.alias` at the end of the function
 used (by attention) between its update and that alias, so IREE makes the update into a fresh copy
 of the whole cache, on every call. With the alias right after the update, and later readers taking
 the aliased value, the update happens in the caller's buffer. An alias with readers then needs no
-place in the barrier either: the results that remain there depend on it.
+place in the barrier either: the results that remain there depend on it. A dispatch of a kernel that
+writes into the buffer and computes something else beside needs no alias at all: its result lies
+there, and where nothing reads that, a barrier would copy it.
 
 IREE imports an i8 buffer that is written to as `si8`; what reads and writes it is `i8`, by way of
 bitcasts. They would stand between an update and its alias, so the buffer becomes `i8` first.
@@ -83,6 +85,7 @@ def _alias_unsigned(barrier: ir.Operation) -> None:
 def _rewrite(barrier: ir.Operation) -> None:
     *joined, fence = barrier.operands
     kept: list[tuple[ir.Value, ir.OpResult]] = []
+    erased: list[ir.Operation] = []
     for value, result in zip(joined, barrier.results, strict=True):
         alias = None if isinstance(value.owner, ir.Block) else value.owner.operation
         if alias is None or alias.name != "hal.tensor.alias" or any(True for _ in result.uses):
@@ -91,6 +94,9 @@ def _rewrite(barrier: ir.Operation) -> None:
         source = alias.operands[0]
         if isinstance(source.owner, ir.Block):
             raise ValueError("a state buffer is aliased without being updated")
+        if _written_there(source, alias):
+            erased.append(alias)
+            continue
         alias.move_after(source.owner.operation)
         source.replace_all_uses_except(alias.results[0], alias)
         if all(use.owner.operation == barrier for use in alias.results[0].uses):
@@ -105,4 +111,26 @@ def _rewrite(barrier: ir.Operation) -> None:
         )
     for (_, old), result in zip(kept, new.results, strict=True):
         old.replace_all_uses_with(result)
-    barrier.erase()
+    for op in (barrier, *erased):
+        op.erase()
+
+
+def _written_there(source: ir.Value, alias: ir.Operation) -> bool:
+    """Whether `source` is what a dispatch wrote into the imported buffer that is aliased."""
+    dispatch, index = source.owner.operation, ir.OpResult(source).result_number
+    if dispatch.name != "flow.dispatch" or "tied_operands" not in dispatch.attributes:
+        return False
+    tied = [ir.IntegerAttr(a).value for a in ir.ArrayAttr(dispatch.attributes["tied_operands"])]
+    workload = ir.DenseI32ArrayAttr(dispatch.attributes["operandSegmentSizes"])[0]
+    buffer = dispatch.operands[workload + tied[index]] if tied[index] >= 0 else None
+    if buffer is None or isinstance(buffer.owner, ir.Block):
+        return False
+    imported = buffer.owner.operation
+    if imported.name != "hal.tensor.import" or imported.operands[0] not in list(alias.operands):
+        return False
+    # Something must need what it computes: only then it is there.
+    return any(
+        use.owner.operation.name != "hal.tensor.alias"
+        for result in dispatch.results
+        for use in result.uses
+    )

@@ -20,7 +20,7 @@ for _name in ("lower-topk", "lower-grouped-matmul", "lower-linear"):
 
 _KERNELS = (
     "lower-linear", "lower-grouped-matmul", "lower-quantized-linear",
-    "lower-quantized-grouped-matmul", "lower-attention",
+    "lower-quantized-grouped-matmul", "lower-attention", "fuse-attention",
 )  # fmt: skip
 """Passes that dispatch kernels where the CPU has a level of them."""
 

@@ -4,3 +4,4 @@
 #define FEW_DEPTH 4
 #define FEW_VECTORS 8
 #include "attention.h"
+#include "attention_step.h"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["attention", "quantize_rows", "quantized_linear"]
+__all__ = ["attention", "head_rows", "quantize_rows", "quantized_linear"]
 
 _BLOCK = 32
 
@@ -102,3 +102,38 @@ def attention(
             rest = sum(np.exp(s - max(scores.max(), s)) for s in sink)
             result[token, head] = weights @ v / (weights.sum() + rest)
     return result
+
+
+def head_rows(
+    x: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32] | None,
+    epsilon: float | None,
+    cos: npt.NDArray[np.float32],
+    sin: npt.NDArray[np.float32],
+    rotated: int,
+) -> npt.NDArray[np.float64]:
+    """Rows as attention takes them: an RMS norm, then the rotation of the first columns.
+
+    Args:
+        x: `[tokens, heads, width]`.
+        weights: `[width]` or None.
+        epsilon: None without a norm.
+        cos: `[tokens, rotated]`, or half as wide; `sin` likewise.
+        rotated: Columns that are rotated, or 0.
+
+    Returns:
+        f64, of the shape of `x`.
+    """
+    rows: npt.NDArray[np.float64] = x.astype(np.float64)
+    if epsilon is not None:
+        rows = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + epsilon)
+        rows = rows if weights is None else rows * weights
+    half = rotated // 2
+    c, s = (
+        np.tile(t, 2 if t.shape[1] == half else 1)[:, None].astype(np.float64) for t in (cos, sin)
+    )
+    turned = rows[..., :rotated]
+    if rotated:
+        crossed = np.concatenate([-turned[..., half:], turned[..., :half]], axis=-1)
+        turned = turned * c + crossed * s
+    return np.concatenate([turned, rows[..., rotated:]], axis=-1)

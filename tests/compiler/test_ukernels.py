@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from edgec.compiler.ukernels import LEVELS, build_object
-from edgec.compiler.ukernels.reference import attention, quantize_rows, quantized_linear
+from edgec.compiler.ukernels.reference import (
+    attention,
+    head_rows,
+    quantize_rows,
+    quantized_linear,
+)
 from edgec.models.quantize import WeightFormat, quantize, quantize_experts, unpack
 from edgec.passes.attention_kernel import tiling
 from edgec.runtime.cpu import missing_features, parse_cpuinfo
@@ -550,3 +555,122 @@ def test_argmax(kernels: Any, n: int, per: int) -> None:
             at = 16 + row * parts + part
             assert largest[at] == own.max()
             assert place[at] == (0 if own.max() == -np.inf else part * per + own.argmax())
+
+
+class Cache:
+    """Keys or values as a kernel has them: `bits` and `scales`, with 16 elements around them."""
+
+    def __init__(self, dtype: str, rows: int, heads: int, columns: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.dtype, self.shape = dtype, (rows, heads, columns)
+        size = rows * heads * columns + 32
+        if dtype == "i8":
+            bits = torch.randint(-127, 128, (size,), generator=generator).to(torch.int8)
+        else:
+            type_ = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+            bits = torch.randn(size, generator=generator).to(type_)
+            bits = bits if dtype == "f32" else bits.view(torch.int16)
+        self.bits = bits.numpy()
+        self.scales = (torch.rand(rows * heads + 32, generator=generator) / 40).numpy()
+        self.before = self.bits.copy(), self.scales.copy()
+
+    def values(self) -> Any:
+        bits = torch.from_numpy(self.bits[16:-16]).reshape(self.shape)
+        if self.dtype == "i8":
+            scales = torch.from_numpy(self.scales[16:-16]).reshape(self.shape[:2])
+            return (bits * scales[..., None]).numpy()
+        types = {"f16": torch.float16, "bf16": torch.bfloat16}
+        return (bits.view(types[self.dtype]).float() if self.dtype in types else bits).numpy()
+
+    def check_written(self, rows: Any, expected: Any) -> None:
+        """The rows are `expected`, as near as the type comes; nothing else has changed."""
+        step = {"f32": 2e-6, "f16": 2.0**-10, "bf16": 2.0**-7, "i8": 0.0}[self.dtype]
+        most = np.abs(expected).max(axis=-1, keepdims=True)
+        near = step * np.abs(expected) + (2e-6 if self.dtype != "i8" else 0.51 / 127) * most
+        assert (np.abs(self.values()[rows] - expected) <= near).all()
+        heads, columns = self.shape[1:]
+        for old, new, width in zip(
+            self.before, (self.bits, self.scales), (columns, 1), strict=True
+        ):
+            kept = np.ones(len(new), bool)
+            if width > 1 or self.dtype == "i8":
+                kept[16:-16].reshape(-1, heads * width)[rows] = False
+            assert np.array_equal(old[kept], new[kept], equal_nan=True)
+
+
+# tokens, start, capacity, heads, kv_heads, width, value_width, rotated, turn, the norms of query
+# and key: none, one without weights, one with them
+ROWS = [
+    (1, 77, 160, 16, 8, 128, 128, 128, 128, "ww"), (1, 0, 32, 4, 2, 64, 32, 64, 32, "nn"),
+    (1, 40, 64, 12, 1, 80, 48, 32, 32, "--"), (1, 31, 32, 4, 4, 16, 16, 16, 16, "-w"),
+    (1, 200, 256, 8, 2, 256, 256, 0, 0, "w-"), (1, 1000, 64, 6, 2, 96, 96, 20, 20, "ww"),
+    (3, 30, 64, 6, 2, 64, 64, 64, 64, "ww"), (37, 331, 128, 4, 2, 32, 48, 8, 4, "n-"),
+    (32, 128, 160, 0, 3, 192, 128, 192, 192, "-w"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
+@pytest.mark.parametrize("case", ROWS, ids=lambda case: "-".join(map(str, case)))
+def test_rows_of_heads(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
+    """Of one token also attention, of many what leads to it; past the last row comes the first."""
+    tokens, start, capacity, heads, kv_heads, width, value_width, rotated, turn, norms = case
+    generator = torch.Generator().manual_seed(sum(case[:-1]))
+
+    def random(*shape: int) -> Any:
+        return torch.randn(*shape, generator=generator).numpy()
+
+    # Query, key and value lie beside each other, as one product for all would leave them.
+    sizes = heads * width, kv_heads * width, kv_heads * value_width
+    x = random(tokens, 5 + sum(sizes))
+    first = 5, 5 + sizes[0], 5 + sizes[0] + sizes[1]
+    places = [(at, x.shape[1], n) for at, n in zip(first, (width, width, value_width), strict=True)]
+    angles = random(tokens, turn) * 3
+    tables = np.cos(angles), np.sin(angles)
+    weights, epsilons = (random(width), random(width)), (1e-6, 1e-5)
+    query, key = (
+        head_rows(
+            x[:, first[i] : first[i] + sizes[i]].reshape(tokens, -1, width),
+            weights[i] if norms[i] == "w" else None, None if norms[i] == "-" else epsilons[i],
+            *tables, rotated,
+        )
+        for i in range(2)
+    )  # fmt: skip
+    value = x[:, first[2] :].reshape(tokens, kv_heads, value_width)
+    keys, values = (
+        Cache(dtype, capacity, kv_heads, columns, seed)
+        for seed, columns in enumerate((width, value_width))
+    )
+    buffers = [
+        *[padded(x)] * 3, *map(padded, (*tables, *weights)), keys.bits, values.bits, keys.scales,
+        values.scales,
+    ]  # fmt: skip
+    forms = [*sum(places, ()), turn, rotated, rotated, *("-nw".index(norm) for norm in norms)]
+    out = np.full(32 + tokens * heads * max(width, value_width), np.nan, np.float32)
+    rows = np.arange(start, start + tokens) % capacity
+    if tokens > 1:
+        for block in range(-(-tokens // 4)):
+            call(
+                getattr(kernels, f"edgec_rotate_{dtype}"), *buffers, out, start, tokens, heads,
+                kv_heads, width, value_width, capacity, *forms, 4, *epsilons, block,
+            )  # fmt: skip
+        found = out[16:][: query.size].reshape(heads, tokens, width).transpose(1, 0, 2)
+        assert np.abs(found - query).max(initial=0) <= 3e-6 * np.abs(query).max(initial=1)
+        assert np.isnan(out[16 + query.size :]).all() and np.isnan(out[:16]).all()
+    else:
+        window, sinks = capacity - 15 if start >= capacity else 0, random(heads)
+        per, _ = tiling(heads, kv_heads, width, 1)
+        for part in range(heads // per):
+            call(
+                getattr(kernels, f"edgec_attention_step_{dtype}"), *buffers, padded(sinks), out,
+                start, heads, kv_heads, width, value_width, capacity, *forms, window, 1, per,
+                width**-0.5, 0.0, *epsilons, part,
+            )  # fmt: skip
+        expected = attention(
+            query.transpose(1, 0, 2).astype(np.float32), keys.values(), values.values(), start,
+            width**-0.5, window, 0.0, sinks,
+        )  # fmt: skip
+        found = out[16:][: expected.size].reshape(expected.shape)
+        assert np.abs(found - expected).max() <= 5e-6 * np.abs(values.values()).max()
+        assert np.isnan(out[16 + expected.size :]).all() and np.isnan(out[:16]).all()
+    keys.check_written(rows, key)
+    values.check_written(rows, value)

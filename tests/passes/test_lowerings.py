@@ -26,7 +26,7 @@ from edgec.passes import (
     LOWERINGS,
     TORCH_PIPELINE,
     argmax_kernel,
-    attention_kernel,
+    attention_executable,
     grouped_kernel,
     linear_kernel,
     quantized_grouped_kernel,
@@ -502,8 +502,12 @@ def test_kernels_export_different_names() -> None:
     """IREE links all executables of a program into one library."""
     modules = (
         argmax_kernel,
-        attention_kernel, grouped_kernel, linear_kernel, quantized_grouped_kernel, quantized_kernel,
-    )  # fmt: skip
+        attention_executable,
+        grouped_kernel,
+        linear_kernel,
+        quantized_grouped_kernel,
+        quantized_kernel,
+    )
     names = Counter(
         name
         for module in modules

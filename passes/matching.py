@@ -1,0 +1,49 @@
+"""What a value of the torch dialect is made of, for passes that look for patterns."""
+
+from __future__ import annotations
+
+from iree.compiler import ir
+
+from edgec.passes.rewriting import constant_bool, constant_float, constant_int, parse_torch_tensor
+
+__all__ = ["constant_of", "inverse_rms", "made_by"]
+
+
+def made_by(value: ir.Value, name: str) -> ir.Operation | None:
+    """The operation `torch.<name>` that makes a value; None if another does, or a block has it."""
+    if isinstance(value.owner, ir.Block) or value.owner.operation.name != f"torch.{name}":
+        return None
+    return value.owner.operation
+
+
+def constant_of(value: ir.Value) -> float | None:
+    """The value of a constant number; None for what is computed."""
+    if made_by(value, "constant.int"):
+        return constant_int(value)
+    return constant_float(value) if made_by(value, "constant.float") else None
+
+
+def inverse_rms(factor: ir.Value, x: ir.Value) -> tuple[list[ir.Operation], float] | None:
+    """The operations of `rsqrt(mean(x * x) + epsilon)` along the last dimension, and epsilon."""
+    root = made_by(factor, "aten.rsqrt")
+    shifted = root and made_by(root.operands[0], "aten.add.Scalar")
+    mean = shifted and made_by(shifted.operands[0], "aten.mean.dim")
+    if root is None or shifted is None or mean is None:
+        return None
+    epsilon, times = (constant_of(v) for v in list(shifted.operands)[1:])
+    squares = mean.operands[0]
+    power = made_by(squares, "aten.pow.Tensor_Scalar")
+    product = made_by(squares, "aten.mul.Tensor")
+    if power is not None:
+        squared = power.operands[0] == x and constant_of(power.operands[1]) == 2
+    else:
+        squared = product is not None and list(product.operands) == [x, x]
+    square = power or product
+    if square is None or not squared or epsilon is None or times != 1:
+        return None
+    rank = len(parse_torch_tensor(x.type).shape)
+    listed = made_by(mean.operands[1], "prim.ListConstruct")
+    dims = [constant_of(d) for d in listed.operands] if listed else []
+    if dims not in ([-1], [rank - 1]) or not constant_bool(mean.operands[2]):
+        return None
+    return [root, shifted, mean, square], epsilon
