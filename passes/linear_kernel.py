@@ -22,10 +22,10 @@ _PARTS = (1, 2, 3)  # layers that a kernel takes
 PACKED = (32, 512)
 """Rows, whole panels, and columns that a workgroup turns into panels."""
 
-_STEP, _FEW, _PANEL, _MOST_ROWS, _MOST_NORMED = 32, 8, 16, 256, 16384  # as in linear.h
+_STEP, _FEW, _PANEL, _MOST_ROWS, _MOST_NORMED = 32, 8, 16, 256, 8192  # as in linear.h
 _MANY_WEIGHTS = (24, 48)
 """Rows of weights of a workgroup with many rows: whole tiles of every level. The smaller where the
-larger would leave fewer than `_BUSY` workgroups."""
+larger would leave fewer than `_BUSY` workgroups, and of a gate, which has them of two layers."""
 _BUSY = 32
 _FEW_WEIGHTS = 4  # rows of weights of a tile with few rows
 
@@ -110,7 +110,7 @@ def _few(product: Product, dtype: str) -> str:
 
 def _many(product: Product, dtype: str) -> str:
     m, k, features = product.m, product.k, product.features
-    total = features[0] if product.gated else sum(features)
+    each = _MANY_WEIGHTS[0] if product.gated else _many_weights(sum(features))
     entry = f"@edgec_linear::@many{_form(product)}_{dtype}"
     panels = tensor_type((None if m is None else -(-m // _PANEL) * _PANEL, k), "f32")
     panels += "{%padded}" if m is None else ""
@@ -123,7 +123,7 @@ def _many(product: Product, dtype: str) -> str:
     indices = ["%m", *names, "%k", "%activation" if product.gated else "%folds", "%each"]
     operands += [(i, "index") for i in indices]
     operands += [] if product.gated else [("%alpha", "f32")]
-    return f"""{_constants(product, _many_weights(total))}
+    return f"""{_constants(product, each)}
   %panel = arith.constant {_PANEL} : index
   %count = arith.ceildivui %m, %panel : index
   %padded = arith.muli %count, %panel : index{

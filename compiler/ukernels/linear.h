@@ -2,7 +2,8 @@
 // the sizes of its registers and tiles and includes this file; vectors are clang's.
 //
 // Everything is freestanding: no libc, no globals, no thread-local storage. IREE calls each
-// function once a workgroup, with a pointer and an element offset for each buffer.
+// function once a workgroup, with a pointer and an element offset for each buffer, on threads with
+// stacks of 128 KB.
 //
 // Weights are read as a checkpoint has them: [n][k]. Nothing is packed ahead of time, so that an
 // artifact's weights serve generated code, embedding lookups and these kernels alike. Products and
@@ -34,7 +35,7 @@
 #define STRIDE (DEPTH + 16)          // of its rows: apart in the sets of a cache
 #define MOST_ROWS 256                // of activations, of a workgroup
 #define MOST_WEIGHTS 48              // rows of weights, of a workgroup: whole tiles
-#define MOST_NORMED 16384            // numbers, of few rows that are normed
+#define MOST_NORMED 8192             // numbers, of few rows that are normed
 #define MOST_COLUMNS 512             // of rows that are normed and turned into panels
 #define STRIP 64                     // rows of a gate's weights at a time, with few rows
 #define INLINE static inline __attribute__((always_inline))
@@ -128,6 +129,8 @@ typedef struct {
   float *out;
   size_t n, first, end;  // rows of weights
   Fold fold;
+  const char *up;  // of a gate: the other layer's weights, or null
+  size_t activation;
 } Part;
 
 INLINE void few_of(const int kind, const int most, size_t m, const float *x, const Part *p,
@@ -241,26 +244,31 @@ INLINE void widen(const int kind, const char *w, size_t bytes, size_t rows, size
   }
 }
 
-// Rows first .. end of the weights, at most MOST_WEIGHTS, by rows row .. until of activations, at
-// most MOST_ROWS, of which x has the panels; `row` is a whole number of panels.
+// Rows first .. end of the weights by rows row .. until of activations, at most MOST_ROWS, of which x
+// has the panels; `row` is a whole number of panels. The rows of weights, of a gate those of both
+// layers, are at most MOST_WEIGHTS.
 INLINE void many_rows(const int kind, const float *x, const Part *p, size_t k, size_t row,
                       size_t until) {
-  float sums[MOST_WEIGHTS * MOST_ROWS], wide[TILE_ROWS * STRIDE];
+  float sums[MOST_WEIGHTS * MOST_ROWS], wide_tile[TILE_ROWS * STRIDE];
   const size_t bytes = k * size_of(kind), tiles = (until - row + TILE - 1) / TILE;
+  const size_t size = (p->end - p->first + TILE_ROWS - 1) / TILE_ROWS * tiles * TILE_ROWS * TILE;
   const float *const first = x + row * k;
   for (size_t d = 0; d < k; d += DEPTH) {
     const size_t depth = k - d < DEPTH ? k - d : DEPTH;
     float *at = sums;
-    for (size_t i = p->first; i < p->end; i += TILE_ROWS) {
-      const size_t rows = p->end - i < TILE_ROWS ? p->end - i : TILE_ROWS;
-      widen(kind, p->w + i * bytes + d * size_of(kind), bytes, rows, depth, wide);
-      for (size_t q = 0; q < tiles; ++q, at += TILE_ROWS * TILE) {
-        const float *a = first + q * TILE * k + d * PANEL;
-        if (until - row - q * TILE <= LANES) tile(1, a, PANEL * k, wide, at, depth, d == 0);
-        else tile(TILE_VECTORS, a, PANEL * k, wide, at, depth, d == 0);
+    for (const char *w = p->w; w; w = w == p->w ? p->up : NULL)
+      for (size_t i = p->first; i < p->end; i += TILE_ROWS) {
+        const size_t rows = p->end - i < TILE_ROWS ? p->end - i : TILE_ROWS;
+        widen(kind, w + i * bytes + d * size_of(kind), bytes, rows, depth, wide_tile);
+        for (size_t q = 0; q < tiles; ++q, at += TILE_ROWS * TILE) {
+          const float *a = first + q * TILE * k + d * PANEL;
+          if (until - row - q * TILE <= LANES)
+            tile(1, a, PANEL * k, wide_tile, at, depth, d == 0);
+          else tile(TILE_VECTORS, a, PANEL * k, wide_tile, at, depth, d == 0);
+        }
       }
-    }
   }
+  if (p->up) gate(p->activation, sums, 0, sums + size, 0, 1, size);
   const float *at = sums;
   for (size_t i = p->first; i < p->end; i += TILE_ROWS) {
     const size_t rows = p->end - i < TILE_ROWS ? p->end - i : TILE_ROWS;
@@ -359,26 +367,12 @@ INLINE void few_gated(const int kind, const Norm *norm, const float *x, const ch
   }
 }
 
-INLINE void many_gated(const int kind, const float *x, const char *w0, const char *w1, float *out,
-                       size_t m, size_t n, size_t k, size_t activation, size_t first,
-                       size_t count, size_t row, size_t rows) {
-  float ups[MOST_ROWS * MOST_WEIGHTS];
-  const size_t until = row + rows < m ? row + rows : m;
-  const size_t end = first + count < n ? first + count : n;
-  const Part gates = {.w = w0, .out = out, .n = n, .first = first, .end = end};
-  const Part up = {.w = w1, .out = ups - row * MOST_WEIGHTS - first, .n = MOST_WEIGHTS,
-                   .first = first, .end = end};
-  many_of_kind(kind, x, &gates, k, row, until);
-  many_of_kind(kind, x, &up, k, row, until);
-  gate(activation, out + row * n + first, n, ups, MOST_WEIGHTS, until - row, end - first);
-}
-
 #define WEIGHTS(i, element) const element *w##i, size_t wo##i
 #define BIASES(i) const float *b##i, size_t bo##i
 #define OUT(i) float *o##i, size_t oo##i
 #define PART(i)                                                                                \
   {(const char *)(w##i + wo##i), o##i + oo##i, n##i, 0, 0,                                     \
-   {folds & BIAS << i ? b##i + bo##i : NULL, folds & ADDED ? added + ao : NULL, alpha}}
+   {folds & BIAS << i ? b##i + bo##i : NULL, folds & ADDED ? added + ao : NULL, alpha}, NULL, 0}
 #define COMMA ,
 
 // `few`: out f32 [m][n] of x f32 [m][k], m at most FEW. `many`: the same of the panels of x, rows
@@ -415,8 +409,9 @@ INLINE void many_gated(const int kind, const float *x, const char *w0, const cha
       const float *x, size_t xo, WEIGHTS(0, element), WEIGHTS(1, element), OUT(0), size_t m,   \
       size_t n, size_t k, size_t activation, size_t first, size_t count, size_t row,           \
       size_t rows) {                                                                           \
-    many_gated(kind, x + xo, (const char *)(w0 + wo0), (const char *)(w1 + wo1), o0 + oo0, m,  \
-               n, k, activation, first, count, row, rows);                                     \
+    Part p = {.w = (const char *)(w0 + wo0), .up = (const char *)(w1 + wo1), .out = o0 + oo0,   \
+              .n = n, .activation = activation};                                               \
+    many_parts(kind, x + xo, &p, 1, m, k, first, count, row, rows);                            \
   }
 
 #define EACH_PARTS(name, kind, element)                                                        \

@@ -169,9 +169,9 @@ def test_gate(kernels: Any, dtype: str, m: int, n: int, k: int, activation: int)
     else:
         panels = many_rows(kernels, x, norm, folds)
         kernel = getattr(kernels, f"edgec_linear_gated_many_{dtype}")
-        for first in range(0, n, 48):
+        for first in range(0, n, 24):
             for row in range(0, m, 256):
-                call(kernel, panels, gate, up, out, m, n, k, activation, first, 48, row, 256)
+                call(kernel, panels, gate, up, out, m, n, k, activation, first, 24, row, 256)
     assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
     actual = out[16:-16].reshape(m, n)
     assert np.abs(actual - expected).max() <= 3e-6 * np.abs(expected).max()
