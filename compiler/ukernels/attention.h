@@ -17,7 +17,7 @@
 //   out     f32 [tokens][heads][value_width]
 //
 // A level defines:
-//   TILE_DEPTH     rows of the cache, or query rows, in registers at a time
+//   TILE_DEPTH     rows of the cache, or query rows, in registers at a time: a divisor of 16
 //   TILE_VECTORS   vectors of 16 beside each
 //   FEW_DEPTH      the same with few query rows, of which two are in registers: rows of the cache
 //   FEW_VECTORS    vectors of the values
@@ -27,11 +27,13 @@
 
 #define LANES 16
 #define DEPTH 32         // rows of the cache in a block
+#define DEEP 64          // in the blocks that many query rows take at a time
 #define MAX_WIDTH 256
 #define MAX_ROWS 64      // query rows of a workgroup: tokens times heads
 #define MAX_QUERY 8192   // query rows times width
 #define FEW_ROWS 8       // up to here a row has vectors of its own instead of a lane
 #define HIDDEN -1e30f
+#define LOG2E 1.44269504f
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vf __attribute__((ext_vector_type(LANES)));
@@ -98,55 +100,60 @@ INLINE void add_lanes(const vf *v, float *to) {
   }
 }
 
-INLINE float largest(vf v) { return __builtin_reduce_max(v); }
+// Of two vectors; what clang has for that takes care of NaN, in three instructions.
+INLINE vf larger(vf a, vf b) { return a > b ? a : b; }
 
-// e^x for x <= 0, within 2 units in the last place; 0 below -87.
-INLINE vf exponential(vf x) {
+INLINE float largest(vf v) {
+  v = larger(v, v.s89abcdef89abcdef);
+  v = larger(v, v.s4567456745674567);
+  v = larger(v, v.s2323232323232323);
+  return larger(v, v.s1111111111111111)[0];
+}
+
+// 2^x for x <= 0, within 2 units in the last place; 0 below -127.
+INLINE vf power_of_two(vf x) {
   const vf magic = splat(12582912.0f);  // 1.5 * 2^23: its last bits hold the rounded sum
-  const vf bounded = __builtin_elementwise_max(x, splat(-87.0f));
-  const vf shifted = bounded * splat(1.44269504f) + magic;
-  const vf n = shifted - magic;
-  vf r = bounded - n * splat(0.693359375f);
-  r = r + n * splat(2.12194440e-4f);
-  vf p = splat(1.9875691500e-4f);
-  p = p * r + splat(1.3981999507e-3f);
-  p = p * r + splat(8.3334519073e-3f);
-  p = p * r + splat(4.1665795894e-2f);
-  p = p * r + splat(1.6666665459e-1f);
-  p = p * r + splat(5.0000001201e-1f);
-  p = p * r * r + r + splat(1.0f);
-  const vf result = (vf)((vi)p + ((vi)shifted << 23));
-  return x < splat(-87.0f) ? splat(0.0f) : result;
+  const vf bounded = larger(x, splat(-127.0f));  // whose exponent's bits are 0
+  const vf shifted = bounded + magic;
+  const vf r = bounded - (shifted - magic);
+  vf p = splat(1.5353362e-4f);
+  p = p * r + splat(1.3398874e-3f);
+  p = p * r + splat(9.6184374e-3f);
+  p = p * r + splat(5.5503324e-2f);
+  p = p * r + splat(2.4022648e-1f);
+  p = p * r + splat(6.9314718e-1f);
+  p = p * r + splat(1.0f);
+  return (vf)((vi)p + ((vi)shifted << 23));
 }
 
 // softcap * tanh(x / softcap)
 INLINE vf capped(vf x, float softcap) {
   const vf y = x * splat(1.0f / softcap);
   const vf magnitude = __builtin_elementwise_abs(y);
-  const vf e = exponential(magnitude * splat(-2.0f));
+  const vf e = power_of_two(magnitude * splat(-2.0f * LOG2E));
   const vf t = (splat(1.0f) - e) / (splat(1.0f) + e);
   return splat(softcap) * (y < splat(0.0f) ? -t : t);
 }
 
-// The scores of a block as the softmax takes them; `row` and `position` are of cache and query.
-INLINE vf visible(const Call *c, vf dot, vi row, vi position, int masked) {
-  vf score = dot * splat(c->scale);
-  if (c->softcap != 0.0f) score = capped(score, c->softcap);
+// Scores as the softmax takes them, exponents of two, of dot products times `scale` of Scratch;
+// `row` and `position` are of cache and query.
+INLINE vf visible(const Call *c, vf score, vi row, vi position, int masked) {
+  if (c->softcap != 0.0f) score = capped(score, c->softcap) * splat(LOG2E);
   if (!masked) return score;
   const vi near = c->window ? row + (vi)(int32_t)c->window > position : (vi)-1;
   return ((row <= position) & near) ? score : splat(HIDDEN);
 }
 
-// sums[i][v] += left[i * stride + d * step] * right[d * next + v] for `depth` d; the constants size the register tile.
-INLINE void multiply(const int rows, const int vectors, const float *left, size_t stride,
-                     size_t step, const float *right, size_t next, size_t depth,
-                     vf sums[TILE_DEPTH][TILE_VECTORS]) {
+// sums[i][v] += left[i * stride + d * step] * right[d][v] for `depth` d. Rows of `right` are as
+// long as the tile is wide; the constants size the register tile.
+INLINE void multiply(const int vectors, const float *left, size_t stride, size_t step,
+                     const float *right, size_t depth, vf sums[TILE_DEPTH][TILE_VECTORS]) {
   for (size_t d = 0; d < depth; ++d) {
     vf r[TILE_VECTORS];
 #pragma unroll
-    for (int v = 0; v < vectors; ++v) r[v] = load(right + d * next + v * LANES);
+    for (int v = 0; v < vectors; ++v) r[v] = load(right + (d * vectors + v) * LANES);
 #pragma unroll
-    for (int i = 0; i < rows; ++i) {
+    for (int i = 0; i < TILE_DEPTH; ++i) {
       const vf l = splat(left[i * stride + d * step]);
 #pragma unroll
       for (int v = 0; v < vectors; ++v) sums[i][v] = l * r[v] + sums[i][v];
@@ -154,122 +161,126 @@ INLINE void multiply(const int rows, const int vectors, const float *left, size_
   }
 }
 
-// Scores of a block with rows in lanes: scores[m][rows] = keys[m][d] * turned[d][rows].
+// Scores with query rows in lanes: scores[m][lane] = keys[m][d] * turned[d][lane].
 INLINE void score_tile(const int vectors, const float *keys, const float *turned, float *scores,
-                       size_t width, size_t lanes) {
-  for (size_t m = 0; m < DEPTH; m += TILE_DEPTH) {
-    vf sums[TILE_DEPTH][TILE_VECTORS];
-#pragma unroll
-    for (int i = 0; i < TILE_DEPTH; ++i)
-#pragma unroll
-      for (int v = 0; v < vectors; ++v) sums[i][v] = splat(0.0f);
-    multiply(TILE_DEPTH, vectors, keys + m * width, width, 1, turned, lanes, width, sums);
-#pragma unroll
-    for (int i = 0; i < TILE_DEPTH; ++i)
-#pragma unroll
-      for (int v = 0; v < vectors; ++v) store(scores + (m + i) * lanes + v * LANES, sums[i][v]);
-  }
-}
-
-// out[row] = out[row] * factor[row] + the block's values by their weights.
-INLINE void value_tile(const int rows, const int vectors, float *const *out, const float *factors,
-                       const float *weights, size_t lanes, const float *values, size_t width,
-                       size_t column) {
+                       size_t width) {
   vf sums[TILE_DEPTH][TILE_VECTORS];
 #pragma unroll
-  for (int i = 0; i < rows; ++i)
+  for (int i = 0; i < TILE_DEPTH; ++i)
+#pragma unroll
+    for (int v = 0; v < vectors; ++v) sums[i][v] = splat(0.0f);
+  multiply(vectors, keys, width, 1, turned, width, sums);
+#pragma unroll
+  for (int i = 0; i < TILE_DEPTH; ++i)
+#pragma unroll
+    for (int v = 0; v < vectors; ++v) store(scores + i * MAX_ROWS + v * LANES, sums[i][v]);
+}
+
+// out[row] = out[row] * factor[row] + `depth` rows of values by their weights; `fresh`: the first.
+INLINE void value_tile(const int vectors, float *const *out, const float *factors,
+                       const float *weights, const float *values, size_t depth, size_t column,
+                       int fresh) {
+  vf sums[TILE_DEPTH][TILE_VECTORS];
+#pragma unroll
+  for (int i = 0; i < TILE_DEPTH; ++i)
 #pragma unroll
     for (int v = 0; v < vectors; ++v)
-      sums[i][v] = load(out[i] + column + v * LANES) * splat(factors[i]);
-  multiply(rows, vectors, weights, 1, lanes, values + column, width, DEPTH, sums);
+      sums[i][v] = fresh ? splat(0.0f) : load(out[i] + column + v * LANES) * splat(factors[i]);
+  multiply(vectors, weights, 1, MAX_ROWS, values, depth, sums);
 #pragma unroll
-  for (int i = 0; i < rows; ++i)
+  for (int i = 0; i < TILE_DEPTH; ++i)
 #pragma unroll
     for (int v = 0; v < vectors; ++v) store(out[i] + column + v * LANES, sums[i][v]);
 }
 
+// On the stack, of which IREE's threads have 128 KB.
 typedef struct {
-  float block[DEPTH * MAX_WIDTH];           // keys, then values, of the block: f32
-  float query[MAX_QUERY];                   // many rows: [width][lanes]; few: not used
-  float scores[DEPTH * MAX_ROWS];           // many rows: [DEPTH][lanes]; few: [rows][DEPTH]
+  // Many rows: keys of a tile, or values as wide as one, in f32. Small, so that they stay in the
+  // first-level cache while the query and what is put out pass through it.
+  float block[TILE_DEPTH * MAX_WIDTH];
+  float query[MAX_QUERY];                   // many rows: scaled, in tiles [width][lanes of a tile]
+  float scores[DEEP * MAX_ROWS];            // many rows: [DEEP][MAX_ROWS]; few: [rows][DEPTH]
+  float scale;                              // what makes dot products exponents of two
   float most[MAX_ROWS], total[MAX_ROWS], factor[MAX_ROWS];
   float scales[DEPTH];                      // of an i8 block's rows
+  float spare[MAX_WIDTH];                   // what lanes without a row put out
   float *out[MAX_ROWS];
   const float *source[MAX_ROWS];            // the rows of the query
   int32_t position[MAX_ROWS];
 } Scratch;
+_Static_assert(DEEP * TILE_VECTORS <= TILE_DEPTH * MAX_WIDTH / LANES, "values wider than a block");
 
 INLINE size_t lanes_of(const Call *c) { return (c->rows + LANES - 1) / LANES * LANES; }
 
+// How many vectors the tile at `lane` of `lanes` has.
+INLINE size_t tile_at(size_t lane, size_t lanes) {
+  return lane + TILE_VECTORS * LANES <= lanes ? TILE_VECTORS : 1;
+}
+
+// to[j][i] = from[i][column + j] * scale, four by four.
+INLINE void turn(const float *const *from, size_t column, float scale, float *to, size_t stride) {
+  typedef float v4 __attribute__((ext_vector_type(4)));
+  typedef v4 v4_any __attribute__((aligned(4)));
+  const v4 a = *(const v4_any *)(from[0] + column) * scale,
+           b = *(const v4_any *)(from[1] + column) * scale,
+           c = *(const v4_any *)(from[2] + column) * scale,
+           d = *(const v4_any *)(from[3] + column) * scale;
+  const v4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+           cd = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+           ba = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+           dc = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  *(v4_any *)to = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+  *(v4_any *)(to + stride) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+  *(v4_any *)(to + 2 * stride) = __builtin_shufflevector(ba, dc, 0, 1, 4, 5);
+  *(v4_any *)(to + 3 * stride) = __builtin_shufflevector(ba, dc, 2, 3, 6, 7);
+}
+
 INLINE void prepare(const Call *c, Scratch *s, int has_sinks) {
   const size_t lanes = lanes_of(c);
+  s->scale = c->softcap != 0.0f ? c->scale : c->scale * LOG2E;
   for (size_t r = 0; r < lanes; ++r) {
-    const size_t row = r < c->rows ? r : 0;  // a lane without a row repeats the first
+    const size_t row = r < c->rows ? r : c->rows - 1;  // a lane without a row repeats the last
     const size_t head = c->head + row % c->per, token = c->token + row / c->per;
     s->source[r] = c->query + (head * c->tokens + token) * c->width;
-    s->out[r] = c->out + (token * c->heads + head) * c->value_width;
+    s->out[r] = r < c->rows ? c->out + (token * c->heads + head) * c->value_width : s->spare;
     s->position[r] = (int32_t)(c->start + token);
-    s->most[r] = has_sinks ? c->sinks[head] : HIDDEN;
+    s->most[r] = has_sinks ? c->sinks[head] * LOG2E : HIDDEN;
     s->total[r] = has_sinks ? 1.0f : 0.0f;
   }
-  for (size_t r = 0; r < c->rows; ++r)
-    for (size_t d = 0; d < c->value_width; d += LANES) store(s->out[r] + d, splat(0.0f));
-  if (c->rows <= FEW_ROWS) return;
-  for (size_t r = 0; r < lanes; ++r)
-    for (size_t d = 0; d < c->width; ++d) s->query[d * lanes + r] = s->source[r][d];
-}
-
-// A row in a lane: nothing is summed across lanes.
-INLINE void many_scores(const Call *c, Scratch *s, size_t first, int masked) {
-  const size_t lanes = lanes_of(c);
-  size_t v = 0;
-  for (; v + TILE_VECTORS * LANES <= lanes; v += TILE_VECTORS * LANES)
-    score_tile(TILE_VECTORS, s->block, s->query + v, s->scores + v, c->width, lanes);
-  for (; v < lanes; v += LANES)
-    score_tile(1, s->block, s->query + v, s->scores + v, c->width, lanes);
-  for (size_t r = 0; r < lanes; r += LANES) {
-    const vi position = *(const vi *)(s->position + r);
-    const vf before = load(s->most + r);
-    vf most = before;
-    for (size_t m = 0; m < DEPTH; ++m) {
-      float *at = s->scores + m * lanes + r;
-      const vf score = visible(c, load(at), (vi)(int32_t)(first + m), position, masked);
-      most = __builtin_elementwise_max(most, score);
-      store(at, score);
-    }
-    const vf factor = exponential(before - most);
-    vf total = load(s->total + r) * factor;
-    for (size_t m = 0; m < DEPTH; ++m) {
-      float *at = s->scores + m * lanes + r;
-      const vf weight = exponential(load(at) - most);
-      total += weight;
-      store(at, weight);
-    }
-    store(s->most + r, most);
-    store(s->total + r, total);
-    store(s->factor + r, factor);
+  if (c->rows <= FEW_ROWS) {
+    for (size_t r = 0; r < c->rows; ++r)
+      for (size_t d = 0; d < c->value_width; d += LANES) store(s->out[r] + d, splat(0.0f));
+    return;
+  }
+  for (size_t v = 0, vectors; v < lanes; v += vectors * LANES) {
+    vectors = tile_at(v, lanes);
+    for (size_t r = 0; r < vectors * LANES; r += 4)
+      for (size_t d = 0; d < c->width; d += 4)
+        turn(s->source + v + r, d, s->scale, s->query + v * c->width + d * vectors * LANES + r,
+             vectors * LANES);
   }
 }
 
-INLINE void many_values(const Call *c, Scratch *s) {
-  const size_t width = c->value_width, lanes = lanes_of(c);
-  size_t r = 0;
-#define ROWS_OF_TILE(count)                                                                     \
-  for (; r + (count) <= c->rows; r += (count)) {                                                \
-    size_t d = 0;                                                                               \
-    for (; d + TILE_VECTORS * LANES <= width; d += TILE_VECTORS * LANES)                        \
-      value_tile(count, TILE_VECTORS, s->out + r, s->factor + r, s->scores + r, lanes, s->block, \
-                 width, d);                                                                     \
-    for (; d < width; d += LANES)                                                               \
-      value_tile(count, 1, s->out + r, s->factor + r, s->scores + r, lanes, s->block, width, d); \
-  }
-  ROWS_OF_TILE(TILE_DEPTH)
-  ROWS_OF_TILE(2)
-  ROWS_OF_TILE(1)
-#undef ROWS_OF_TILE
+// Of some rows of the cache, those that query rows in neighbouring lanes see: low..high, counted
+// from the first. `masked`: not all lanes see all of them. `fresh`: no lane sees any before `low`.
+typedef struct {
+  size_t low, high;
+  int masked, fresh;
+} Seen;
+
+INLINE Seen seen_by(const Call *c, const Scratch *s, size_t lane, size_t lanes, size_t first,
+                    size_t rows) {
+  // Lanes are in the order of tokens.
+  const size_t early = s->position[lane], late = s->position[lane + lanes - 1];
+  const size_t earliest = c->window && early >= c->window ? early + 1 - c->window : 0;
+  const size_t begin = earliest > first ? earliest : first;
+  const size_t end = first + rows < late + 1 ? first + rows : late + 1;
+  const int masked = end > early + 1 || (c->window && begin + c->window <= late);
+  return (Seen){begin - first, (end > begin ? end : begin) - first, masked, begin == earliest};
 }
 
-// A block's rows of the cache: `rows` of them, `step` bytes apart, and as many after them as `ahead`.
+// A block's rows of the cache: `rows` of them, `step` bytes apart, and as many after them as
+// `ahead`.
 typedef struct {
   const char *first;
   size_t step, width, rows, ahead;
@@ -278,6 +289,90 @@ typedef struct {
 } Block;
 
 INLINE const char *row_of(const Block *b, size_t m) { return b->first + m * b->step; }
+
+// Some columns of the block's rows from..to as f32, without gaps. Those of the rows DEEP further
+// are asked for.
+INLINE void widen(const int kind, const Block *b, size_t from, size_t to, size_t column,
+                  const size_t columns, float *wide) {
+  const size_t first = column * size_of(kind), end = (column + columns) * size_of(kind);
+  for (size_t m = from; m < to && m < b->rows; ++m) {
+    const char *row = row_of(b, m);
+    if (m < b->ahead)
+      for (size_t i = first; i < end; i += 64) __builtin_prefetch(row + DEEP * b->step + i, 0, 2);
+    const vf scale = splat(kind == I8 ? b->scales[m * b->apart] : 1.0f);
+    for (size_t d = 0; d < columns; d += LANES, wide += LANES) {
+      const vf values = load_as(kind, row, column + d);
+      store(wide, kind == I8 ? values * scale : values);
+    }
+  }
+}
+
+// A query row in a lane: nothing is summed across lanes. `rows` of the cache from `first` on.
+INLINE void many_scores(const int kind, const Call *c, Scratch *s, const Block *k, size_t first,
+                        size_t rows) {
+  const size_t lanes = lanes_of(c);
+  for (size_t m = 0; m < rows; m += TILE_DEPTH) {
+    // The scores of rows past the last are of what was there before, and not looked at.
+    widen(kind, k + m / DEPTH, m % DEPTH, m % DEPTH + TILE_DEPTH, 0, c->width, s->block);
+    for (size_t v = 0, vectors; v < lanes; v += vectors * LANES) {
+      vectors = tile_at(v, lanes);
+      const Seen seen = seen_by(c, s, v, vectors * LANES, first, rows);
+      if (m + TILE_DEPTH <= seen.low || m >= seen.high) continue;
+      const float *query = s->query + v * c->width;
+      float *scores = s->scores + m * MAX_ROWS + v;
+      if (vectors == TILE_VECTORS) score_tile(TILE_VECTORS, s->block, query, scores, c->width);
+      else score_tile(1, s->block, query, scores, c->width);
+    }
+  }
+  for (size_t r = 0; r < lanes; r += LANES) {
+    const Seen seen = seen_by(c, s, r, LANES, first, rows);
+    if (seen.low == seen.high) continue;
+    float *scores = s->scores + r;
+    const vi position = *(const vi *)(s->position + r);
+    const vf before = load(s->most + r);
+    vf most = before;
+    for (size_t m = seen.low; m < seen.high; ++m) {
+      vf score = load(scores + m * MAX_ROWS);
+      if (seen.masked || c->softcap != 0.0f) {
+        score = visible(c, score, (vi)(int32_t)(first + m), position, seen.masked);
+        store(scores + m * MAX_ROWS, score);
+      }
+      most = larger(most, score);
+    }
+    const vf factor = power_of_two(before - most);
+    vf total = load(s->total + r) * factor;
+    for (size_t m = seen.low; m < seen.high; ++m) {
+      const vf weight = power_of_two(load(scores + m * MAX_ROWS) - most);
+      total += weight;
+      store(scores + m * MAX_ROWS, weight);
+    }
+    store(s->most + r, most);
+    store(s->total + r, total);
+    store(s->factor + r, factor);
+  }
+}
+
+// A tile's columns of `out`, all rows.
+INLINE void value_columns(const int kind, const int vectors, const Call *c, Scratch *s,
+                          const Block *values, size_t first, size_t rows, size_t column) {
+  const size_t columns = vectors * LANES;
+  for (size_t i = 0; i * DEPTH < rows; ++i)
+    widen(kind, values + i, 0, DEPTH, column, columns, s->block + i * DEPTH * columns);
+  for (size_t r = 0; r < c->rows; r += TILE_DEPTH) {
+    const Seen seen = seen_by(c, s, r, TILE_DEPTH, first, rows);
+    if (seen.low == seen.high) continue;
+    value_tile(vectors, s->out + r, s->factor + r, s->scores + seen.low * MAX_ROWS + r,
+               s->block + seen.low * columns, seen.high - seen.low, column, seen.fresh);
+  }
+}
+
+INLINE void many_values(const int kind, const Call *c, Scratch *s, const Block *values,
+                        size_t first, size_t rows) {
+  size_t d = 0;
+  for (; d + TILE_VECTORS * LANES <= c->value_width; d += TILE_VECTORS * LANES)
+    value_columns(kind, TILE_VECTORS, c, s, values, first, rows, d);
+  for (; d < c->value_width; d += LANES) value_columns(kind, 1, c, s, values, first, rows, d);
+}
 
 // An i8 block's scales, side by side; zero for rows that are not there.
 INLINE void gather_scales(const int kind, const Block *b, float *to) {
@@ -334,21 +429,23 @@ INLINE void few_scores(const int kind, const Call *c, Scratch *s, const Block *k
   for (r = 0; r < c->rows; ++r) {
     float *scores = s->scores + r * DEPTH;
     vf most = splat(s->most[r]);
+#pragma unroll
     for (size_t m = 0; m < DEPTH; m += LANES) {
       const vi row = (vi)(int32_t)(first + m) + lane;
       const vf dot = kind == I8 ? load(scores + m) * load(s->scales + m) : load(scores + m);
-      const vf score = visible(c, dot, row, (vi)s->position[r], masked);
-      most = __builtin_elementwise_max(most, score);
+      const vf score = visible(c, dot * splat(s->scale), row, (vi)s->position[r], masked);
+      most = larger(most, score);
       store(scores + m, score);
     }
     most = splat(largest(most));
     vf total = splat(0.0f);
+#pragma unroll
     for (size_t m = 0; m < DEPTH; m += LANES) {
-      const vf weight = exponential(load(scores + m) - most);
+      const vf weight = power_of_two(load(scores + m) - most);
       total += weight;
       store(scores + m, kind == I8 ? weight * load(value_scales + m) : weight);
     }
-    s->factor[r] = exponential(splat(s->most[r]) - most)[0];
+    s->factor[r] = power_of_two(splat(s->most[r]) - most)[0];
     s->most[r] = most[0];
     s->total[r] = s->total[r] * s->factor[r] + sum(total);
   }
@@ -405,16 +502,15 @@ INLINE void finish(const Call *c, Scratch *s) {
   }
 }
 
-// The block's rows as f32; those past the last are zero, whatever the cache holds there.
-INLINE void widen(const int kind, const Block *b, float *to) {
-  for (size_t m = 0; m < DEPTH; ++m) {
-    ask_for_next(kind, b, m);
-    for (size_t d = 0; d < b->width; d += LANES)
-      store(to + m * b->width + d,
-            m >= b->rows ? splat(0.0f)
-                         : kind == I8 ? load_as(kind, row_of(b, m), d) * splat(b->scales[m * b->apart])
-                                      : load_as(kind, row_of(b, m), d));
-  }
+// The block at position `first`, of what is read up to `end`, `depth` rows at a time.
+INLINE Block block_at(const int kind, const Call *c, const char *rows, size_t width,
+                      const float *scales, size_t first, size_t end, size_t depth) {
+  // With a window the cache is a ring, of whole blocks; without, it has room for all of them.
+  const size_t at = first % c->capacity, left = end - first;
+  const size_t ahead = left > depth && at + depth < c->capacity ? left - depth : 0;
+  const size_t step = c->kv_heads * width * size_of(kind);
+  const size_t heads = c->kv_heads;
+  return (Block){rows + at * step, step, width, left, ahead, scales + at * heads, heads};
 }
 
 INLINE void attend(const int kind, const Call *c, const char *keys, const char *values,
@@ -432,25 +528,27 @@ INLINE void attend(const int kind, const Call *c, const char *keys, const char *
     for (size_t i = 0; i < c->value_width * size_of(kind); i += 64)
       __builtin_prefetch(values + m * vstep + i, 0, 2);
   }
-  Scratch s;
+  Scratch s __attribute__((aligned(64)));
   prepare(c, &s, has_sinks);
-  for (size_t m = start; m < end; m += DEPTH) {
-    // With a window the cache is a ring, of whole blocks; without, it has room for all of them.
-    const size_t at = m % c->capacity, rows = end - m;
-    const size_t ahead = rows > DEPTH && at + DEPTH < c->capacity ? rows - DEPTH : 0;
-    const int masked = m + DEPTH > earliest + 1 || (window && m + window < end);
-    const size_t heads = c->kv_heads;
-    const Block k = {keys + at * kstep, kstep, c->width, rows, ahead, key_scales + at * heads, heads};
-    const Block v = {values + at * vstep, vstep, c->value_width, rows, ahead,
-                     value_scales + at * heads, heads};
-    if (c->rows <= FEW_ROWS) {
+  if (c->rows <= FEW_ROWS) {
+    for (size_t m = start; m < end; m += DEPTH) {
+      const Block k = block_at(kind, c, keys, c->width, key_scales, m, end, DEPTH);
+      const Block v = block_at(kind, c, values, c->value_width, value_scales, m, end, DEPTH);
+      const int masked = m + DEPTH > earliest + 1 || (window && m + window < end);
       few_scores(kind, c, &s, &k, &v, m, masked);
       few_values(kind, c, &s, &v);
-    } else {
-      widen(kind, &k, s.block);
-      many_scores(c, &s, m, masked);
-      widen(kind, &v, s.block);
-      many_values(c, &s);
+    }
+  } else {
+    for (size_t m = start; m < end; m += DEEP) {
+      const size_t rows = end - m < DEEP ? end - m : DEEP;
+      Block k[DEEP / DEPTH], v[DEEP / DEPTH];
+      for (size_t i = 0; i * DEPTH < rows; ++i) {
+        const size_t at = m + i * DEPTH;
+        k[i] = block_at(kind, c, keys, c->width, key_scales, at, end, DEEP);
+        v[i] = block_at(kind, c, values, c->value_width, value_scales, at, end, DEEP);
+      }
+      many_scores(kind, c, &s, k, m, rows);
+      many_values(kind, c, &s, v, m, rows);
     }
   }
   finish(c, &s);

@@ -469,11 +469,20 @@ ATTENTION = [
     (3, 30, 6, 2, 64, 64, 0, 0.0, True), (32, 0, 4, 2, 128, 128, 0, 0.0, False),
     (33, 95, 14, 2, 64, 64, 0, 0.0, False), (64, 128, 4, 4, 96, 96, 40, 0.0, True),
     (96, 5, 8, 1, 256, 256, 0, 50.0, False), (40, 60, 3, 3, 192, 128, 17, 0.0, False),
+    # workgroups that begin and end within blocks, of 63, 15 and 60 rows; more values than keys
+    (70, 45, 7, 1, 64, 64, 0, 0.0, False), (3, 100, 5, 1, 32, 48, 0, 0.0, True),
+    (23, 50, 6, 2, 48, 80, 0, 20.0, True), (110, 17, 14, 2, 64, 112, 33, 0.0, True),
+    # windows that end within a tile, at a block's edge, after a token, and reach over many blocks
+    (65, 64, 4, 2, 32, 96, 64, 0.0, True), (90, 39, 4, 2, 64, 64, 1, 0.0, False),
+    (40, 0, 4, 4, 16, 16, 3, 0.0, True), (33, 500, 8, 2, 128, 128, 300, 0.0, False),
 ]  # fmt: skip
 RINGS = [
     # the same, of a cache with no more rows than the window and the tokens need
     (1, 1000, 6, 2, 64, 64, 33, 0.0, True), (1, 95, 12, 1, 80, 48, 64, 0.0, False),
     (64, 128, 4, 4, 96, 96, 40, 0.0, True), (37, 331, 4, 2, 32, 48, 100, 20.0, False),
+    # of three blocks, where what is computed at a time begins at any of them; of one block
+    (40, 131, 7, 1, 64, 80, 50, 0.0, False), (45, 1003, 6, 2, 64, 64, 32, 0.0, True),
+    (9, 300, 12, 4, 32, 32, 8, 0.0, False),
 ]  # fmt: skip
 
 
