@@ -5,6 +5,8 @@ One for all, so that a program links their object once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from edgec.passes.kernel_call import executable, wrap_kernel
 
 __all__ = [
@@ -32,79 +34,71 @@ _ROWS = (
 STEP_INDICES = ("first", *_SIZES, *_ROWS, "window", "has_sinks", "per")
 ROTATE_INDICES = ("first", "tokens", *_SIZES, *_ROWS, "span")
 
-_PART = "%part = stream.dispatch.workgroup.id[0] : index"
-_KERNELS = {
-    "attention": (
-        "%parts: index, %span: index, %tokens: index",
-        """%blocks = arith.ceildivui %tokens, %span : index
-    stream.return %parts, %blocks, %c1 : index, index, index""",
-        f"""
-      {_PART}
-      %block = stream.dispatch.workgroup.id[1] : index""",
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A function.
+
+    Attributes:
+        buffers: The types of its buffers; `cache` is that of the cache.
+        indices: Its numbers.
+        floats: More of them.
+        places: Where a workgroup is: a `part` of as many as the workload says, or a `block` of
+            `span` tokens.
+    """
+
+    name: str
+    buffers: tuple[str, ...]
+    indices: tuple[str, ...]
+    floats: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+_PROJECTIONS = ("f32",) * 7
+_CACHE = ("cache", "cache", "f32", "f32")
+_KERNELS = (
+    _Kernel(
+        "attention", ("f32", "cache", "cache", "f32", "f32", "f32", "f32"), ATTENTION_INDICES,
+        ("scale", "softcap"), ("part", "block"),
     ),
-    "attention_step": (
-        "%parts: index",
-        "stream.return %parts, %c1, %c1 : index, index, index",
-        f"\n      {_PART}",
+    _Kernel(
+        "attention_step", (*_PROJECTIONS, *_CACHE, "f32", "f32"), STEP_INDICES,
+        ("scale", "softcap", "query_epsilon", "key_epsilon"), ("part",),
     ),
-    "rotate": (
-        "%span: index, %tokens: index",
-        """%blocks = arith.ceildivui %tokens, %span : index
-    stream.return %blocks, %c1, %c1 : index, index, index""",
-        "\n      %block = stream.dispatch.workgroup.id[0] : index",
+    _Kernel(
+        "rotate", (*_PROJECTIONS, *_CACHE, "f32"), ROTATE_INDICES,
+        ("query_epsilon", "key_epsilon"), ("block",),
     ),
-}
-"""Of each: the workload, the workgroups, and where a workgroup is."""
+)  # fmt: skip
+_WORKLOADS = {"part": ("parts",), "block": ("span", "tokens")}
+_GROUPS = {"part": "%parts", "block": "%blocks"}
 
 
 def executables(level: str) -> str:
     """All functions, each for all types of a cache: `@edgec_attention::@rotate_f16`."""
     exports, functions = "", ""
     for dtype in CACHE_DTYPES:
-        for kernel, (workload, groups, _) in _KERNELS.items():
+        for kernel in _KERNELS:
+            workload = ", ".join(f"%{n}: index" for p in kernel.places for n in _WORKLOADS[p])
+            groups = [_GROUPS[place] for place in kernel.places]
+            blocks = "%blocks = arith.ceildivui %tokens, %span : index"
             exports += f"""
-  stream.executable.export public @{kernel}_{dtype} workgroups({workload})
+  stream.executable.export public @{kernel.name}_{dtype} workgroups({workload})
       -> (index, index, index) {{
     %c1 = arith.constant 1 : index
-    {groups}
+    {blocks if "block" in kernel.places else ""}
+    stream.return {", ".join([*groups, "%c1", "%c1"][:3])} : index, index, index
   }}"""
-        rows, caches = ["f32"] * 7, [dtype, dtype, "f32", "f32"]
-        functions += _function(
-            "attention",
-            dtype,
-            ["f32", dtype, dtype, *["f32"] * 4],
-            ATTENTION_INDICES,
-            ("scale", "softcap"),
-            ("part", "block"),
-        )
-        functions += _function(
-            "attention_step",
-            dtype,
-            [*rows, *caches, "f32", "f32"],
-            STEP_INDICES,
-            ("scale", "softcap", "query_epsilon", "key_epsilon"),
-            ("part",),
-        )
-        functions += _function(
-            "rotate",
-            dtype,
-            [*rows, *caches, "f32"],
-            ROTATE_INDICES,
-            ("query_epsilon", "key_epsilon"),
-            ("block",),
-        )
+            functions += wrap_kernel(
+                f"{kernel.name}_{dtype}",
+                f"edgec_{kernel.name}_{dtype}",
+                [dtype if buffer == "cache" else buffer for buffer in kernel.buffers],
+                indices=list(kernel.indices),
+                body="".join(
+                    f"\n      %{place} = stream.dispatch.workgroup.id[{i}] : index"
+                    for i, place in enumerate(kernel.places)
+                ),
+                extra=list(kernel.places),
+                floats=kernel.floats,
+            )
     return executable("edgec_attention", "attention", level, exports, functions)
-
-
-def _function(
-    kernel: str,
-    dtype: str,
-    elements: list[str],
-    indices: tuple[str, ...],
-    floats: tuple[str, ...],
-    place: tuple[str, ...],
-) -> str:
-    return wrap_kernel(
-        f"{kernel}_{dtype}", f"edgec_{kernel}_{dtype}", elements, list(indices),
-        _KERNELS[kernel][2], list(place), floats=floats,
-    )  # fmt: skip
