@@ -22,6 +22,8 @@
 //   FEW_DEPTH      the same with few query rows, of which two are in registers: rows of the cache
 //   FEW_VECTORS    vectors of the values
 
+#include "power_of_two.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,7 +35,6 @@
 #define MAX_QUERY 8192   // query rows times width
 #define FEW_ROWS 8       // up to here a row has vectors of its own instead of a lane
 #define HIDDEN -1e30f
-#define LOG2E 1.44269504f
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vf __attribute__((ext_vector_type(LANES)));
@@ -108,22 +109,6 @@ INLINE float largest(vf v) {
   v = larger(v, v.s4567456745674567);
   v = larger(v, v.s2323232323232323);
   return larger(v, v.s1111111111111111)[0];
-}
-
-// 2^x for x <= 0, within 2 units in the last place; 0 below -127.
-INLINE vf power_of_two(vf x) {
-  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: its last bits hold the rounded sum
-  const vf bounded = larger(x, splat(-127.0f));  // whose exponent's bits are 0
-  const vf shifted = bounded + magic;
-  const vf r = bounded - (shifted - magic);
-  vf p = splat(1.5353362e-4f);
-  p = p * r + splat(1.3398874e-3f);
-  p = p * r + splat(9.6184374e-3f);
-  p = p * r + splat(5.5503324e-2f);
-  p = p * r + splat(2.4022648e-1f);
-  p = p * r + splat(6.9314718e-1f);
-  p = p * r + splat(1.0f);
-  return (vf)((vi)p + ((vi)shifted << 23));
 }
 
 // softcap * tanh(x / softcap)
