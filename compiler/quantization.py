@@ -65,7 +65,8 @@ def weight_formats(model: LoadedModel) -> list[str]:
 def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> dict[str, str]:
     """What the manifest says about the weights' format.
 
-    `unquantized` names the matrices that keep `dtype`: those of modules that edgec leaves alone.
+    `unquantized` names the matrices that are left as floats, those of modules that edgec leaves
+    alone, and `unquantized_bytes` says how much of the archive they are.
     `activations` says what each target's program does with the input of a quantised layer.
     """
     if not model.quantized:
@@ -90,6 +91,7 @@ def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> di
         "layout": LAYOUT,
         "activations": ", ".join(f"{t.name} {_activations(t)}" for t in targets),
         "unquantized": ", ".join(kept),
+        "unquantized_bytes": str(sum(model.parameters[name].nbytes for name in kept)),
     }
 
 

@@ -8,8 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from edgec.compiler.quantization import describe_quantization
 from edgec.models import attention, experts, kernels
+from edgec.models.load import load
 from edgec.models.probe import worst_error
+from edgec.models.quantize import WeightFormat
 from edgec.models.tiny import tiny_config, tiny_model
 
 # Whether their own code attends.
@@ -54,3 +57,14 @@ def test_every_replacement_has_a_family() -> None:
             for name in kernels.names(type(module))
         }
     assert {layer for layer, _ in kernels.REPLACED} <= kinds
+
+
+@pytest.mark.parametrize(("family", "kind"), [("dbrx", "experts.mlp"), ("jetmoe", "_linear")])
+def test_what_is_left_of_quantisation(family: str, kind: str) -> None:
+    """Experts in a form of the family's own stay floats: the manifest says which and how much."""
+    model = load(tiny_config(family), "f32", WeightFormat(4, 32))
+    described = describe_quantization(model, ())
+    names = described["unquantized"].split(", ")
+    assert names and all(kind in name for name in names)
+    counted = sum(model.weight_count(name) for name in names)
+    assert int(described["unquantized_bytes"]) == 4 * counted > model.weight_count(names[0])

@@ -12,12 +12,13 @@ from edgec.cli.extra import require_compile
 from edgec.cli.memory import PeakMemory
 from edgec.cli.options import CacheDir, Json, Offline, Revision, TrustRemoteCode, Verbose
 from edgec.cli.progress import StageProgress
-from edgec.cli.text import duration, print_json, size, stderr
+from edgec.cli.text import duration, layers_together, print_json, size, stderr
 from edgec.errors import InputError
 from edgec.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from edgec.artifact import Artifact
+    from edgec.manifest import Manifest
 
 __all__ = ["compile_model"]
 
@@ -231,12 +232,28 @@ def compile_model(
         f" · peak memory {size(memory.peak)}[/]",
         soft_wrap=True,
     )
+    if kept := _unquantized(artifact.manifest):
+        stderr().print(f"[yellow]{kept}[/]", soft_wrap=True)
     if artifact.manifest.model.attention == "own":
         stderr().print(
             f"[dim]{artifact.manifest.model.model_type} attends with its own code: the work of"
             " a step follows the context, not the depth[/]",
             soft_wrap=True,
         )
+
+
+# Routers and the like, which are meant to stay as they are, are far below it.
+_MUCH = 0.05
+
+
+def _unquantized(manifest: Manifest) -> str:
+    """What a large share of the weights' bytes is left as floats, in a sentence; or nothing."""
+    kept = int(manifest.quantization.get("unquantized_bytes", 0))
+    share = kept / max(1, manifest.memory.weights)
+    if share < _MUCH:
+        return ""
+    names = layers_together(manifest.quantization["unquantized"].split(", "))
+    return f"not quantised: {share:.0%} of the weights' bytes, {size(kept)}: {names}"
 
 
 def compile_with_progress(

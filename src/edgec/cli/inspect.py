@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from edgec.artifact import Artifact
 from edgec.cli.options import Json, Verbose
-from edgec.cli.text import count, print_json, size, stdout
+from edgec.cli.text import count, layers_together, print_json, size, stdout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,12 +129,8 @@ def _few(value: str, limit: int = 4) -> str:
 
 def _quantization(manifest: Manifest) -> str:
     settings = {k: v for k, v in manifest.quantization.items() if v and v != "none"}
+    bytes_ = settings.pop("unquantized_bytes", "")  # artifacts of before have none
     if kept := settings.get("unquantized"):
-        settings["unquantized"] = _layers_together(kept.split(", "))
+        much = f" ({size(int(bytes_))})" if bytes_ else ""
+        settings["unquantized"] = layers_together(kept.split(", ")) + much
     return "".join(f", {name.replace('_', ' ')} {value}" for name, value in settings.items())
-
-
-def _layers_together(names: list[str]) -> str:
-    """Names of parameters, those that differ in their layer only as one and a count."""
-    counts = Counter(re.sub(r"\.\d+\.", ".*.", name, count=1) for name in names)
-    return ", ".join(name + (f" ({many})" if many > 1 else "") for name, many in counts.items())

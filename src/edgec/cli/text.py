@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["count", "duration", "print_json", "size", "stderr", "stdout"]
+__all__ = ["count", "duration", "layers_together", "print_json", "size", "stderr", "stdout"]
 
 
 def size(number: int) -> str:
@@ -28,6 +30,12 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+def layers_together(names: list[str]) -> str:
+    """Names of parameters, those that differ in their layer only as one and a count."""
+    counts = Counter(re.sub(r"\.\d+\.", ".*.", name, count=1) for name in names)
+    return ", ".join(name + (f" ({many})" if many > 1 else "") for name, many in counts.items())
 
 
 def print_json(value: Any) -> None:
