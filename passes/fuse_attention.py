@@ -36,7 +36,7 @@ from edgec.passes.rewriting import (
 __all__ = ["FuseAttention"]
 
 _UPDATES = ("torch.edgec.cache_update", "torch.edgec.quantized_cache_update")
-_STATE = ("torch.aten.copy", "torch.overwrite.tensor.contents")
+_COPY, _OVERWRITE = "torch.aten.copy", "torch.overwrite.tensor.contents"
 _BIND = "torch.bind_symbolic_shape"
 
 
@@ -175,7 +175,7 @@ def _late(update: ir.Operation, op: ir.Operation) -> list[ir.Operation] | None:
         if reader == op or op.is_before_in_block(reader):
             continue
         ends = [use.owner.operation for result in reader.results for use in result.uses]
-        if reader.name not in _STATE or any(end.name != _STATE[1] for end in ends):
+        if reader.name not in (_COPY, _OVERWRITE) or any(end.name != _OVERWRITE for end in ends):
             return None
         found += [*ends, reader]
     return found
@@ -210,10 +210,10 @@ def _erase_unused(block: ir.Block) -> None:
     """Erases what led to what is computed otherwise now; a shape that is stated is no use."""
     for view in reversed(list(block.operations)):
         op = view.operation
+        if not op.results or not op.name.startswith(("torch.aten.", "torch.prim.")):
+            continue
         readers = [use.owner.operation for result in op.results for use in result.uses]
-        if op.name.startswith(("torch.aten.", "torch.prim.")) and all(
-            reader.name == _BIND for reader in readers
-        ):
+        if all(reader.name == _BIND for reader in readers):
             for reader in readers:
                 reader.erase()
             op.erase()
