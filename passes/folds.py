@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from iree.compiler import ir
 
-from edgec.passes.matching import constant_of, inverse_rms, made_by
+from edgec.passes.matching import constant_of, inverse_rms, made_by, readers
 from edgec.passes.rewriting import call_together, parse_torch_tensor
 
 __all__ = ["ACTIVATIONS", "Folded", "Folds", "Norm", "find_folds", "rms_norm"]
@@ -88,6 +88,8 @@ class Folded:
         """Calls the function `symbol` of `x`, what is `given` for the layers, and `operands`."""
         call_together(self.replaced, symbol, [self.x, *given, *self.operands])
         for op in self.unused:
+            for use in list(op.results[0].uses):
+                use.owner.operation.erase()  # what states its shape
             op.erase()
 
 
@@ -121,11 +123,11 @@ def find_folds(layers: list[ir.Operation], *, biased: bool, norms: bool) -> Fold
 
 def _norm_of_layers(value: ir.Value) -> Norm | None:
     """The norm that makes `value`, if nothing but linear layers reads it."""
-    if not all(_is_layer(use.owner.operation) for use in value.uses):
+    if not all(_is_layer(reader) for reader in readers(value)):
         return None
     while (alias := made_by(value, "aten.alias")) is not None:
         value = alias.operands[0]
-        if len(list(value.uses)) > 1:
+        if len(readers(value)) > 1:
             return None
     return rms_norm(value)
 
@@ -202,5 +204,5 @@ def _is_layer(op: ir.Operation) -> bool:
 
 def _only_reader(op: ir.Operation) -> ir.Operation | None:
     """The operation that reads the result of `op`, if there is one alone, which reads it once."""
-    readers = [use.owner.operation for use in op.results[0].uses]
-    return readers[0] if len(readers) == 1 else None
+    found = readers(op.results[0])
+    return found[0] if len(found) == 1 else None

@@ -6,7 +6,7 @@ from iree.compiler import ir
 
 from edgec.passes.rewriting import constant_bool, constant_float, constant_int, parse_torch_tensor
 
-__all__ = ["constant_of", "inverse_rms", "made_by"]
+__all__ = ["constant_of", "inverse_rms", "made_by", "readers"]
 
 
 def made_by(value: ir.Value, name: str) -> ir.Operation | None:
@@ -14,6 +14,12 @@ def made_by(value: ir.Value, name: str) -> ir.Operation | None:
     if isinstance(value.owner, ir.Block) or value.owner.operation.name != f"torch.{name}":
         return None
     return value.owner.operation
+
+
+def readers(value: ir.Value) -> list[ir.Operation]:
+    """What reads a value, once for each time; without what only states its shape."""
+    owners = [use.owner.operation for use in value.uses]
+    return [op for op in owners if op.name != "torch.bind_symbolic_shape"]
 
 
 def constant_of(value: ir.Value) -> float | None:

@@ -45,8 +45,10 @@ func.func @added(%x: !torch.vtensor<[1,?,64],f32>, %d: !torch.vtensor<[40,64],f1
   %last = torch.constant.int -1
   %eps = torch.constant.float 1.0e-06
   %dims = torch.prim.ListConstruct %last : (!torch.int) -> !torch.list<int>
+  %n32 = torch.symbolic_int "s0" {min_val = 1, max_val = 8} : !torch.int
   %alpha = torch.constant.float 2.2e-01
   %a = torch.operator "torch.edgec.linear"(%x, %d, %none) : (!torch.vtensor<[1,?,64],f32>, !torch.vtensor<[40,64],f16>, !torch.none) -> !torch.vtensor<[1,?,40],f32>
+  torch.bind_symbolic_shape %a, [%n32], affine_map<()[s0] -> (1, s0 * 32, 40)> : !torch.vtensor<[1,?,40],f32>
   %m = torch.aten.mul.Scalar %a, %alpha : !torch.vtensor<[1,?,40],f32>, !torch.float -> !torch.vtensor<[1,?,40],f32>
   %o = torch.aten.relu %r : !torch.vtensor<[1,?,40],f32> -> !torch.vtensor<[1,?,40],f32>
   %y = torch.aten.add.Tensor %o, %m, %one : !torch.vtensor<[1,?,40],f32>, !torch.vtensor<[1,?,40],f32>, !torch.int -> !torch.vtensor<[1,?,40],f32>
