@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgec.passes.kernel_call import executable, workgroup_share, wrap_kernel
+from edgec.passes.kernel_call import executable, export, workgroup_share, wrap_kernel
 
 __all__ = ["argmax_fits", "argmax_template", "executables"]
 
@@ -65,12 +65,6 @@ util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
 
 def executables(level: str) -> str:
     """The kernel as an executable of a feature level."""
-    exports = """
-  stream.executable.export public @argmax workgroups(
-      %parts: index, %rows: index) -> (index, index, index) {
-    %c1 = arith.constant 1 : index
-    stream.return %parts, %rows, %c1 : index, index, index
-  }"""
     function = wrap_kernel(
         "argmax",
         "edgec_argmax",
@@ -81,4 +75,5 @@ def executables(level: str) -> str:
       %row = stream.dispatch.workgroup.id[1] : index""",
         extra=["part", "row"],
     )
+    exports = export("argmax", "parts rows", "parts", "rows")
     return executable("edgec_argmax", "argmax", level, exports, function)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgec.passes.kernel_call import executable, wrap_kernel
+from edgec.passes.kernel_call import executable, export, wrap_kernel
 
 __all__ = [
     "ATTENTION_INDICES",
@@ -70,8 +70,8 @@ _KERNELS = (
         ("query_epsilon", "key_epsilon"), ("block",),
     ),
 )  # fmt: skip
-_WORKLOADS = {"part": ("parts",), "block": ("span", "tokens")}
-_GROUPS = {"part": "%parts", "block": "%blocks"}
+_GRID = {"part": ("parts", "parts"), "block": ("span tokens", "tokens / span")}
+"""Of a place: what the workload says, and how many of them there are."""
 
 
 def executables(level: str) -> str:
@@ -79,16 +79,8 @@ def executables(level: str) -> str:
     exports, functions = "", ""
     for dtype in CACHE_DTYPES:
         for kernel in _KERNELS:
-            workload = ", ".join(f"%{n}: index" for p in kernel.places for n in _WORKLOADS[p])
-            groups = [_GROUPS[place] for place in kernel.places]
-            blocks = "%blocks = arith.ceildivui %tokens, %span : index"
-            exports += f"""
-  stream.executable.export public @{kernel.name}_{dtype} workgroups({workload})
-      -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    {blocks if "block" in kernel.places else ""}
-    stream.return {", ".join([*groups, "%c1", "%c1"][:3])} : index, index, index
-  }}"""
+            workload, grid = zip(*(_GRID[place] for place in kernel.places), strict=True)
+            exports += export(f"{kernel.name}_{dtype}", " ".join(workload), *grid)
             functions += wrap_kernel(
                 f"{kernel.name}_{dtype}",
                 f"edgec_{kernel.name}_{dtype}",

@@ -25,6 +25,7 @@ from edgec.passes.attention_step_kernel import (
     step_template,
 )
 from edgec.passes.head_rows import Prepared, Rows, cut_from, prepared
+from edgec.passes.matching import BIND_SHAPE
 from edgec.passes.rewriting import (
     call_before,
     constant_bool,
@@ -37,7 +38,6 @@ __all__ = ["FuseAttention"]
 
 _UPDATES = ("torch.edgec.cache_update", "torch.edgec.quantized_cache_update")
 _COPY, _OVERWRITE = "torch.aten.copy", "torch.overwrite.tensor.contents"
-_BIND = "torch.bind_symbolic_shape"
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _erase_unused(block: ir.Block) -> None:
         if not op.results or not op.name.startswith(("torch.aten.", "torch.prim.")):
             continue
         readers = [use.owner.operation for result in op.results for use in result.uses]
-        if all(reader.name == _BIND for reader in readers):
+        if all(reader.name == BIND_SHAPE for reader in readers):
             for reader in readers:
                 reader.erase()
             op.erase()

@@ -7,7 +7,7 @@ expert has is read within the kernel.
 from __future__ import annotations
 
 from edgec.passes.grouped_matmul_shape import GroupedMatmul
-from edgec.passes.kernel_call import executable, wrap_kernel
+from edgec.passes.kernel_call import executable, export, wrap_kernel
 from edgec.passes.linear_kernel import PACKED, linear_fits
 from edgec.passes.rewriting import tensor_type
 
@@ -63,18 +63,7 @@ def _few_weights(case: GroupedMatmul) -> int:
 
 def executables(level: str) -> str:
     """The kernels as executables of a feature level."""
-    exports = [
-        f"""
-  stream.executable.export public @grouped_pack workgroups(%rows: index, %k: index)
-      -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %each = arith.constant {PACKED[0]} : index
-    %columns = arith.constant {PACKED[1]} : index
-    %x = arith.ceildivui %rows, %each : index
-    %y = arith.ceildivui %k, %columns : index
-    stream.return %x, %y, %c1 : index, index, index
-  }}"""
-    ]
+    exports = [export("grouped_pack", "rows k", f"rows / {PACKED[0]}", f"k / {PACKED[1]}")]
     functions = [
         wrap_kernel(
             "grouped_pack",
@@ -93,16 +82,11 @@ def executables(level: str) -> str:
     ]
     for form in ("many", "few"):
         for dtype in _DTYPES:
-            exports.append(f"""
-  stream.executable.export public @grouped_{form}_{dtype} workgroups(
-      %n: index, %each: index, %groups: index) -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %x = arith.ceildivui %n, %each : index
-    stream.return %x, %groups, %c1 : index, index, index
-  }}""")
+            name = f"grouped_{form}_{dtype}"
+            exports.append(export(name, "n each groups", "n / each", "groups"))
             functions.append(
                 wrap_kernel(
-                    f"grouped_{form}_{dtype}",
+                    name,
                     f"edgec_grouped_{form}_{dtype}",
                     ["f32", dtype, "i32", "f32"],
                     indices=["n", "k", "each"],

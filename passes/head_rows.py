@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from iree.compiler import ir
 
-from edgec.passes.matching import inverse_rms, made_by
+from edgec.passes.matching import inverse_rms, made_by, readers
 from edgec.passes.rewriting import constant_int, parse_torch_tensor
 
 __all__ = ["Norm", "Prepared", "Rotation", "Rows", "cut_from", "prepared"]
@@ -200,12 +200,12 @@ class _Trail:
     def closed(self) -> bool:
         """Whether nothing but the consumer needs what the step went back over."""
         inner = self._kept | self._last_views | self._computing
-        readers = inner | self._views | {self._consumer}
+        expected = inner | self._views | {self._consumer}
         return all(
-            use.owner.operation in readers or use.owner.operation.name == _BIND
+            reader in expected
             for op in inner
             for result in op.results
-            for use in result.uses
+            for reader in readers(result)
         )
 
     def keep(self) -> None:
@@ -215,9 +215,6 @@ class _Trail:
 
     def forget(self) -> None:
         self._computing, self._views = set(), set()
-
-
-_BIND = "torch.bind_symbolic_shape"
 
 
 def _owner(value: ir.Value) -> ir.Operation | None:

@@ -6,7 +6,7 @@ floats. What of these is known at compile time is a constant of the call.
 
 from __future__ import annotations
 
-__all__ = ["executable", "workgroup_share", "wrap_kernel"]
+__all__ = ["executable", "export", "workgroup_share", "wrap_kernel"]
 
 _FORMATS = {"x86_64": "embedded-elf-x86_64", "aarch64": "embedded-elf-arm_64"}
 
@@ -50,6 +50,30 @@ stream.executable private @{name} attributes {{
   }}
 }}
 """
+
+
+def export(name: str, workload: str, *grid: str) -> str:
+    """The export of a function and its workgroups, in up to three dimensions.
+
+    Args:
+        workload: What a dispatch is given to count them by: `panels each m`.
+        grid: Of each dimension its size, a name or `panels / each`, `m / 8`: rounded up.
+    """
+    constants, quotients, sizes = "", "", []
+    for axis, size in zip("xyz", grid, strict=False):
+        whole, _, each = size.partition(" / ")
+        if each.isdigit():
+            constants += f"\n    %{axis}_each = arith.constant {each} : index"
+            each = f"{axis}_each"
+        if each:
+            quotients += f"\n    %{axis} = arith.ceildivui %{whole}, %{each} : index"
+        sizes.append(f"%{axis}" if each else f"%{whole}")
+    arguments = ", ".join(f"%{given}: index" for given in workload.split())
+    return f"""
+  stream.executable.export public @{name} workgroups({arguments}) -> (index, index, index) {{
+    %c1 = arith.constant 1 : index{constants}{quotients}
+    stream.return {", ".join([*sizes, "%c1", "%c1"][:3])} : index, index, index
+  }}"""
 
 
 def wrap_kernel(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from edgec.passes.folds import Folds
-from edgec.passes.kernel_call import executable, workgroup_share, wrap_kernel
+from edgec.passes.kernel_call import executable, export, workgroup_share, wrap_kernel
 from edgec.passes.product_template import Product, dispatch, product_function
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
@@ -160,7 +160,7 @@ def _many_weights(rows: int) -> int:
 
 def executables(level: str) -> str:
     """The kernels as executables of a feature level."""
-    exports = [_PACK_EXPORT]
+    exports = [export("pack", "m k", f"m / {PACKED[0]}", f"k / {PACKED[1]}")]
     functions = [
         wrap_kernel(
             "pack",
@@ -180,45 +180,14 @@ def executables(level: str) -> str:
     ]
     for dtype in _DTYPES:
         for form in ("_gated", *map(str, _PARTS)):
-            exports += [_few_export(f"few{form}_{dtype}"), _many_export(f"many{form}_{dtype}")]
+            exports += [
+                export(f"few{form}_{dtype}", "total each", "total / each"),
+                export(f"many{form}_{dtype}", "total each m", "total / each", f"m / {_MOST_ROWS}"),
+            ]
         for parts in _PARTS:
             functions += [_few_function(parts, dtype), _many_function(parts, dtype)]
         functions += [_few_gated(dtype), _many_gated(dtype)]
     return executable("edgec_linear", "linear", level, "".join(exports), "".join(functions))
-
-
-_PACK_EXPORT = f"""
-  stream.executable.export public @pack workgroups(%m: index, %k: index)
-      -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %rows = arith.constant {PACKED[0]} : index
-    %columns = arith.constant {PACKED[1]} : index
-    %x = arith.ceildivui %m, %rows : index
-    %y = arith.ceildivui %k, %columns : index
-    stream.return %x, %y, %c1 : index, index, index
-  }}"""
-
-
-def _few_export(name: str) -> str:
-    return f"""
-  stream.executable.export public @{name} workgroups(%total: index, %each: index)
-      -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %x = arith.ceildivui %total, %each : index
-    stream.return %x, %c1, %c1 : index, index, index
-  }}"""
-
-
-def _many_export(name: str) -> str:
-    return f"""
-  stream.executable.export public @{name} workgroups(
-      %total: index, %each: index, %m: index) -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %most = arith.constant {_MOST_ROWS} : index
-    %x = arith.ceildivui %total, %each : index
-    %y = arith.ceildivui %m, %most : index
-    stream.return %x, %y, %c1 : index, index, index
-  }}"""
 
 
 _FIRST = """

@@ -6,7 +6,10 @@ from iree.compiler import ir
 
 from edgec.passes.rewriting import constant_bool, constant_float, constant_int, parse_torch_tensor
 
-__all__ = ["constant_of", "inverse_rms", "made_by", "readers"]
+__all__ = ["BIND_SHAPE", "constant_of", "inverse_rms", "made_by", "readers"]
+
+BIND_SHAPE = "torch.bind_symbolic_shape"
+"""Reads a value in name only: it states its shape."""
 
 
 def made_by(value: ir.Value, name: str) -> ir.Operation | None:
@@ -19,7 +22,7 @@ def made_by(value: ir.Value, name: str) -> ir.Operation | None:
 def readers(value: ir.Value) -> list[ir.Operation]:
     """What reads a value, once for each time; without what only states its shape."""
     owners = [use.owner.operation for use in value.uses]
-    return [op for op in owners if op.name != "torch.bind_symbolic_shape"]
+    return [op for op in owners if op.name != BIND_SHAPE]
 
 
 def constant_of(value: ir.Value) -> float | None:

@@ -6,7 +6,7 @@ is read within the kernel.
 
 from __future__ import annotations
 
-from edgec.passes.kernel_call import executable, wrap_kernel
+from edgec.passes.kernel_call import executable, export, wrap_kernel
 from edgec.passes.quantized_kernel import (
     BLOCK,
     KERNELS,
@@ -100,25 +100,14 @@ def _sorted(shape: QuantizedShape, experts: int) -> str:
 
 
 def _exports(bits: int) -> str:
-    return f"""
-  stream.executable.export public @quantize_groups_i{bits} workgroups(%m: index)
-      -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %rows = arith.constant {QUANTIZED_ROWS} : index
-    %x = arith.ceildivui %m, %rows : index
-    stream.return %x, %c1, %c1 : index, index, index
-  }}{_grid(f"grouped_matmul_i{bits}")}{_grid(f"grouped_matvec_i{bits}")}"""
-
-
-def _grid(name: str) -> str:
-    """An export of workgroups by strips of panels and by experts or rows."""
-    return f"""
-  stream.executable.export public @{name} workgroups(
-      %panels: index, %each: index, %groups: index) -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %x = arith.ceildivui %panels, %each : index
-    stream.return %x, %groups, %c1 : index, index, index
-  }}"""
+    grid = ("panels each groups", "panels / each", "groups")
+    return "".join(
+        [
+            export(f"quantize_groups_i{bits}", "m", f"m / {QUANTIZED_ROWS}"),
+            export(f"grouped_matmul_i{bits}", *grid),
+            export(f"grouped_matvec_i{bits}", *grid),
+        ]
+    )
 
 
 def _functions(bits: int) -> str:

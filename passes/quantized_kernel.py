@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgec.passes.folds import Folds
-from edgec.passes.kernel_call import executable, workgroup_share, wrap_kernel
+from edgec.passes.kernel_call import executable, export, workgroup_share, wrap_kernel
 from edgec.passes.product_template import Operand, Product, dispatch, product_function
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
@@ -194,49 +194,17 @@ def executables(level: str) -> str:
     """The kernels as executables of a feature level."""
     exports, functions = "", ""
     for bits in (8, 4):
-        exports += _quantize_export(bits)
+        exports += export(f"quantize_i{bits}", "m", f"m / {QUANTIZED_ROWS}")
         functions += _quantize_function(bits)
     for kind in _KINDS:
-        forms = ["gated_matvec", *(f"matvec{parts}" for parts in _PARTS)]
-        exports += "".join(_matvec_export(f"{form}_{kind}") for form in forms)
-        exports += "".join(_matmul_export(f"{form}_{kind}") for form in ("matmul", "gated_matmul"))
+        for form in ("gated_matvec", *(f"matvec{parts}" for parts in _PARTS)):
+            exports += export(f"{form}_{kind}", "panels each", "panels / each")
+        for form in ("matmul", "gated_matmul"):
+            exports += export(f"{form}_{kind}", "panels each m", "panels / each", f"m / {_ROWS}")
         functions += "".join(_matvec_function(parts, kind) for parts in _PARTS)
         functions += _gated_matvec_function(kind) + _matmul_function(kind)
         functions += _gated_matmul_function(kind)
     return executable(_NAME, KERNELS, level, exports, functions)
-
-
-def _quantize_export(bits: int) -> str:
-    return f"""
-  stream.executable.export public @quantize_i{bits} workgroups(%m: index)
-      -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %rows = arith.constant {QUANTIZED_ROWS} : index
-    %x = arith.ceildivui %m, %rows : index
-    stream.return %x, %c1, %c1 : index, index, index
-  }}"""
-
-
-def _matmul_export(name: str) -> str:
-    return f"""
-  stream.executable.export public @{name} workgroups(
-      %panels: index, %each: index, %m: index) -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %rows = arith.constant {_ROWS} : index
-    %x = arith.ceildivui %panels, %each : index
-    %y = arith.ceildivui %m, %rows : index
-    stream.return %x, %y, %c1 : index, index, index
-  }}"""
-
-
-def _matvec_export(name: str) -> str:
-    return f"""
-  stream.executable.export public @{name} workgroups(%panels: index, %each: index)
-      -> (index, index, index) {{
-    %c1 = arith.constant 1 : index
-    %x = arith.ceildivui %panels, %each : index
-    stream.return %x, %c1, %c1 : index, index, index
-  }}"""
 
 
 _FIRST = """
