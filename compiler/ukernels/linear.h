@@ -40,6 +40,7 @@
 #define STRIP 64                     // rows of a gate's weights at a time, with few rows
 #define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline))
+#define ALIGNED __attribute__((aligned(64)))  // a vector that crosses a line is slow to read back
 
 typedef float vf __attribute__((ext_vector_type(LANES)));
 typedef uint32_t vu __attribute__((ext_vector_type(LANES)));
@@ -185,7 +186,7 @@ INLINE void pack(const Norm *norm, const float *x, float *to, size_t m, size_t k
   for (size_t r = 0; r < PANEL; r += 4) {
     const size_t row = panel * PANEL + r;
     if (norm->folds & NORM) {
-      float rows[4 * MOST_COLUMNS];
+      ALIGNED float rows[4 * MOST_COLUMNS];
       for (size_t i = 0; i < 4; ++i) {
         const float *const from = x + (row + i) * k;
         const float factor = row + i < m ? norm_factor(norm, from, k) : 0.0f;
@@ -249,7 +250,7 @@ INLINE void widen(const int kind, const char *w, size_t bytes, size_t rows, size
 // layers, are at most MOST_WEIGHTS.
 INLINE void many_rows(const int kind, const float *x, const Part *p, size_t k, size_t row,
                       size_t until) {
-  float sums[MOST_WEIGHTS * MOST_ROWS], wide_tile[TILE_ROWS * STRIDE];
+  ALIGNED float sums[MOST_WEIGHTS * MOST_ROWS], wide_tile[TILE_ROWS * STRIDE];
   const size_t bytes = k * size_of(kind), tiles = (until - row + TILE - 1) / TILE;
   const size_t size = (p->end - p->first + TILE_ROWS - 1) / TILE_ROWS * tiles * TILE_ROWS * TILE;
   const float *const first = x + row * k;
@@ -331,7 +332,7 @@ INLINE const float *few_normed(const Norm *norm, const float *x, float *to, size
 
 INLINE void few_parts(const int kind, const Norm *norm, const float *x, Part *p, int parts,
                       size_t m, size_t k, size_t first, size_t count) {
-  float rows[MOST_NORMED];
+  ALIGNED float rows[MOST_NORMED];
   x = few_normed(norm, x, rows, m, k);
   for (size_t before = 0, i = 0; i < (size_t)parts; before += p[i++].n)
     if (part_of(p + i, before, first, count)) {
@@ -354,7 +355,7 @@ INLINE void many_parts(const int kind, const float *x, Part *p, int parts, size_
 INLINE void few_gated(const int kind, const Norm *norm, const float *x, const char *w0,
                       const char *w1, float *out, size_t m, size_t n, size_t k,
                       size_t activation, size_t first, size_t count) {
-  float rows[MOST_NORMED], ups[FEW * STRIP];
+  ALIGNED float rows[MOST_NORMED], ups[FEW * STRIP];
   const size_t end = first + count < n ? first + count : n;
   x = few_normed(norm, x, rows, m, k);
   for (size_t i = first; i < end; i += STRIP) {

@@ -42,6 +42,7 @@
 #define MOST_ROWS 256  // of activations, of a workgroup
 #define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline))
+#define ALIGNED __attribute__((aligned(64)))  // a vector that crosses a line is slow to read back
 
 // A block of a panel by `rows` rows of activations x, k apart, added to acc.
 INLINE void dots(const int rows, const int bits, vi *acc, const uint8_t *w, const int8_t *x,
@@ -191,7 +192,7 @@ INLINE void matmul(const int bits, const int zeros, const Rows *x, const Layer *
 // activation(gate) * up, to the gate's `out`: a panel of the one, then the same of the other.
 INLINE void gated(const int bits, const int zeros, const Rows *x, const Layer *gates,
                   const Layer *ups, size_t activation, size_t m0, size_t m1) {
-  float up[MOST_ROWS * PANEL];
+  ALIGNED float up[MOST_ROWS * PANEL];
   const size_t n = gates->n;
   for (size_t p = gates->first; p < gates->end; ++p) {
     const size_t column = p * PANEL, width = n - column < PANEL ? n - column : PANEL;
@@ -206,7 +207,7 @@ INLINE void quantize_row(const Norm *norm, const float *x, int8_t *q, float *s, 
                          size_t k, int32_t zero) {
   const float factor = norm->folds & NORM ? norm_factor(norm, x, k) : 1.0f;
   for (size_t b = 0; b < k / BLOCK; ++b) {
-    float values[BLOCK];
+    ALIGNED float values[BLOCK];
     const float *from = x + b * BLOCK;
     if (norm->folds & NORM) {
       for (size_t d = 0; d < BLOCK; d += WIDE)
