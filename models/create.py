@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.errors import InputError
+from edgec.models.packages import PACKAGED
 from edgec.models.presets import PRESETS
 from edgec.models.weights import SINGLE_FILE, Progress, SafetensorsWeights, WeightSource
 
@@ -199,7 +200,8 @@ def _write_safetensors(
 class ModelRow:
     """A line of `edgec models`.
 
-    `parameters` counts tied weights once, and `bytes` is what they take at bf16.
+    `parameters` counts tied weights once. `bytes` is the size of a packaged file, and what the
+    weights take in bf16 otherwise.
     """
 
     name: str
@@ -210,7 +212,7 @@ class ModelRow:
 
 
 def list_models() -> list[ModelRow]:
-    """The bundled models and the presets, with their sizes. Does not load torch."""
+    """The bundled models, the packaged ones and the presets, with sizes. Does not load torch."""
     from edgec.models.sources import BUNDLED, bundled_models
 
     rows: list[ModelRow] = []
@@ -218,6 +220,9 @@ def list_models() -> list[ModelRow]:
         config = json.loads((BUNDLED / name / "config.json").read_text(encoding="utf-8"))
         tensors = SafetensorsWeights(BUNDLED / name).tensors().values()
         rows.append(_row(f"bundled:{name}", "bundled", config, sum(t.count for t in tensors)))
+    for model in PACKAGED.values():
+        name, architecture = f"package:{model.name}", model.architecture
+        rows.append(ModelRow(name, "package", architecture, model.parameters, model.size))
     for preset in PRESETS.values():
         row = _row(f"preset:{preset.name}", "preset", preset.config, preset.parameters)
         rows.append(row)

@@ -1,8 +1,9 @@
-"""What MODEL is: a hub id, a local folder, `bundled:NAME` or `preset:NAME`."""
+"""What MODEL is: a hub id, a folder, a GGUF file, `package:`, `bundled:` or `preset:NAME`."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.errors import InputError, ModelError
 from edgec.models.hub import TOKENIZER_FILES, download
+from edgec.models.packages import PACKAGED, fetch, packaged_name
 from edgec.models.presets import PRESETS, Preset
 from edgec.models.weights import Progress, RandomWeights, SafetensorsWeights, WeightSource
 
@@ -31,10 +33,10 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 class ModelSource:
     """A model that was found: its configuration, its weights (not yet read) and its tokenizer.
 
-    `id` is what the user gave and `kind` one of hub, folder, gguf, bundled, preset. `revision` is
-    the hub's commit, a digest of a folder's configuration and weights, or a preset's seed. `folder`
-    holds the model's files, None for a preset. `files` are those that an artifact carries along,
-    by name: their contents, or where they lie.
+    `id` is what the user gave and `kind` one of hub, folder, gguf, package, bundled, preset.
+    `revision` is the hub's commit, a digest of a folder's configuration and weights, or a preset's
+    seed. `folder` holds the model's files, None for a preset. `files` are those that an artifact
+    carries along, by name: their contents, or where they lie.
     """
 
     id: str
@@ -75,8 +77,8 @@ def resolve(
     """Finds a model, downloading it if it is on the hub, and checks that edgec supports it.
 
     Args:
-        model: `org/name` on the hub, a folder, a GGUF file, `bundled:NAME` or `preset:NAME`. A
-            folder that exists wins over a hub id of the same spelling.
+        model: `org/name` on the hub, a folder, a GGUF file, `package:NAME`, `bundled:NAME` or
+            `preset:NAME`. A folder that exists wins over a hub id of the same spelling.
         revision: Branch, tag or commit of a model on the hub.
         offline: Never use the network.
         trust_remote_code: Allow modelling code that comes with the model to run.
@@ -98,6 +100,9 @@ def resolve(
         return _preset(PRESETS[name], seed, layers)
     if kind == "gguf":
         return _gguf(model, layers)
+    if kind == "package":
+        file = fetch(name, offline=offline, progress=progress)
+        return dataclasses.replace(_gguf(str(file), layers), id=model, kind=kind)
     folder, commit = BUNDLED / name, ""
     if kind == "folder":
         folder = Path(name).expanduser()
@@ -151,6 +156,8 @@ def _kind(model: str) -> tuple[str, str]:
         if name not in bundled_models():
             raise _unknown("bundled model", name, bundled_models())
         return "bundled", name
+    if colon and prefix == "package":
+        return "package", packaged_name(name)
     path = Path(model).expanduser()
     if model.startswith((".", "/", "~")) or (model and path.exists()):
         if not path.exists():
@@ -164,8 +171,10 @@ def _kind(model: str) -> tuple[str, str]:
         return "folder", model
     if HUB_ID.fullmatch(model):
         return "hub", model
-    hint = "give org/name on the hub, a folder, bundled:NAME or preset:NAME"
-    if model in PRESETS:
+    hint = "give org/name on the hub, a folder, a .gguf file, or a name of `edgec models`"
+    if model in PACKAGED:
+        hint = f"did you mean package:{model}?"
+    elif model in PRESETS:
         hint = f"did you mean preset:{model}?"
     elif model in bundled_models():
         hint = f"did you mean bundled:{model}?"

@@ -26,9 +26,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARED = "EDGEC_TEST_SHARED"
 
 if _SHARED not in os.environ:
-    # A user's settings must not change what the tests see.
+    # A user's settings must not change what the tests see; where trained models lie does not.
     for _name in [name for name in os.environ if name.startswith("EDGEC_")]:
-        del os.environ[_name]
+        if _name != "EDGEC_MODELS_DIR":
+            del os.environ[_name]
     os.environ[_SHARED] = tempfile.mkdtemp(prefix="edgec-tests-")
     os.environ["EDGEC_CACHE_DIR"] = os.path.join(os.environ[_SHARED], "cache")  # noqa: PTH118
     os.environ["HF_HUB_OFFLINE"] = "1"

