@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from edgec.passes.kernel_call import executable, export, workgroup_share, wrap_kernel
+from edgec.passes.kernels.calls import dispatch, executable, workgroup_share
+from edgec.passes.kernels.table import ARGMAX, argmax
 
-__all__ = ["argmax_fits", "argmax_template", "executables"]
-
-_BLOCK = 512  # as in argmax.h
+__all__ = ["argmax_fits", "argmax_template"]
 
 _FEWEST = 8192
 """With fewer numbers a second dispatch costs as much as the kernel saves."""
@@ -22,25 +21,24 @@ def argmax_template(symbol: str, height: int, width: int, level: str) -> str:
 
     A part without any number above minus infinity never wins; where all are such, 0 stands.
     """
-    per = workgroup_share(-(-width // _BLOCK), _BLOCK * 4) * _BLOCK
+    per = workgroup_share(-(-width // argmax.BLOCK), argmax.BLOCK * 4) * argmax.BLOCK
     parts = -(-width // per)
     x, value, index = (
         f"tensor<{height}x{width}xf32>", f"tensor<{height}xf32>", f"tensor<{height}xi32>"
     )  # fmt: skip
     part_value, part_index = f"tensor<{height}x{parts}xf32>", f"tensor<{height}x{parts}xi32>"
+    part = dispatch("%part", ARGMAX, "argmax", {"x": ("%x", x)}, [part_value, part_index])
     return f"""
 #part = affine_map<(d0, d1) -> (d0, d1)>
 #row = affine_map<(d0, d1) -> (d0)>
-{executables(level)}
+{executable(ARGMAX, level)}
 util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
   %low = arith.constant 0xFF800000 : f32
   %zero = arith.constant 0 : i32
   %rows = arith.constant {height} : index
   %n = arith.constant {width} : index
   %per = arith.constant {per} : index
-  %parts = arith.constant {parts} : index
-  %part:2 = flow.dispatch @edgec_argmax::@argmax[%parts, %rows](%x, %n, %per, %parts)
-      : ({x}, index, index, index) -> ({part_value}, {part_index})
+  %parts = arith.constant {parts} : index{part}
   %value_empty = tensor.empty() : {value}
   %index_empty = tensor.empty() : {index}
   %value_low = linalg.fill ins(%low : f32) outs(%value_empty : {value}) -> {value}
@@ -61,19 +59,3 @@ util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
   }} -> ({value}, {index})
   util.return %best#0, %best#1 : {value}, {index}
 }}"""
-
-
-def executables(level: str) -> str:
-    """The kernel as an executable of a feature level."""
-    function = wrap_kernel(
-        "argmax",
-        "edgec_argmax",
-        ["f32", "f32", "i32"],
-        indices=["n", "per", "parts"],
-        body="""
-      %part = stream.dispatch.workgroup.id[0] : index
-      %row = stream.dispatch.workgroup.id[1] : index""",
-        extra=["part", "row"],
-    )
-    exports = export("argmax", "parts rows", "parts", "rows")
-    return executable("edgec_argmax", "argmax", level, exports, function)

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.attention_executable import (
-    ATTENTION_INDICES,
-    CACHE_DTYPES,
-    executables,
-)
+from edgec.passes.kernels.calls import Operand, dispatch, executable
+from edgec.passes.kernels.table import ATTENTION, CACHE_ELEMENTS, attention
 from edgec.passes.lower_cache_update import LONGEST
 from edgec.passes.rewriting import (
     TorchTensor,
@@ -22,7 +19,6 @@ from edgec.passes.rewriting import (
 
 __all__ = ["AttentionShape", "attention_fits", "attention_template", "parse_attention", "tiling"]
 
-_LANES, _MAX_WIDTH, _MAX_ROWS, _MAX_QUERY = 16, 256, 64, 8192  # as in attention.h
 _BUSY = 4
 """Workgroups that a single token should have, where its heads allow."""
 
@@ -63,8 +59,8 @@ def parse_attention(op: ir.Operation) -> AttentionShape:
 def attention_fits(shape: AttentionShape) -> bool:
     """Whether the kernels take it: whole vectors, small enough for their scratch memory."""
     widths = (shape.key.shape[2] or 0, shape.value.shape[2] or 0)
-    return shape.key.dtype == shape.value.dtype in CACHE_DTYPES and all(
-        0 < width <= _MAX_WIDTH and width % _LANES == 0 for width in widths
+    return shape.key.dtype == shape.value.dtype in CACHE_ELEMENTS and all(
+        0 < width <= attention.MAX_WIDTH and width % attention.LANES == 0 for width in widths
     )
 
 
@@ -74,7 +70,9 @@ def tiling(heads: int, kv_heads: int, width: int, tokens: int | None) -> tuple[i
     Args:
         tokens: Of a call; None when dynamic.
     """
-    rows = min(_MAX_ROWS, _MAX_QUERY // width // _LANES * _LANES)
+    rows = min(
+        attention.MAX_ROWS, attention.MAX_QUERY // width // attention.LANES * attention.LANES
+    )
     group = heads // kv_heads
     # Heads that share a head of the cache share its reading, unless cores would go without work.
     apart = _BUSY if tokens == 1 else 1
@@ -101,30 +99,33 @@ def attention_template(symbol: str, shape: AttentionShape, level: str) -> str:
     }  # fmt: skip
     longest = LONGEST if shape.window else capacity
     lines = "\n".join(f"  %{k} = arith.constant {v} : index" for k, v in constants.items())
-    # What a form does not have its kernel does not look at.
-    unread = f"{query}{dynamic}"
-    given, type_ = ("%sinks", sinks) if shape.sinks else ("%query", unread)
-    scales, factors, arguments = "%query, %query", f"{unread}, {unread}", ""
+    # The kernel does not read what this form does not have.
+    unread: Operand = ("%query", f"{query}{dynamic}")
+    values = {
+        "query": unread, "key": ("%key", key), "value": ("%value", value),
+        "sinks": ("%sinks", sinks) if shape.sinks else unread,
+        "key_scales": unread, "value_scales": unread,
+    }  # fmt: skip
+    arguments = ""
     if shape.scaled:
         factor = f"tensor<{capacity}x{kv_heads}xf32>"
-        scales, factors = "%key_scales, %value_scales", f"{factor}, {factor}"
-        arguments = f", %key_scales: {factor}, %value_scales: {factor}"
-    names = ", ".join(f"%{name}" for name in ATTENTION_INDICES)
+        for name in ("key_scales", "value_scales"):
+            values[name] = (f"%{name}", factor)
+            arguments += f", %{name}: {factor}"
+    compute = dispatch(
+        "%result", ATTENTION, f"attention_{shape.key.dtype}", values, [f"{out}{dynamic}"]
+    )
     return f"""
-{executables(level)}
+{executable(ATTENTION, level)}
 util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
-    %start: tensor<i64>{f", %sinks: {sinks}" if shape.sinks else ""}{arguments}) -> {out} {{
+    %position: tensor<i64>{f", %sinks: {sinks}" if shape.sinks else ""}{arguments}) -> {out} {{
   %c2 = arith.constant 2 : index
 {lines}
   %scale = arith.constant {shape.scale:e} : f32
   %softcap = arith.constant {shape.softcap:e} : f32
   %tokens = tensor.dim %query, %c2 : {query}
-  %start_i64 = tensor.extract %start[] : tensor<i64>
+  %start_i64 = tensor.extract %position[] : tensor<i64>
   %start_any = arith.index_cast %start_i64 : i64 to index
-  %first = util.assume.int %start_any<umin = 0, umax = {longest}> : index
-  %result = flow.dispatch @edgec_attention::@attention_{shape.key.dtype}[%parts, %span, %tokens](
-      %query, %key, %value, {given}, {scales}, {names}, %scale, %softcap)
-      : ({query}{dynamic}, {key}, {value}, {type_}, {factors},
-         {", ".join(["index"] * len(ATTENTION_INDICES))}, f32, f32) -> {out}{dynamic}
+  %start = util.assume.int %start_any<umin = 0, umax = {longest}> : index{compute}
   util.return %result : {out}
 }}"""

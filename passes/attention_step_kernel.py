@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgec.passes.attention_executable import (
-    ROTATE_INDICES,
-    STEP_INDICES,
-    executables,
-)
 from edgec.passes.attention_kernel import AttentionShape, tiling
+from edgec.passes.kernels.calls import dispatch, executable
+from edgec.passes.kernels.table import ATTENTION
 from edgec.passes.lower_cache_update import LONGEST
 from edgec.passes.rewriting import TorchTensor, symbol_name
 
@@ -112,19 +109,12 @@ def step_operands(shape: StepShape) -> list[str]:
     return [*_types(shape), "start"]
 
 
-_BUFFERS = (
-    "query", "key", "value", "cos", "sin", "query_norm", "key_norm", "keys", "values",
-    "key_scales", "value_scales",
-)  # fmt: skip
-
-
 def step_template(symbol: str, shape: StepShape, level: str) -> str:
     """The executable and the function `symbol`: its result, if any, and the cache's buffers."""
     a, rows, types = shape.attention, (shape.query, shape.key, shape.value), _types(shape)
     _, heads, _, width = a.query.shape
     capacity, kv_heads, value_width = a.key.shape[0], a.key.shape[1], a.value.shape[2]
     assert heads and kv_heads and width and value_width and capacity is not None
-    indices = STEP_INDICES if shape.attends else ROTATE_INDICES
     per, _ = tiling(heads, kv_heads, width, 1)
     constants = {
         "heads": heads if shape.query else 0, "kv_heads": kv_heads, "width": width,
@@ -149,36 +139,31 @@ def step_template(symbol: str, shape: StepShape, level: str) -> str:
         lines.append(f"""  %dim = arith.constant {shape.key.tokens} : index
   %tokens = tensor.dim %key, %dim : {shape.key.type.builtin}""")
     result = a.result.builtin if shape.attends else a.query.builtin if shape.query else ""
-    # What a form does not have its kernel does not look at.
-    given = [name if name in types else "key" for name in _BUFFERS]
-    if shape.attends:
-        given.append("sinks" if a.sinks else "key")
-    elif not result:
-        given.append("key")
     sized = {name: type_ + ("{%tokens}" if "?" in type_ else "") for name, type_ in types.items()}
     state = ["keys", "values", *(["key_scales", "value_scales"] if a.scaled else [])]
     results, returned = [f"%{name}" for name in state], [types[name] for name in state]
     if result:
         results.insert(0, result + ("{%tokens}" if "?" in result else ""))
         returned.insert(0, result)
-    kernel, workload = (
-        ("attention_step", "%parts") if shape.attends else ("rotate", "%span, %tokens")
-    )
-    names = [f"%{name}" for name in (*given, *indices, *floats)]
-    passed = [*(sized[name] for name in given), *["index"] * len(indices), *["f32"] * len(floats)]
+    kernel = f"{'attention_step' if shape.attends else 'rotate'}_{a.key.dtype}"
+    # The kernel does not read what this form does not have.
+    buffers = ATTENTION.kernels[kernel].buffers
+    values = {b.name: b.name if b.name in types else "key" for b in buffers}
+    operands = {name: (f"%{given}", sized[given]) for name, given in values.items()}
+    done = dispatch(
+        "%done", ATTENTION, kernel, operands, results,
+        unwritten=None if result else ("%key", sized["key"]),
+    )  # fmt: skip
     made = ", ".join(f"%done#{i}" for i in range(len(results)))
     arguments = ", ".join(f"%{name}: {type_}" for name, type_ in types.items())
     newline = "\n"
     return f"""
-{executables(level)}
-util.func private @"{symbol}"({arguments}, %start: tensor<i64>) -> ({", ".join(returned)}) {{
+{executable(ATTENTION, level)}
+util.func private @"{symbol}"({arguments}, %position: tensor<i64>) -> ({", ".join(returned)}) {{
 {newline.join(lines)}
-  %start_i64 = tensor.extract %start[] : tensor<i64>
+  %start_i64 = tensor.extract %position[] : tensor<i64>
   %start_any = arith.index_cast %start_i64 : i64 to index
-  %first = util.assume.int %start_any<umin = 0, umax = {LONGEST if shape.ring else capacity}>
-      : index
-  %done:{len(results)} = flow.dispatch @edgec_attention::@{kernel}_{a.key.dtype}[{workload}](
-      {", ".join(names)})
-      : ({", ".join(passed)}) -> ({", ".join(results)})
+  %start = util.assume.int %start_any<umin = 0, umax = {LONGEST if shape.ring else capacity}>
+      : index{done}
   util.return {made} : {", ".join(returned)}
 }}"""

@@ -13,15 +13,12 @@ from dataclasses import dataclass, replace
 
 from iree.compiler import ir
 
+from edgec.passes.kernels.table import FOLDS
 from edgec.passes.matching import constant_of, inverse_rms, made_by, readers
 from edgec.passes.rewriting import call_together, parse_torch_tensor
 
-__all__ = ["ACTIVATIONS", "Folded", "Folds", "Norm", "find_folds", "rms_norm"]
+__all__ = ["Folded", "Folds", "Norm", "find_folds", "rms_norm"]
 
-ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
-"""Name to number, as in compiler/ukernels/fold.h."""
-
-_NORM, _NORM_WEIGHT, _ADDED, _BIAS = 1, 2, 4, 8  # as in fold.h
 _LAYERS = ("torch.edgec.linear", "torch.edgec.quantized_linear")
 
 
@@ -43,9 +40,9 @@ class Folds:
 
     def bits(self, biased: Sequence[bool]) -> int:
         """What the kernels are told; `biased`: which of the layers have a bias."""
-        norm = 0 if self.eps is None else _NORM | _NORM_WEIGHT * self.weighted
-        biases = sum(_BIAS << i for i, has in enumerate(biased) if has)
-        return norm | (0 if self.alpha is None else _ADDED) | biases
+        norm = 0 if self.eps is None else FOLDS.NORM | FOLDS.NORM_WEIGHT * self.weighted
+        biases = sum(FOLDS.BIAS << i for i, has in enumerate(biased) if has)
+        return norm | (0 if self.alpha is None else FOLDS.ADDED) | biases
 
     @property
     def labels(self) -> list[str]:

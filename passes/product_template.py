@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgec.passes.folds import ACTIVATIONS, Folds
+from edgec.passes.folds import Folds
+from edgec.passes.kernels.calls import Operand
+from edgec.passes.kernels.table import ACTIVATIONS
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["Operand", "Product", "dispatch", "product_function"]
-
-Operand = tuple[str, str]
-"""A value and its type; of a dynamic tensor with its sizes, as `flow.dispatch` wants them."""
+__all__ = ["Product", "product_function"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,16 @@ class Product:
         ]
 
     @property
+    def operands(self) -> dict[str, Operand]:
+        """What a kernel may read, by the names of its buffers."""
+        names = [
+            f"{name}{i}" for i, types in enumerate(self.weights) for name in "ws"[: len(types)]
+        ]
+        named = dict(zip(names, self.matrices, strict=True))
+        named |= {f"b{i}": bias for i, bias in enumerate(self.biases)}
+        return named | {"x": self.rows, "norm": self.norm, "added": self.added}
+
+    @property
     def results(self) -> list[str]:
         features = self.features[:1] if self.gated else self.features
         return [tensor_type((self.m, n), "f32") + self.sizes for n in features]
@@ -84,21 +93,9 @@ class Product:
         folds = self.folds
         return f"""
   %folds = arith.constant {folds.bits(self.biased)} : index
-  %activation = arith.constant {ACTIVATIONS.get(folds.activation or "", 0)} : index
+  %activation = arith.constant {ACTIVATIONS.index(folds.activation or ACTIVATIONS[0])} : index
   %eps = arith.constant {folds.eps or 0.0:.9e} : f32
   %alpha = arith.constant {1.0 if folds.alpha is None else folds.alpha:.9e} : f32"""
-
-
-def dispatch(
-    name: str, entry: str, workload: Sequence[str], operands: Sequence[Operand], results: list[str]
-) -> str:
-    """Text of a `flow.dispatch` of `entry`: `name`, with a number if it has several results."""
-    count = f":{len(results)}" if len(results) > 1 else ""
-    values, types = zip(*operands, strict=True)
-    return f"""
-  {name}{count} = flow.dispatch {entry}[{", ".join(workload)}](
-      {", ".join(values)})
-      : ({", ".join(types)}) -> ({", ".join(results)})"""
 
 
 def product_function(

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from edgec.compiler.ukernels.abi import abi_header
 from edgec.errors import CompileError
 
 __all__ = ["LEVELS", "Level", "best_level", "build_object", "build_objects"]
@@ -102,12 +103,13 @@ def _object(source: str, level: str, exported: bool) -> bytes:
     visibility = "default" if exported else "hidden"
     with tempfile.TemporaryDirectory(prefix="edgec-zig-") as folder:
         output = Path(folder) / "kernel.o"
+        (Path(folder) / "abi.h").write_text(abi_header(source), encoding="utf-8")
         process = subprocess.run(
             [
                 str(Path(spec.origin).parent / "zig"), "cc", "-target",
                 f"{LEVELS[level].architecture}-freestanding-none", f"-mcpu={LEVELS[level].cpu}",
                 *_FLAGS, *LEVELS[level].flags, f"-fvisibility={visibility}",
-                "-c", str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
+                "-I", folder, "-c", str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
             ],
             env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder},
             capture_output=True,

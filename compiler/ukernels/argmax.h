@@ -1,6 +1,6 @@
 // The largest number of a part of a row and where it first stands, for all feature levels.
 //
-// Everything is freestanding, see linear.h. A workgroup has one part: it looks for the largest
+// A workgroup has one part: it looks for the largest
 // number block by block, and then for its place in the first block that has it, which still lies in
 // the first-level cache. As with `>`, a NaN is never the larger one.
 //
@@ -9,16 +9,10 @@
 //   largest  f32 [rows][parts]
 //   place    i32 [rows][parts], in the row; 0 where nothing is above minus infinity
 
-#include <stddef.h>
-#include <stdint.h>
-
 #define LANES 16
 #define VECTORS 4  // compared side by side: one waits for its last comparison
-#define BLOCK 512
-#define INLINE static inline __attribute__((always_inline))
 
-typedef float vf __attribute__((ext_vector_type(LANES)));
-typedef vf vf_any __attribute__((aligned(4)));
+#include "vector.h"
 
 INLINE vf larger(vf a, vf b) { return a > b ? a : b; }
 
@@ -40,9 +34,8 @@ INLINE float largest_of(const float *x, size_t n) {
 }
 
 // Numbers part * per .. (part + 1) * per of row `row`.
-void edgec_argmax(const float *x, size_t xo, float *largest, size_t lo, int32_t *place, size_t po,
-                  size_t n, size_t per, size_t parts, size_t part, size_t row) {
-  x += xo + row * n;
+KERNEL(argmax) {
+  x += row * n;
   const size_t end = (part + 1) * per < n ? (part + 1) * per : n;
   float best = -__builtin_inff();
   size_t at = 0;
@@ -51,6 +44,6 @@ void edgec_argmax(const float *x, size_t xo, float *largest, size_t lo, int32_t 
     if (most > best) best = most, at = i;
   }
   while (best > -__builtin_inff() && x[at] != best) ++at;
-  largest[lo + row * parts + part] = best;
-  place[po + row * parts + part] = (int32_t)at;
+  largest[row * parts + part] = best;
+  place[row * parts + part] = (int32_t)at;
 }

@@ -2,9 +2,7 @@
 // states the sizes of its register tiles and includes this file; vectors are clang's, so that one
 // source serves them all.
 //
-// Everything is freestanding: no libc, no globals, no thread-local storage. IREE calls the function
-// once a workgroup, with a pointer and an element offset for each buffer. A workgroup has one head
-// of the cache, `per` of the query heads that share it and `span` tokens, and goes through the rows
+// A workgroup has one head of the cache, `per` of the query heads that share it and `span` tokens, and goes through the rows
 // of the cache in blocks with a running softmax: a block is read once for all of them, converted to
 // f32 where it lies in the first-level cache.
 //
@@ -23,30 +21,14 @@
 //   FEW_VECTORS    vectors of the values
 
 #include "power_of_two.h"
+#include "vector.h"
 
-#include <stddef.h>
-#include <stdint.h>
-
-#define LANES 16
-#define DEPTH 32         // rows of the cache in a block
-#define DEEP 64          // in the blocks that many query rows take at a time
-#define MAX_WIDTH 256
-#define MAX_ROWS 64      // query rows of a workgroup: tokens times heads
-#define MAX_QUERY 8192   // query rows times width
-#define FEW_ROWS 8       // up to here a row has vectors of its own instead of a lane
+#define DEPTH 32    // rows of the cache in a block
+#define DEEP 64     // in the blocks that many query rows take at a time
+#define FEW_ROWS 8  // up to here a row has vectors of its own instead of a lane
 #define HIDDEN -1e30f
-#define INLINE static inline __attribute__((always_inline))
 
-typedef float vf __attribute__((ext_vector_type(LANES)));
 typedef int32_t vi __attribute__((ext_vector_type(LANES)));
-typedef uint32_t vu __attribute__((ext_vector_type(LANES)));
-typedef _Float16 vh __attribute__((ext_vector_type(LANES)));
-typedef uint16_t vs __attribute__((ext_vector_type(LANES)));
-typedef int8_t vb __attribute__((ext_vector_type(LANES)));
-typedef vf vf_any __attribute__((aligned(4)));
-typedef vh vh_any __attribute__((aligned(2)));
-typedef vs vs_any __attribute__((aligned(2)));
-typedef vb vb_any __attribute__((aligned(1)));
 
 typedef struct {
   const float *query, *sinks;
@@ -55,21 +37,6 @@ typedef struct {
   float scale, softcap;
   size_t start, head, per, token, rows;  // of this workgroup: rows = per * its tokens
 } Call;
-
-INLINE vf splat(float x) { return (vf)x; }
-INLINE vf load(const float *p) { return *(const vf_any *)p; }
-INLINE void store(float *p, vf v) { *(vf_any *)p = v; }
-
-// What a cache holds; `kind` is a constant at every call.
-enum { F32, F16, BF16, I8 };
-INLINE size_t size_of(const int kind) { return kind == F32 ? 4 : kind == I8 ? 1 : 2; }
-INLINE vf load_as(const int kind, const char *p, size_t column) {
-  if (kind == F16) return __builtin_convertvector(((const vh_any *)(p + column * 2))[0], vf);
-  if (kind == BF16)
-    return (vf)(__builtin_convertvector(((const vs_any *)(p + column * 2))[0], vu) << 16);
-  if (kind == I8) return __builtin_convertvector(((const vb_any *)(p + column))[0], vf);
-  return load((const float *)p + column);
-}
 
 INLINE float sum(vf v) {
   typedef float v8 __attribute__((ext_vector_type(8)));
@@ -539,27 +506,19 @@ INLINE void attend(const int kind, const Call *c, const char *keys, const char *
   finish(c, &s);
 }
 
-#define ATTENTION(name, kind, element)                                                         \
-  void edgec_attention_##name(                                                                 \
-      const float *query, size_t qo, const element *key, size_t ko, const element *value,      \
-      size_t vo, const float *sinks, size_t so, const float *key_scales, size_t kso,           \
-      const float *value_scales, size_t vso, float *out, size_t oo, size_t start, size_t tokens, \
-      size_t heads, size_t kv_heads, size_t width, size_t value_width,          \
-      size_t window, size_t has_sinks, size_t per, size_t span, size_t capacity, float scale,  \
-      float softcap,                                                                           \
-      size_t part, size_t block) {                                                             \
+#define ATTENTION(name, kind)                                                                  \
+  KERNEL(attention_##name) {                                                                   \
     const size_t token = block * span;                                                         \
     const size_t count = token + span < tokens ? span : tokens - token;                        \
     const size_t kv = part * per / (heads / kv_heads);                                         \
-    const Call c = {query + qo, sinks + so, out + oo, tokens, heads, kv_heads, width,          \
-                    value_width, window, capacity, scale, softcap, start, part * per, per, token,        \
-                    per * count};                                                              \
-    attend(kind, &c, (const char *)(key + ko + kv * width),                                    \
-           (const char *)(value + vo + kv * value_width), key_scales + kso + kv,               \
-           value_scales + vso + kv, count, has_sinks != 0);                                    \
+    const Call c = {query, sinks, out, tokens, heads, kv_heads, width, value_width, window,    \
+                    capacity, scale, softcap, start, part * per, per, token, per * count};     \
+    attend(kind, &c, (const char *)(key + kv * width),                                         \
+           (const char *)(value + kv * value_width), key_scales + kv, value_scales + kv,       \
+           count, has_sinks != 0);                                                             \
   }
 
-ATTENTION(f32, F32, float)
-ATTENTION(f16, F16, _Float16)
-ATTENTION(bf16, BF16, uint16_t)
-ATTENTION(i8, I8, int8_t)
+ATTENTION(f32, F32)
+ATTENTION(f16, F16)
+ATTENTION(bf16, BF16)
+ATTENTION(i8, I8)

@@ -125,69 +125,51 @@ INLINE void step(const int kind, const Call *whole_call, const Rows *q, const Ro
   attend(kind, &c, keys->rows, values->rows, keys->scales, values->scales, 1, has_sinks);
 }
 
-#define PROJECTIONS                                                                             \
-  const float *query, size_t qo, const float *key, size_t ko, const float *value, size_t vo,    \
-      const float *cos, size_t co, const float *sin, size_t so, const float *query_norm,        \
-      size_t qno, const float *key_norm, size_t kno
-#define FORMS                                                                                   \
-  size_t query_first, size_t query_token, size_t query_head, size_t key_first, size_t key_token, \
-      size_t key_head, size_t value_first, size_t value_token, size_t value_head, size_t turn,  \
-      size_t query_rotated, size_t key_rotated, size_t query_normed, size_t key_normed
 #define ROWS                                                                                    \
-  const Rows q = {query + qo + query_first, query_token, query_head, width, query_normed,       \
-                  query_epsilon, query_norm + qno, cos + co, sin + so, query_rotated, turn};    \
-  const Rows k = {key + ko + key_first, key_token, key_head, width, key_normed, key_epsilon,    \
-                  key_norm + kno, cos + co, sin + so, key_rotated, turn};                       \
-  const Rows v = {value + vo + value_first, value_token, value_head, value_width, PLAIN, 0.0f,  \
+  const Rows q = {query + query_first, query_token, query_head, width, query_normed,            \
+                  query_epsilon, query_norm, cos, sin, query_rotated, turn};                    \
+  const Rows k = {key + key_first, key_token, key_head, width, key_normed, key_epsilon,         \
+                  key_norm, cos, sin, key_rotated, turn};                                       \
+  const Rows v = {value + value_first, value_token, value_head, value_width, PLAIN, 0.0f,       \
                   0, 0, 0, 0, 0}
 
-#define ATTENTION_STEP(name, kind, element)                                                     \
-  void edgec_attention_step_##name(                                                             \
-      PROJECTIONS, element *keys, size_t kco, element *values, size_t vco, float *key_scales,   \
-      size_t kso, float *value_scales, size_t vso, const float *sinks, size_t sio, float *out,  \
-      size_t oo, size_t start, size_t heads, size_t kv_heads, size_t width, size_t value_width, \
-      size_t capacity, FORMS, size_t window, size_t has_sinks, size_t per, float scale,         \
-      float softcap, float query_epsilon, float key_epsilon, size_t part) {                     \
+#define ATTENTION_STEP(name, kind)                                                              \
+  KERNEL(attention_step_##name) {                                                               \
     const size_t kv = part * per / (heads / kv_heads);                                          \
     ROWS;                                                                                       \
-    const Cache key_cache = head_of(kind, (char *)(keys + kco), key_scales + kso, kv, kv_heads, \
-                                    width, capacity);                                           \
-    const Cache value_cache = head_of(kind, (char *)(values + vco), value_scales + vso, kv,     \
-                                      kv_heads, value_width, capacity);                         \
-    const Call c = {0, sinks + sio, out + oo, 1, heads, kv_heads, width, value_width, window,   \
-                    capacity, scale, softcap, start, part * per, per, 0, per};                  \
+    const Cache key_cache =                                                                     \
+        head_of(kind, (char *)keys, key_scales, kv, kv_heads, width, capacity);                 \
+    const Cache value_cache =                                                                   \
+        head_of(kind, (char *)values, value_scales, kv, kv_heads, value_width, capacity);       \
+    const Call c = {0, sinks, out, 1, heads, kv_heads, width, value_width, window, capacity,    \
+                    scale, softcap, start, part * per, per, 0, per};                            \
     step(kind, &c, &q, &k, &v, &key_cache, &value_cache, kv, has_sinks != 0);                   \
   }
 
 // Of `span` tokens: the query as [heads][tokens][width], unless there are no heads of it, and the
 // rows of the cache.
-#define ROTATE(name, kind, element)                                                             \
-  void edgec_rotate_##name(                                                                     \
-      PROJECTIONS, element *keys, size_t kco, element *values, size_t vco, float *key_scales,   \
-      size_t kso, float *value_scales, size_t vso, float *out, size_t oo, size_t start,         \
-      size_t tokens, size_t heads, size_t kv_heads, size_t width, size_t value_width,           \
-      size_t capacity, FORMS, size_t span, float query_epsilon, float key_epsilon,              \
-      size_t block) {                                                                           \
+#define ROTATE(name, kind)                                                                      \
+  KERNEL(rotate_##name) {                                                                       \
     ROWS;                                                                                       \
     float row[MAX_WIDTH];                                                                       \
     for (size_t t = block * span; t < tokens && t < (block + 1) * span; ++t) {                  \
       for (size_t h = 0; h < heads; ++h)                                                        \
-        prepare_row(&q, t, h, out + oo + (h * tokens + t) * width);                             \
+        prepare_row(&q, t, h, out + (h * tokens + t) * width);                                  \
       for (size_t h = 0; h < kv_heads; ++h) {                                                   \
-        const Cache key_cache = head_of(kind, (char *)(keys + kco), key_scales + kso, h,        \
-                                        kv_heads, width, capacity);                             \
-        const Cache value_cache = head_of(kind, (char *)(values + vco), value_scales + vso, h,  \
-                                          kv_heads, value_width, capacity);                     \
+        const Cache key_cache =                                                                 \
+            head_of(kind, (char *)keys, key_scales, h, kv_heads, width, capacity);              \
+        const Cache value_cache =                                                               \
+            head_of(kind, (char *)values, value_scales, h, kv_heads, value_width, capacity);    \
         update(kind, &key_cache, &k, t, h, start + t, row);                                     \
         update(kind, &value_cache, &v, t, h, start + t, row);                                   \
       }                                                                                         \
     }                                                                                           \
   }
 
-#define FORMS_OF(name, kind, element)   \
-  ATTENTION_STEP(name, kind, element)   \
-  ROTATE(name, kind, element)
-FORMS_OF(f32, F32, float)
-FORMS_OF(f16, F16, _Float16)
-FORMS_OF(bf16, BF16, uint16_t)
-FORMS_OF(i8, I8, int8_t)
+#define EACH_FORM(name, kind) \
+  ATTENTION_STEP(name, kind)  \
+  ROTATE(name, kind)
+EACH_FORM(f32, F32)
+EACH_FORM(f16, F16)
+EACH_FORM(bf16, BF16)
+EACH_FORM(i8, I8)

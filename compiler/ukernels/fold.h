@@ -2,32 +2,26 @@
 // and afterwards a bias, a sum with another tensor, or one layer's activation times another layer.
 // Included by linear.h and quantized_linear.h.
 
-#include "power_of_two.h"
+#pragma once
 
-#include <stddef.h>
+#include "power_of_two.h"
 
 #define WIDE 16
 
 typedef float wide __attribute__((ext_vector_type(WIDE)));
 typedef wide wide_any __attribute__((aligned(4)));
 
-// What a call folds in, as bits; what is not there has a pointer that is not read.
-enum {
-  NORM = 1,         // x / sqrt(mean of its squares + eps)
-  NORM_WEIGHT = 2,  // and that times a weight for each column
-  ADDED = 4,        // added + alpha * product
-  BIAS = 8,         // of the first layer; the next two bits: of the second and the third
-};
-enum { SILU, GELU_TANH };
+// NORM, NORM_WEIGHT, ADDED and BIAS are the bits of what a call folds in, SILU and GELU_TANH the
+// activations of a gate; what is not there has a pointer that is not read.
 
 // The first `count` of WIDE numbers; what is past them is neither read nor written.
-static inline __attribute__((always_inline)) wide load_wide(const float *p, size_t count) {
+INLINE wide load_wide(const float *p, size_t count) {
   if (count >= WIDE) return *(const wide_any *)p;
   wide v = (wide)0.0f;
   for (size_t i = 0; i < count; ++i) v[i] = p[i];
   return v;
 }
-static inline __attribute__((always_inline)) void store_wide(float *p, wide v, size_t count) {
+INLINE void store_wide(float *p, wide v, size_t count) {
   if (count >= WIDE) *(wide_any *)p = v;
   else
     for (size_t i = 0; i < count; ++i) p[i] = v[i];
@@ -40,7 +34,7 @@ typedef struct {
 } Norm;
 
 // A row's factor; k is a multiple of 2 * WIDE.
-static inline __attribute__((always_inline)) float norm_factor(const Norm *n, const float *x,
+INLINE float norm_factor(const Norm *n, const float *x,
                                                                size_t k) {
   wide a = (wide)0.0f, b = (wide)0.0f;
   for (size_t d = 0; d < k; d += 2 * WIDE) {
@@ -56,14 +50,14 @@ static inline __attribute__((always_inline)) float norm_factor(const Norm *n, co
 }
 
 // Columns d .. d + WIDE of a row, normed.
-static inline __attribute__((always_inline)) wide normed(const Norm *n, float factor,
+INLINE wide normed(const Norm *n, float factor,
                                                          const float *x, size_t d) {
   const wide v = load_wide(x + d, WIDE) * (wide)factor;
   return n->folds & NORM_WEIGHT ? v * load_wide(n->weight + d, WIDE) : v;
 }
 
 // x * sigmoid(x), or x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), which is gelu with tanh.
-static inline __attribute__((always_inline)) wide activated(size_t activation, wide x) {
+INLINE wide activated(size_t activation, wide x) {
   wide u = x;
   if (activation == GELU_TANH) u = x * ((wide)1.59576912f + (wide)0.0713548163f * x * x);
   const wide e = power_of_two(-__builtin_elementwise_abs(u) * (wide)LOG2E);
@@ -77,7 +71,7 @@ typedef struct {
 } Fold;
 
 // Rows row .. until of out [m][n], their columns from .. to.
-static inline __attribute__((always_inline)) void fold(const Fold *f, float *out, size_t n,
+INLINE void fold(const Fold *f, float *out, size_t n,
                                                        size_t row, size_t until, size_t from,
                                                        size_t to) {
   if (!f->bias && !f->added) return;
@@ -92,7 +86,7 @@ static inline __attribute__((always_inline)) void fold(const Fold *f, float *out
 }
 
 // out = activation(out) * up: `rows` rows of `columns`, n apart and `apart` apart.
-static inline __attribute__((always_inline)) void gate(size_t activation, float *out, size_t n,
+INLINE void gate(size_t activation, float *out, size_t n,
                                                        const float *up, size_t apart, size_t rows,
                                                        size_t columns) {
   for (size_t r = 0; r < rows; ++r)
@@ -102,4 +96,14 @@ static inline __attribute__((always_inline)) void gate(size_t activation, float 
       store_wide(out + r * n + c, activated(activation, x) * load_wide(up + r * apart + c, count),
                  count);
     }
+}
+
+// The part of a workgroup that takes first .. first + count of several layers' units, laid end to
+// end: *from .. *end of the layer that begins after `before` of them and has `size`.
+INLINE int part_of(size_t size, size_t before, size_t first, size_t count, size_t *from,
+                   size_t *end) {
+  const size_t until = first + count > before ? first + count - before : 0;
+  *from = first > before ? first - before : 0;
+  *end = until < size ? until : size;
+  return *from < *end;
 }

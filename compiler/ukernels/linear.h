@@ -1,14 +1,10 @@
 // Linear layers over f32, f16 and bf16 weights, for all feature levels. A level's .c file states
 // the sizes of its registers and tiles and includes this file; vectors are clang's.
 //
-// Everything is freestanding: no libc, no globals, no thread-local storage. IREE calls each
-// function once a workgroup, with a pointer and an element offset for each buffer, on threads with
-// stacks of 128 KB.
-//
 // Weights are read as a checkpoint has them: [n][k]. Nothing is packed ahead of time, so that an
 // artifact's weights serve generated code, embedding lookups and these kernels alike. Products and
 // sums are f32. Up to FEW rows of activations, the weights are read once, along their rows. More
-// rows are first turned into panels, `edgec_linear_pack`, in which a vector holds one column of
+// rows are first turned into panels, `linear_pack`, in which a vector holds one column of
 // them; a tile of weights is widened into the first-level cache and multiplied by each panel.
 //
 // k is a multiple of STEP.
@@ -20,51 +16,16 @@
 //   FEW_SUMS      sums in registers with few rows: rows of weights times rows of activations
 
 #include "fold.h"
+#include "vector.h"
 
-#include <stddef.h>
-#include <stdint.h>
-
-#define STEP 32     // columns
-#define FEW 8       // rows of activations, at most
-#define FEW_ROWS 4  // rows of weights with them, at most
 #define CHAINS 4    // sums of one row by one row
 #define AHEAD 6144  // bytes, with one row of activations
-#define PANEL 16    // rows of activations
 #define TILE (LANES * TILE_VECTORS)  // rows of activations in a register tile: whole panels
 #define DEPTH 256                    // columns of a widened tile of weights
 #define STRIDE (DEPTH + 16)          // of its rows: apart in the sets of a cache
-#define MOST_ROWS 256                // of activations, of a workgroup
-#define MOST_WEIGHTS 48              // rows of weights, of a workgroup: whole tiles
-#define MOST_NORMED 8192             // numbers, of few rows that are normed
-#define MOST_COLUMNS 512             // of rows that are normed and turned into panels
 #define STRIP 64                     // rows of a gate's weights at a time, with few rows
-#define INLINE static inline __attribute__((always_inline))
-#define APART static __attribute__((noinline))
-#define ALIGNED __attribute__((aligned(64)))  // a vector that crosses a line is slow to read back
-
-typedef float vf __attribute__((ext_vector_type(LANES)));
-typedef uint32_t vu __attribute__((ext_vector_type(LANES)));
-typedef _Float16 vh __attribute__((ext_vector_type(LANES)));
-typedef uint16_t vs __attribute__((ext_vector_type(LANES)));
-typedef vf vf_any __attribute__((aligned(4)));
-typedef vh vh_any __attribute__((aligned(2)));
-typedef vs vs_any __attribute__((aligned(2)));
 typedef float v4 __attribute__((ext_vector_type(4)));
 typedef v4 v4_any __attribute__((aligned(4)));
-
-INLINE vf splat(float x) { return (vf)x; }
-INLINE vf load(const float *p) { return *(const vf_any *)p; }
-INLINE void store(float *p, vf v) { *(vf_any *)p = v; }
-
-// What weights are; `kind` is a constant at every call.
-enum { F32, F16, BF16 };
-INLINE size_t size_of(const int kind) { return kind == F32 ? 4 : 2; }
-INLINE vf load_as(const int kind, const char *p, size_t column) {
-  if (kind == F16) return __builtin_convertvector(((const vh_any *)(p + column * 2))[0], vf);
-  if (kind == BF16)
-    return (vf)(__builtin_convertvector(((const vs_any *)(p + column * 2))[0], vu) << 16);
-  return load((const float *)p + column);
-}
 
 INLINE float sum(vf v) {
   v4 parts[LANES / 4], four;
@@ -300,15 +261,6 @@ APART void many_BF16(const float *x, const Part *p, size_t k, size_t row, size_t
   many_rows(BF16, x, p, k, row, until);
 }
 
-// The part of a workgroup that takes rows first .. first + count of several layers' weights, laid
-// end to end: those of the layer that begins after `before` of them.
-INLINE int part_of(Part *p, size_t before, size_t first, size_t count) {
-  const size_t end = first + count > before ? first + count - before : 0;
-  p->first = first > before ? first - before : 0;
-  p->end = end < p->n ? end : p->n;
-  return p->first < p->end;
-}
-
 INLINE void few_of_kind(const int kind, const float *x, const Part *p, size_t m, size_t k) {
   (kind == F32 ? few_F32 : kind == F16 ? few_F16 : few_BF16)(x, p, m, k);
 }
@@ -335,7 +287,7 @@ INLINE void few_parts(const int kind, const Norm *norm, const float *x, Part *p,
   ALIGNED float rows[MOST_NORMED];
   x = few_normed(norm, x, rows, m, k);
   for (size_t before = 0, i = 0; i < (size_t)parts; before += p[i++].n)
-    if (part_of(p + i, before, first, count)) {
+    if (part_of(p[i].n, before, first, count, &p[i].first, &p[i].end)) {
       few_of_kind(kind, x, p + i, m, k);
       fold(&p[i].fold, p[i].out, p[i].n, 0, m, p[i].first, p[i].end);
     }
@@ -345,7 +297,7 @@ INLINE void many_parts(const int kind, const float *x, Part *p, int parts, size_
                        size_t first, size_t count, size_t row, size_t rows) {
   const size_t until = row + rows < m ? row + rows : m;
   for (size_t before = 0, i = 0; i < (size_t)parts; before += p[i++].n)
-    if (part_of(p + i, before, first, count)) {
+    if (part_of(p[i].n, before, first, count, &p[i].first, &p[i].end)) {
       many_of_kind(kind, x, p + i, k, row, until);
       fold(&p[i].fold, p[i].out, p[i].n, row, until, p[i].first, p[i].end);
     }
@@ -368,67 +320,47 @@ INLINE void few_gated(const int kind, const Norm *norm, const float *x, const ch
   }
 }
 
-#define WEIGHTS(i, element) const element *w##i, size_t wo##i
-#define BIASES(i) const float *b##i, size_t bo##i
-#define OUT(i) float *o##i, size_t oo##i
 #define PART(i)                                                                                \
-  {(const char *)(w##i + wo##i), o##i + oo##i, n##i, 0, 0,                                     \
-   {folds & BIAS << i ? b##i + bo##i : NULL, folds & ADDED ? added + ao : NULL, alpha}, NULL, 0}
+  {(const char *)w##i, o##i, n##i, 0, 0,                                                       \
+   {folds & BIAS << i ? b##i : NULL, folds & ADDED ? added : NULL, alpha}, NULL, 0}
 #define COMMA ,
 
-// `few`: out f32 [m][n] of x f32 [m][k], m at most FEW. `many`: the same of the panels of x, rows
+// `few`: o0 f32 [m][n0] of x f32 [m][k], m at most FEW. `many`: the same of the panels of x, rows
 // row .. row + rows. Both: rows first .. first + count of the layers' weights [n][k]. `norm` f32 [k]
 // and `eps` are of the rows, biases f32 [n]; `added`, f32 [m][n], is for a layer alone.
-#define LINEAR(parts, name, kind, element, weights, biases, outs, sizes, list)                 \
-  void edgec_linear##parts##_few_##name(                                                       \
-      const float *x, size_t xo, const float *norm, size_t no, weights, biases,                \
-      const float *added, size_t ao, outs, size_t m, sizes, size_t k, size_t folds, float eps, \
-      float alpha, size_t first, size_t count) {                                               \
-    const Norm of = {folds, norm + no, eps};                                                   \
+#define LINEAR(parts, name, kind, list)                                                        \
+  KERNEL(linear##parts##_few_##name) {                                                         \
+    const Norm of = {folds, norm, eps};                                                        \
     Part p[] = {list};                                                                         \
-    few_parts(kind, &of, x + xo, p, parts, m, k, first, count);                                \
+    few_parts(kind, &of, x, p, parts, m, k, first, count);                                     \
   }                                                                                            \
-  void edgec_linear##parts##_many_##name(                                                      \
-      const float *x, size_t xo, weights, biases, const float *added, size_t ao, outs,         \
-      size_t m, sizes, size_t k, size_t folds, float alpha, size_t first, size_t count,        \
-      size_t row, size_t rows) {                                                               \
+  KERNEL(linear##parts##_many_##name) {                                                        \
     Part p[] = {list};                                                                         \
-    many_parts(kind, x + xo, p, parts, m, k, first, count, row, rows);                         \
+    many_parts(kind, x, p, parts, m, k, first, count, row, rows);                              \
   }
 
-// The same for two layers of n features, the second times the activation of the first.
-#define GATED(name, kind, element)                                                             \
-  void edgec_linear_gated_few_##name(                                                          \
-      const float *x, size_t xo, const float *norm, size_t no, WEIGHTS(0, element),            \
-      WEIGHTS(1, element), OUT(0), size_t m, size_t n, size_t k, size_t folds,                 \
-      size_t activation, float eps, size_t first, size_t count) {                              \
-    const Norm of = {folds, norm + no, eps};                                                   \
-    few_gated(kind, &of, x + xo, (const char *)(w0 + wo0), (const char *)(w1 + wo1), o0 + oo0, \
-              m, n, k, activation, first, count);                                              \
+// The same for two layers of n0 features, the second times the activation of the first.
+#define GATED(name, kind)                                                                      \
+  KERNEL(linear_gated_few_##name) {                                                            \
+    const Norm of = {folds, norm, eps};                                                        \
+    few_gated(kind, &of, x, (const char *)w0, (const char *)w1, o0, m, n0, k, activation,      \
+              first, count);                                                                   \
   }                                                                                            \
-  void edgec_linear_gated_many_##name(                                                         \
-      const float *x, size_t xo, WEIGHTS(0, element), WEIGHTS(1, element), OUT(0), size_t m,   \
-      size_t n, size_t k, size_t activation, size_t first, size_t count, size_t row,           \
-      size_t rows) {                                                                           \
-    Part p = {.w = (const char *)(w0 + wo0), .up = (const char *)(w1 + wo1), .out = o0 + oo0,   \
-              .n = n, .activation = activation};                                               \
-    many_parts(kind, x + xo, &p, 1, m, k, first, count, row, rows);                            \
+  KERNEL(linear_gated_many_##name) {                                                           \
+    Part p = {.w = (const char *)w0, .up = (const char *)w1, .out = o0, .n = n0,               \
+              .activation = activation};                                                       \
+    many_parts(kind, x, &p, 1, m, k, first, count, row, rows);                                 \
   }
 
-#define EACH_PARTS(name, kind, element)                                                        \
-  LINEAR(1, name, kind, element, WEIGHTS(0, element), BIASES(0), OUT(0), size_t n0, PART(0))   \
-  LINEAR(2, name, kind, element, WEIGHTS(0, element) COMMA WEIGHTS(1, element),                \
-         BIASES(0) COMMA BIASES(1), OUT(0) COMMA OUT(1), size_t n0 COMMA size_t n1,            \
-         PART(0) COMMA PART(1))                                                                \
-  LINEAR(3, name, kind, element,                                                               \
-         WEIGHTS(0, element) COMMA WEIGHTS(1, element) COMMA WEIGHTS(2, element),              \
-         BIASES(0) COMMA BIASES(1) COMMA BIASES(2), OUT(0) COMMA OUT(1) COMMA OUT(2),          \
-         size_t n0 COMMA size_t n1 COMMA size_t n2, PART(0) COMMA PART(1) COMMA PART(2))       \
-  GATED(name, kind, element)
+#define EACH_FORM(name, kind)                                                                  \
+  LINEAR(1, name, kind, PART(0))                                                               \
+  LINEAR(2, name, kind, PART(0) COMMA PART(1))                                                 \
+  LINEAR(3, name, kind, PART(0) COMMA PART(1) COMMA PART(2))                                   \
+  GATED(name, kind)
 
-EACH_PARTS(f32, F32, float)
-EACH_PARTS(f16, F16, uint16_t)
-EACH_PARTS(bf16, BF16, uint16_t)
+EACH_FORM(f32, F32)
+EACH_FORM(f16, F16)
+EACH_FORM(bf16, BF16)
 
 // Columns column .. column + columns of rows row .. row + rows of x f32 [m][k], to panels
 // f32 [m rounded up to 16][k]; `row` and `rows` are whole panels.
@@ -439,11 +371,9 @@ INLINE void pack_rows(const Norm *norm, const float *x, float *to, size_t m, siz
   for (; row < end; row += PANEL) pack(norm, x, to, m, k, row / PANEL, column, until);
 }
 
-void edgec_linear_pack(const float *x, size_t xo, const float *norm, size_t no, float *to,
-                       size_t too, size_t m, size_t k, size_t folds, float eps, size_t row,
-                       size_t rows, size_t column, size_t columns) {
-  const Norm of = {folds, norm + no, eps};
-  pack_rows(&of, x + xo, to + too, m, k, row, rows, column, columns);
+KERNEL(linear_pack) {
+  const Norm of = {folds, norm, eps};
+  pack_rows(&of, x, to, m, k, row, rows, column, columns);
 }
 
 #include "linear_grouped.h"

@@ -1,6 +1,8 @@
 // 2^x for the other kernels: freestanding code has no libm. Vectors are clang's.
 
-#include <stdint.h>
+#pragma once
+
+#include "common.h"
 
 #define LOG2E 1.44269504f
 
@@ -8,7 +10,7 @@ typedef float v16f __attribute__((ext_vector_type(16)));
 typedef int32_t v16i __attribute__((ext_vector_type(16)));
 
 // 2^x for x <= 0, within 2 units in the last place; 0 below -127 and of what is not a number.
-static inline __attribute__((always_inline)) v16f power_of_two(v16f x) {
+INLINE v16f power_of_two(v16f x) {
   const v16f magic = (v16f)12582912.0f;  // 1.5 * 2^23: its last bits hold the rounded sum
   const v16f least = (v16f)-127.0f;      // whose exponent's bits are 0
   const v16f bounded = x > least ? x : least;

@@ -9,13 +9,9 @@
 
 // Rows row .. row + count of x, as QUANTIZE does, but only those that some expert has.
 #define QUANTIZE_GROUPS(bits)                                                                     \
-  void edgec_quantize_groups_i##bits(const float *x, size_t xo, const int32_t *offsets,           \
-                                     size_t oo, int8_t *q, size_t qo, float *s, size_t so,        \
-                                     int32_t *c, size_t co, size_t experts, size_t k, size_t row, \
-                                     size_t count) {                                              \
+  KERNEL(quantize_groups_i##bits) {                                                               \
     const Norm none = {0, NULL, 0.0f};                                                            \
-    quantize_rows(bits, &none, x + xo, q + qo, s + so, c + co, (size_t)offsets[oo + experts], k,  \
-                  row, count);                                                                    \
+    quantize_rows(bits, &none, x, q, s, c, (size_t)offsets[experts], k, row, count);              \
   }
 
 // Panels first .. first + count of rows m0 .. m1, and of up to ROWS - 1 rows more, which are there
@@ -52,38 +48,29 @@ INLINE void group_matmul(const int bits, const int8_t *q, const float *s, const 
 
 // The first counts[expert] rows from offsets[expert] on by panels first .. first + count.
 #define GROUPED_MATMUL(bits)                                                                      \
-  void edgec_grouped_matmul_i##bits(                                                              \
-      const int8_t *q, size_t qo, const float *s, size_t so, const int32_t *c, size_t co,         \
-      const uint8_t *w, size_t wo, const uint16_t *ws, size_t wso, const int32_t *offsets,        \
-      size_t of, const int32_t *counts, size_t no, float *out, size_t oo, size_t n, size_t k,     \
-      size_t group_size, size_t first, size_t count, size_t expert) {                             \
-    const size_t begin = (size_t)offsets[of + expert];                                            \
-    const size_t end = begin + (size_t)counts[no + expert];                                       \
+  KERNEL(grouped_matmul_i##bits) {                                                                \
+    const size_t begin = (size_t)offsets[expert], end = begin + (size_t)counts[expert];           \
     const size_t rows = (n + PANEL - 1) / PANEL * PANEL;                                          \
-    w += wo + expert * rows * k * bits / 8;                                                       \
-    ws += wso + expert * rows * (k / group_size);                                                 \
+    w += expert * rows * k * bits / 8;                                                            \
+    ws += expert * rows * (k / group);                                                            \
     for (size_t row = begin; row < end; row += GROUP_ROWS)                                        \
-      group_matmul(bits, q + qo, s + so, c + co, w, ws, out + oo, row,                            \
-            row + GROUP_ROWS < end ? row + GROUP_ROWS : end, n, k, group_size, first, count);     \
+      group_matmul(bits, q, s, c, w, ws, out, row,                                                \
+                   row + GROUP_ROWS < end ? row + GROUP_ROWS : end, n, k, group, first, count);   \
   }
 
 // Row `row` by panels first .. first + count of its expert.
 #define GROUPED_MATVEC(bits)                                                                      \
-  void edgec_grouped_matvec_i##bits(const float *x, size_t xo, const uint8_t *w, size_t wo,       \
-                                    const uint16_t *ws, size_t wso, const int32_t *experts,       \
-                                    size_t eo, float *out, size_t oo, size_t n, size_t k,         \
-                                    size_t group, size_t first, size_t count, size_t row) {       \
-    const size_t expert = (size_t)experts[eo + row], panels = (n + PANEL - 1) / PANEL;            \
+  KERNEL(grouped_matvec_i##bits) {                                                                \
+    const size_t expert = (size_t)experts[row], panels = (n + PANEL - 1) / PANEL;                 \
     int8_t q[MAX_FUSED_K];                                                                        \
     float s[MAX_FUSED_K / BLOCK];                                                                 \
     int32_t c[MAX_FUSED_K / BLOCK];                                                               \
     const Norm none = {0, NULL, 0.0f};                                                            \
-    quantize_rows(bits, &none, x + xo + row * k, q, s, c, 1, k, 0, 1);                            \
+    quantize_rows(bits, &none, x + row * k, q, s, c, 1, k, 0, 1);                                 \
     const Rows rows = {q, s, c, k, group};                                                        \
-    Layer l = {.w = w + wo + expert * panels * PANEL * k * bits / 8,                              \
-               .ws = ws + wso + expert * panels * PANEL * (k / group),                            \
-               .out = out + oo + row * n, .n = n};                                                \
-    if (part_of(&l, 0, first, count)) matmul_i##bits(&rows, &l, 0, 1);                            \
+    Layer l = {.w = w + expert * panels * PANEL * k * bits / 8,                                   \
+               .ws = ws + expert * panels * PANEL * (k / group), .out = out + row * n, .n = n};   \
+    if (panels_in(&l, 0, first, count)) matmul_i##bits(&rows, &l, 0, 1);                          \
   }
 
 QUANTIZE_GROUPS(8)

@@ -1,8 +1,5 @@
-// Linear layers over int8 and int4 weights, shared by all x86-64 feature levels. A level's .c file
+// Linear layers over int8 and int4 weights, for all feature levels. A level's .c file
 // defines the primitives below and includes this file.
-//
-// Everything is freestanding: no libc, no globals, no thread-local storage. IREE calls each
-// function once a workgroup, with a pointer and an element offset for each buffer.
 //
 // Weights: panels of 16 output channels (see docs/quantisation.md).
 //   int8: [panel][k / 4][16][4] signed bytes
@@ -31,18 +28,8 @@
 
 #include "fold.h"
 
-#include <stddef.h>
-#include <stdint.h>
-
-#define BLOCK 32
-#define PANEL 16
 #define ZERO4 8
-#define MAX_FUSED_K 16384
-#define AHEAD 2048     // bytes of weights, of a single row's product
-#define MOST_ROWS 256  // of activations, of a workgroup
-#define INLINE static inline __attribute__((always_inline))
-#define APART static __attribute__((noinline))
-#define ALIGNED __attribute__((aligned(64)))  // a vector that crosses a line is slow to read back
+#define AHEAD 2048  // bytes of weights, of a single row's product
 
 // A block of a panel by `rows` rows of activations x, k apart, added to acc.
 INLINE void dots(const int rows, const int bits, vi *acc, const uint8_t *w, const int8_t *x,
@@ -243,55 +230,39 @@ FORMS(i4z, 4, 1)
 // Rows row .. row + count (at most m) of x f32 [m][k], normed by `norm` f32 [k] or not, to q i8
 // [m][k], s f32 and c i32 [m][k / 32].
 #define QUANTIZE(bits)                                                                           \
-  void edgec_quantize_rows_i##bits(const float *x, size_t xo, const float *norm, size_t no,      \
-                                   int8_t *q, size_t qo, float *s, size_t so, int32_t *c,        \
-                                   size_t co, size_t m, size_t k, size_t folds, float eps,       \
-                                   size_t row, size_t count) {                                   \
-    const Norm of = {folds, norm + no, eps};                                                     \
-    quantize_rows(bits, &of, x + xo, q + qo, s + so, c + co, m, k, row, count);                  \
+  KERNEL(quantize_rows_i##bits) {                                                                \
+    const Norm of = {folds, norm, eps};                                                          \
+    quantize_rows(bits, &of, x, q, s, c, m, k, row, count);                                      \
   }
 
 QUANTIZE(8)
 QUANTIZE(4)
 
-#define WEIGHTS(i) const uint8_t *w##i, size_t wo##i, const uint16_t *s##i, size_t so##i
-#define BIASES(i) const float *b##i, size_t bo##i
-#define OUT(i) float *o##i, size_t oo##i
 #define LAYER(i)                                                                                 \
-  {w##i + wo##i, s##i + so##i, o##i + oo##i, n##i, 0, 0,                                         \
-   {folds & BIAS << i ? b##i + bo##i : NULL, folds & ADDED ? added + ao : NULL, alpha}}
+  {w##i, s##i, o##i, n##i, 0, 0,                                                                 \
+   {folds & BIAS << i ? b##i : NULL, folds & ADDED ? added : NULL, alpha}}
 #define COMMA ,
 
 // `of` the panels first .. first + count of several layers, laid end to end: those of the layer
 // that begins after `before` of them.
-INLINE int part_of(Layer *l, size_t before, size_t first, size_t count) {
-  const size_t panels = panels_of(l), end = first + count > before ? first + count - before : 0;
-  l->first = first > before ? first - before : 0;
-  l->end = end < panels ? end : panels;
-  return l->first < l->end;
+INLINE int panels_in(Layer *l, size_t before, size_t first, size_t count) {
+  return part_of(panels_of(l), before, first, count, &l->first, &l->end);
 }
 
-// out f32 [m][n], its columns of `count` panels from `first`, its rows of `rows` from `row`.
+// o0 f32 [m][n0], its columns of `count` panels from `first`, its rows of `rows` from `row`.
 #define MATMUL(name)                                                                             \
-  void edgec_quantized_matmul_##name(                                                            \
-      const int8_t *q, size_t qo, const float *s, size_t so, const int32_t *c, size_t co,        \
-      WEIGHTS(0), BIASES(0), const float *added, size_t ao, OUT(0), size_t m, size_t n0,         \
-      size_t k, size_t group, size_t folds, float alpha, size_t first, size_t count, size_t row, \
-      size_t rows) {                                                                             \
-    const Rows x = {q + qo, s + so, c + co, k, group};                                           \
+  KERNEL(quantized_matmul_##name) {                                                              \
+    const Rows x = {q, s, c, k, group};                                                          \
     Layer l = LAYER(0);                                                                          \
     const size_t until = row + rows < m ? row + rows : m;                                        \
-    if (part_of(&l, 0, first, count)) matmul_##name(&x, &l, row, until);                         \
+    if (panels_in(&l, 0, first, count)) matmul_##name(&x, &l, row, until);                       \
   }                                                                                              \
-  void edgec_quantized_gated_matmul_##name(                                                      \
-      const int8_t *q, size_t qo, const float *s, size_t so, const int32_t *c, size_t co,        \
-      WEIGHTS(0), WEIGHTS(1), OUT(0), size_t m, size_t n, size_t k, size_t group,                \
-      size_t activation, size_t first, size_t count, size_t row, size_t rows) {                  \
-    const Rows x = {q + qo, s + so, c + co, k, group};                                           \
-    Layer gates = {.w = w0 + wo0, .ws = s0 + so0, .out = o0 + oo0, .n = n};                      \
-    const Layer ups = {.w = w1 + wo1, .ws = s1 + so1, .n = n};                                   \
+  KERNEL(quantized_gated_matmul_##name) {                                                        \
+    const Rows x = {q, s, c, k, group};                                                          \
+    Layer gates = {.w = w0, .ws = s0, .out = o0, .n = n0};                                       \
+    const Layer ups = {.w = w1, .ws = s1, .n = n0};                                              \
     const size_t until = row + rows < m ? row + rows : m;                                        \
-    if (part_of(&gates, 0, first, count))                                                        \
+    if (panels_in(&gates, 0, first, count))                                                      \
       gated_##name(&x, &gates, &ups, activation, row, until);                                    \
   }
 
@@ -302,44 +273,35 @@ INLINE int part_of(Layer *l, size_t before, size_t first, size_t count) {
   int8_t q[MAX_FUSED_K];                                                                         \
   float s[MAX_FUSED_K / BLOCK];                                                                  \
   int32_t c[MAX_FUSED_K / BLOCK];                                                                \
-  const Norm of = {folds, norm + no, eps};                                                       \
-  quantize_rows(bits, &of, x + xo, q, s, c, 1, k, 0, 1);                                         \
+  const Norm of = {folds, norm, eps};                                                            \
+  quantize_rows(bits, &of, x, q, s, c, 1, k, 0, 1);                                              \
   const Rows rows = {q, s, c, k, group};
 
-#define MATVEC(parts, name, bits, weights, biases, outs, sizes, list)                            \
-  void edgec_quantized_matvec##parts##_##name(                                                   \
-      const float *x, size_t xo, const float *norm, size_t no, weights, biases,                  \
-      const float *added, size_t ao, outs, sizes, size_t k, size_t group, size_t folds,          \
-      float eps, float alpha, size_t first, size_t count) {                                      \
+#define MATVEC(parts, name, bits, list)                                                          \
+  KERNEL(quantized_matvec##parts##_##name) {                                                     \
     ROW(bits)                                                                                    \
     Layer l[] = {list};                                                                          \
     for (size_t before = 0, i = 0; i < parts; before += panels_of(l + i++))                      \
-      if (part_of(l + i, before, first, count)) matmul_##name(&rows, l + i, 0, 1);               \
+      if (panels_in(l + i, before, first, count)) matmul_##name(&rows, l + i, 0, 1);             \
   }
 
 #define GATED_MATVEC(name, bits)                                                                 \
-  void edgec_quantized_gated_matvec_##name(                                                      \
-      const float *x, size_t xo, const float *norm, size_t no, WEIGHTS(0), WEIGHTS(1), OUT(0),   \
-      size_t n, size_t k, size_t group, size_t folds, size_t activation, float eps,              \
-      size_t first, size_t count) {                                                              \
+  KERNEL(quantized_gated_matvec_##name) {                                                        \
     ROW(bits)                                                                                    \
-    Layer gates = {.w = w0 + wo0, .ws = s0 + so0, .out = o0 + oo0, .n = n};                      \
-    const Layer ups = {.w = w1 + wo1, .ws = s1 + so1, .n = n};                                   \
-    if (part_of(&gates, 0, first, count)) gated_##name(&rows, &gates, &ups, activation, 0, 1);   \
+    Layer gates = {.w = w0, .ws = s0, .out = o0, .n = n0};                                       \
+    const Layer ups = {.w = w1, .ws = s1, .n = n0};                                              \
+    if (panels_in(&gates, 0, first, count)) gated_##name(&rows, &gates, &ups, activation, 0, 1); \
   }
 
-#define EACH_PARTS(name, bits)                                                                   \
+#define EACH_FORM(name, bits)                                                                    \
   MATMUL(name)                                                                                   \
-  MATVEC(1, name, bits, WEIGHTS(0), BIASES(0), OUT(0), size_t n0, LAYER(0))                      \
-  MATVEC(2, name, bits, WEIGHTS(0) COMMA WEIGHTS(1), BIASES(0) COMMA BIASES(1),                  \
-         OUT(0) COMMA OUT(1), size_t n0 COMMA size_t n1, LAYER(0) COMMA LAYER(1))                \
-  MATVEC(3, name, bits, WEIGHTS(0) COMMA WEIGHTS(1) COMMA WEIGHTS(2),                            \
-         BIASES(0) COMMA BIASES(1) COMMA BIASES(2), OUT(0) COMMA OUT(1) COMMA OUT(2),            \
-         size_t n0 COMMA size_t n1 COMMA size_t n2, LAYER(0) COMMA LAYER(1) COMMA LAYER(2))      \
+  MATVEC(1, name, bits, LAYER(0))                                                                \
+  MATVEC(2, name, bits, LAYER(0) COMMA LAYER(1))                                                 \
+  MATVEC(3, name, bits, LAYER(0) COMMA LAYER(1) COMMA LAYER(2))                                  \
   GATED_MATVEC(name, bits)
 
-EACH_PARTS(i8, 8)
-EACH_PARTS(i4, 4)
-EACH_PARTS(i4z, 4)
+EACH_FORM(i8, 8)
+EACH_FORM(i4, 4)
+EACH_FORM(i4z, 4)
 
 #include "quantized_grouped.h"

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from edgec.compiler.ukernels import LEVELS, build_object
+from edgec.compiler.ukernels.abi import abi_header
 from edgec.compiler.ukernels.reference import (
     attention,
     head_rows,
@@ -21,6 +22,7 @@ from edgec.compiler.ukernels.reference import (
 )
 from edgec.models.quantize import WeightFormat, quantize, quantize_experts, unpack
 from edgec.passes.attention_kernel import tiling
+from edgec.passes.kernels.table import FOLDS, LIBRARIES
 from edgec.runtime.cpu import missing_features, parse_cpuinfo
 
 ziglang = pytest.importorskip("ziglang")
@@ -51,18 +53,42 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return ctypes.CDLL(str(folder / "k.so"))
 
 
-def call(function: Any, *arguments: Any) -> None:
-    """Arrays become a pointer past 16 elements that must stay as they are, and an offset of 16."""
-    passed: list[Any] = []
-    for value in arguments:
-        if isinstance(value, np.ndarray):
-            passed += [ctypes.c_void_p(value.ctypes.data), ctypes.c_size_t(16)]
-        elif isinstance(value, float):
-            passed.append(ctypes.c_float(value))
-        else:
-            passed.append(ctypes.c_size_t(value))
+KERNELS = {name: kernel for library in LIBRARIES for name, kernel in library.kernels.items()}
+NUMPY = {
+    "f32": "f4", "f16": "i2 f2", "bf16": "i2", "i8": "i1", "u8": "u1 i1", "i32": "i4",
+}  # fmt: skip
+
+
+def call(kernels: Any, name: str, **arguments: Any) -> None:
+    """Calls a kernel by the names of its declaration.
+
+    Arrays become a pointer past 16 elements that must stay as they are, and an offset of 16. A
+    buffer that is not given is one that the call makes no use of.
+    """
+    declared, passed = KERNELS[name], []
+    arrays = {buffer.name: arguments.pop(buffer.name, None) for buffer in declared.buffers}
+    for buffer in declared.buffers:
+        value = arrays[buffer.name]  # which keeps it until the call is over
+        if value is None:
+            passed += [ctypes.c_void_p(8), ctypes.c_size_t(0)]
+            continue
+        assert value.dtype.str[1:] in NUMPY[buffer.element].split(), (name, buffer, value.dtype)
+        passed += [ctypes.c_void_p(value.ctypes.data), ctypes.c_size_t(16)]
+    for size in declared.sizes:
+        passed.append(ctypes.c_size_t(arguments.pop(size)))
+    for number in declared.floats:
+        passed.append(ctypes.c_float(arguments.pop(number)))
+    for place in declared.places:
+        passed.append(ctypes.c_size_t(arguments.pop(place)))
+    assert not arguments, f"{name} takes no {', '.join(arguments)}"
+    function = getattr(kernels, declared.function)
     function.restype = None
     function(*passed)
+
+
+def numbered(name: str, values: Any) -> dict[str, Any]:
+    """Arguments of several layers: `w0`, `w1`, ..."""
+    return {f"{name}{i}": value for i, value in enumerate(values)}
 
 
 def padded(values: Any) -> Any:
@@ -79,7 +105,7 @@ def linear_weights(n: int, k: int, dtype: str, generator: torch.Generator) -> tu
     return padded(bits.numpy()), narrow.double().numpy()
 
 
-NORM, NORM_WEIGHT, ADDED, BIAS = 1, 2, 4, 8  # as in fold.h
+NORM, NORM_WEIGHT, ADDED, BIAS = FOLDS.NORM, FOLDS.NORM_WEIGHT, FOLDS.ADDED, FOLDS.BIAS
 EPS, ALPHA = 1e-5, 0.25
 
 
@@ -103,11 +129,13 @@ def many_rows(kernels: Any, x: Any, weight: Any, folds: int) -> Any:
     """Panels of rows, normed or not, after 16 others."""
     m, k = x.shape
     panels = np.full(16 + -(-m // 16) * 16 * k + 16, np.nan, np.float32)
-    pack = kernels.edgec_linear_pack
+    buffers = {"x": padded(x), "norm": padded(weight), "to": panels}
     for row in range(0, m, 32):
         for column in range(0, k, 64):
-            sizes = (m, k, folds, EPS, row, 32, column, 64)
-            call(pack, padded(x), padded(weight), panels, *sizes)
+            call(
+                kernels, "linear_pack", **buffers, m=m, k=k, folds=folds, eps=EPS, row=row,
+                rows=32, column=column, columns=64,
+            )  # fmt: skip
     assert np.isnan(panels[:16]).all() and np.isnan(panels[-16:]).all()
     return panels
 
@@ -133,17 +161,20 @@ def test_linear(kernels: Any, dtype: str, m: int, n: int, k: int, folds: int) ->
     expected += bias if folds & BIAS else 0
     expected = added + ALPHA * expected if folds & ADDED else expected
     out = np.full(16 + m * n + 16, np.nan, np.float32)
-    after = [padded(bias), padded(added), out, m, n, k, folds]
+    given = {
+        "w0": weights, "b0": padded(bias), "added": padded(added), "o0": out, "m": m, "n0": n,
+        "k": k, "folds": folds, "alpha": ALPHA,
+    }  # fmt: skip
     if m <= 8:
+        given |= {"x": padded(x), "norm": padded(norm), "eps": EPS}
         for first in range(0, n, 12):
-            kernel = getattr(kernels, f"edgec_linear1_few_{dtype}")
-            call(kernel, padded(x), padded(norm), weights, *after, EPS, ALPHA, first, 12)
+            call(kernels, f"linear1_few_{dtype}", **given, first=first, count=12)
     else:
-        panels = many_rows(kernels, x, norm, folds)
+        given["x"] = many_rows(kernels, x, norm, folds)
         for first in range(0, n, 48):
             for row in range(0, m, 256):
-                kernel = getattr(kernels, f"edgec_linear1_many_{dtype}")
-                call(kernel, panels, weights, *after, ALPHA, first, 48, row, 256)
+                place = {"first": first, "count": 48, "row": row, "rows": 256}
+                call(kernels, f"linear1_many_{dtype}", **given, **place)
     assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
     scale = np.abs(expected).max()
     assert np.abs(out[16:-16].reshape(m, n) - expected).max() <= 2e-6 * scale
@@ -161,17 +192,17 @@ def test_gate(kernels: Any, dtype: str, m: int, n: int, k: int, activation: int)
     rows = normed(x, norm, folds).astype(np.float64)
     expected = activated(rows @ gates.T, activation) * (rows @ ups.T)
     out = np.full(16 + m * n + 16, np.nan, np.float32)
+    given = {"w0": gate, "w1": up, "o0": out, "m": m, "n0": n, "k": k, "activation": activation}
     if m <= 8:
-        kernel = getattr(kernels, f"edgec_linear_gated_few_{dtype}")
+        given |= {"x": padded(x), "norm": padded(norm), "folds": folds, "eps": EPS}
         for first in range(0, n, 72):
-            sizes = (m, n, k, folds, activation, EPS, first, 72)
-            call(kernel, padded(x), padded(norm), gate, up, out, *sizes)
+            call(kernels, f"linear_gated_few_{dtype}", **given, first=first, count=72)
     else:
-        panels = many_rows(kernels, x, norm, folds)
-        kernel = getattr(kernels, f"edgec_linear_gated_many_{dtype}")
+        given["x"] = many_rows(kernels, x, norm, folds)
         for first in range(0, n, 24):
             for row in range(0, m, 256):
-                call(kernel, panels, gate, up, out, m, n, k, activation, first, 24, row, 256)
+                place = {"first": first, "count": 24, "row": row, "rows": 256}
+                call(kernels, f"linear_gated_many_{dtype}", **given, **place)
     assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
     actual = out[16:-16].reshape(m, n)
     assert np.abs(actual - expected).max() <= 3e-6 * np.abs(expected).max()
@@ -192,16 +223,17 @@ def test_linear_of_several_layers(
     biases = [torch.randn(n, generator=generator).numpy() for n in features]
     outs = [np.full(16 + m * n + 16, np.nan, np.float32) for n in features]
     folds = NORM | NORM_WEIGHT | BIAS | BIAS << parts - 1  # the first and the last have a bias
-    rest = [*map(padded, biases), padded(x), *outs, m, *features, k, folds]
-    weights = [bits for bits, _ in pairs]
+    given = numbered("w", [bits for bits, _ in pairs]) | numbered("b", map(padded, biases))
+    given |= numbered("o", outs) | numbered("n", features)
+    given |= {"m": m, "k": k, "folds": folds, "alpha": ALPHA, "count": 24}
     panels = many_rows(kernels, x, norm, folds)
     for first in range(0, sum(features), 24):
         if m <= 8:
-            kernel = getattr(kernels, f"edgec_linear{parts}_few_{dtype}")
-            call(kernel, padded(x), padded(norm), *weights, *rest, EPS, ALPHA, first, 24)
+            rows = {"x": padded(x), "norm": padded(norm), "eps": EPS}
+            call(kernels, f"linear{parts}_few_{dtype}", **given, **rows, first=first)
         else:
-            kernel = getattr(kernels, f"edgec_linear{parts}_many_{dtype}")
-            call(kernel, panels, *weights, *rest, ALPHA, first, 24, 0, 256)
+            rows = {"x": panels, "row": 0, "rows": 256}
+            call(kernels, f"linear{parts}_many_{dtype}", **given, **rows, first=first)
     rows = normed(x, norm, folds).astype(np.float64)
     for i, (n, out, bias, (_, values)) in enumerate(
         zip(features, outs, biases, pairs, strict=True)
@@ -224,11 +256,16 @@ def test_experts_of_floats(kernels: Any, dtype: str, n: int, k: int, counts: lis
     panels, out = (np.full(16 + m * width, np.nan, np.float32) for width in (k, n))
     starts = padded(offsets)
     for row in range(0, m, 32):
-        call(kernels.edgec_grouped_pack, padded(x), starts, panels, experts, k, row, 32, 0, k)
-    kernel = getattr(kernels, f"edgec_grouped_many_{dtype}")
+        call(
+            kernels, "grouped_pack", x=padded(x), offsets=starts, to=panels, experts=experts, k=k,
+            row=row, count=32, column=0, columns=k,
+        )  # fmt: skip
     for expert in range(experts):
         for first in range(0, n, 48):
-            call(kernel, panels, weights, starts, out, n, k, first, 48, expert)
+            call(
+                kernels, f"grouped_many_{dtype}", x=panels, w=weights, offsets=starts, out=out,
+                n=n, k=k, first=first, count=48, expert=expert,
+            )  # fmt: skip
     actual = out[16:].reshape(m, n)
     assert np.isnan(actual[offsets[-1] :]).all()
     for e in range(experts):
@@ -238,10 +275,12 @@ def test_experts_of_floats(kernels: Any, dtype: str, n: int, k: int, counts: lis
 
     chosen = np.array([e for e in range(experts) if counts[e]], np.int32)
     few = np.full(16 + len(chosen) * n + 16, np.nan, np.float32)
-    kernel = getattr(kernels, f"edgec_grouped_few_{dtype}")
     for row in range(len(chosen)):
         for first in range(0, n, 8):
-            call(kernel, padded(x), weights, padded(chosen), few, n, k, first, 8, row)
+            call(
+                kernels, f"grouped_few_{dtype}", x=padded(x), w=weights, experts=padded(chosen),
+                out=few, n=n, k=k, first=first, count=8, row=row,
+            )  # fmt: skip
     assert np.isnan(few[:16]).all() and np.isnan(few[-16:]).all()
     for row, e in enumerate(chosen):
         expected = matrices[e] @ x[row].astype(np.float64)
@@ -276,6 +315,10 @@ def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | No
     weights, factors = padded(packed.numpy()), padded(scales.numpy())
     bias = padded(torch.randn(n, generator=generator).numpy())
     added = padded(torch.randn(m, n, generator=generator).numpy())
+    layer = {
+        "w0": weights, "s0": factors, "b0": bias, "added": added, "n0": n, "k": k,
+        "group": group or k, "alpha": ALPHA,
+    }  # fmt: skip
     for folds in (0, BIAS, ADDED, BIAS | ADDED):
         wanted = expected + (bias[16:] if folds & BIAS else 0)
         wanted = added[16:].reshape(m, n) + ALPHA * wanted if folds & ADDED else wanted
@@ -284,8 +327,8 @@ def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | No
         for first in range(0, panels, 2):
             for row in range(0, m, 16):
                 call(
-                    getattr(kernels, f"edgec_quantized_matmul_{kind}"), q, s, c, weights, factors,
-                    bias, added, out, m, n, k, group or k, folds, ALPHA, first, 2, row, 16,
+                    kernels, f"quantized_matmul_{kind}", q=q, s=s, c=c, **layer, o0=out, m=m,
+                    folds=folds, first=first, count=2, row=row, rows=16,
                 )  # fmt: skip
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
         assert np.abs(out[16:-16].reshape(m, n) - wanted).max() <= 2e-6 * scale
@@ -294,9 +337,8 @@ def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | No
             out = np.full(16 + n + 16, np.nan, np.float32)
             for first in range(0, panels, 2):
                 call(
-                    getattr(kernels, f"edgec_quantized_matvec1_{kind}"), padded(x), padded(x),
-                    weights, factors, bias, added, out, n, k, group or k, folds, EPS, ALPHA,
-                    first, 2,
+                    kernels, f"quantized_matvec1_{kind}", x=padded(x), **layer, o0=out, eps=EPS,
+                    folds=folds, first=first, count=2,
                 )  # fmt: skip
             assert np.abs(out[16:-16] - wanted[0]).max() <= 2e-6 * scale
             assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
@@ -307,9 +349,10 @@ def quantized(kernels: Any, x: Any, bits: int, norm: Any, folds: int) -> tuple[A
     m, k = x.shape
     q, s = np.zeros(16 + m * k, np.int8), np.zeros(16 + m * k // 32, np.float32)
     c = np.zeros(16 + m * k // 32, np.int32)
-    kernel = getattr(kernels, f"edgec_quantize_rows_i{bits}")
+    given = {"x": padded(x), "norm": norm, "q": q, "s": s, "c": c}
     for row in range(0, m, 3):
-        call(kernel, padded(x), norm, q, s, c, m, k, folds, EPS, row, 3)
+        place = {"m": m, "k": k, "folds": folds, "eps": EPS, "row": row, "count": 3}
+        call(kernels, f"quantize_rows_i{bits}", **given, **place)
     return q, s, c
 
 
@@ -331,14 +374,14 @@ def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activat
     x = torch.randn(m, k, generator=generator).numpy()
     norm = torch.randn(k, generator=generator).numpy()
     rows = normed(x, norm, NORM | NORM_WEIGHT)
-    tensors: list[Any] = []
+    layers: dict[str, Any] = {"n0": n, "k": k, "group": 32, "activation": activation}
     products = []
-    for _ in range(2):
+    for i in range(2):
         packed, scales = quantize("w", torch.randn(n, k, generator=generator), form)
         parts = scales if form.zero_points else scales[None]
         by_row = [p.transpose(1, 2).reshape(-1, k // 32)[:n].numpy() for p in parts]
         products.append(quantized_linear(rows, unpack(packed, k)[:n].numpy(), *by_row))
-        tensors += [padded(packed.numpy()), padded(scales.numpy())]
+        layers |= {f"w{i}": padded(packed.numpy()), f"s{i}": padded(scales.numpy())}
     expected = activated(products[0], activation) * products[1]
     out = np.full(16 + m * n + 16, np.nan, np.float32)
     folds = NORM | NORM_WEIGHT
@@ -346,8 +389,8 @@ def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activat
     for first in range(0, -(-n // 16), 2):
         for row in range(0, m, 256):
             call(
-                getattr(kernels, f"edgec_quantized_gated_matmul_{kind}"), q, s, c, *tensors, out,
-                m, n, k, 32, activation, first, 2, row, 256,
+                kernels, f"quantized_gated_matmul_{kind}", q=q, s=s, c=c, **layers, o0=out, m=m,
+                first=first, count=2, row=row, rows=256,
             )  # fmt: skip
     assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
     assert apart_by_roundings(out[16:-16].reshape(m, n), expected, 0.02)
@@ -355,8 +398,8 @@ def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activat
         one = np.full(16 + n + 16, np.nan, np.float32)
         for first in range(0, -(-n // 16), 2):
             call(
-                getattr(kernels, f"edgec_quantized_gated_matvec_{kind}"), padded(x), padded(norm),
-                *tensors, one, n, k, 32, folds, activation, EPS, first, 2,
+                kernels, f"quantized_gated_matvec_{kind}", x=padded(x), norm=padded(norm),
+                **layers, o0=one, folds=folds, eps=EPS, first=first, count=2,
             )  # fmt: skip
         assert np.array_equal(one, out, equal_nan=True)
 
@@ -375,20 +418,23 @@ def test_layers_of_one_row(kernels: Any, kind: str, features: tuple[int, ...]) -
         weights.append((packed, scales))
     biases = [padded(torch.randn(n, generator=generator).numpy()) for n in features]
     outs = [np.full(16 + n + 16, np.nan, np.float32) for n in features]
-    tensors = [padded(t.numpy()) for pair in weights for t in pair]
+    given = {"x": x, "norm": norm, "k": k, "group": 32, "eps": EPS, "alpha": ALPHA}
+    layers = numbered("w", [padded(packed.numpy()) for packed, _ in weights])
+    layers |= numbered("s", [padded(scales.numpy()) for _, scales in weights])
+    layers |= numbered("b", biases) | numbered("n", features)
     panels = sum(packed.shape[0] for packed, _ in weights)
     folds = NORM | NORM_WEIGHT | BIAS << parts - 1  # the last has a bias
     for first in range(0, panels, 4):
         call(
-            getattr(kernels, f"edgec_quantized_matvec{parts}_{kind}"), x, norm, *tensors, *biases,
-            x, *outs, *features, k, 32, folds, EPS, ALPHA, first, 4,
+            kernels, f"quantized_matvec{parts}_{kind}", **given, **layers, **numbered("o", outs),
+            folds=folds, first=first, count=4,
         )  # fmt: skip
     for i, (n, (packed, scales), out) in enumerate(zip(features, weights, outs, strict=True)):
         alone = np.full(16 + n + 16, np.nan, np.float32)
         own = NORM | NORM_WEIGHT | (BIAS if i == parts - 1 else 0)
         call(
-            getattr(kernels, f"edgec_quantized_matvec1_{kind}"), x, norm, *tensors[2 * i :][:2],
-            biases[i], x, alone, n, k, 32, own, EPS, ALPHA, 0, packed.shape[0],
+            kernels, f"quantized_matvec1_{kind}", **given, w0=layers[f"w{i}"], s0=layers[f"s{i}"],
+            b0=biases[i], n0=n, o0=alone, folds=own, first=0, count=packed.shape[0],
         )  # fmt: skip
         assert np.array_equal(out, alone, equal_nan=True)
         assert scales.shape[-3] == packed.shape[0]
@@ -403,9 +449,11 @@ def test_extremes(kernels: Any) -> None:
         x[:, 1::2] *= -1
         packed, scales = quantize("w", weight, WeightFormat(8, 32))
         out = np.zeros(16 + 16, np.float32)
-        weights, unread = (padded(packed.numpy()), padded(scales.numpy())), padded(x)
-        arguments = (padded(x), unread, *weights, unread, unread, out)
-        call(kernels.edgec_quantized_matvec1_i8, *arguments, 16, 64, 32, 0, EPS, ALPHA, 0, 1)
+        call(
+            kernels, "quantized_matvec1_i8", x=padded(x), w0=padded(packed.numpy()),
+            s0=padded(scales.numpy()), o0=out, n0=16, k=64, group=32, folds=0, eps=EPS,
+            alpha=ALPHA, first=0, count=1,
+        )  # fmt: skip
         assert np.allclose(out[16:], sign * 64 * 5.0, rtol=1e-3)
 
 
@@ -432,8 +480,8 @@ def test_experts(kernels: Any, bits: int, n: int, k: int, counts: list[int]) -> 
     starts = padded(offsets)
     for row in range(0, m, 8):
         call(
-            getattr(kernels, f"edgec_quantize_groups_i{bits}"), padded(x), starts, q, s, c,
-            experts, k, row, 8,
+            kernels, f"quantize_groups_i{bits}", x=padded(x), offsets=starts, q=q, s=s, c=c,
+            experts=experts, k=k, row=row, count=8,
         )  # fmt: skip
     done = ~np.isnan(s[16:].reshape(m, blocks)[:, 0])
     assert np.array_equal(done, np.arange(m) < offsets[-1])
@@ -442,8 +490,9 @@ def test_experts(kernels: Any, bits: int, n: int, k: int, counts: list[int]) -> 
     for expert in range(experts):
         for first in range(0, packed.shape[1], 2):
             call(
-                getattr(kernels, f"edgec_grouped_matmul_i{bits}"), q, s, c, weights, factors,
-                starts, padded(np.array(counts, np.int32)), out, n, k, 32, first, 2, expert,
+                kernels, f"grouped_matmul_i{bits}", q=q, s=s, c=c, w=weights, ws=factors,
+                offsets=starts, counts=padded(np.array(counts, np.int32)), out=out, n=n, k=k,
+                group=32, first=first, count=2, expert=expert,
             )  # fmt: skip
     actual = out[16:].reshape(m, n)
     true = ~np.isnan(expected)
@@ -456,8 +505,8 @@ def test_experts(kernels: Any, bits: int, n: int, k: int, counts: list[int]) -> 
     for row in range(len(rows)):
         for first in range(0, packed.shape[1], 2):
             call(
-                getattr(kernels, f"edgec_grouped_matvec_i{bits}"), padded(x[rows]), weights,
-                factors, padded(own), few, n, k, 32, first, 2, row,
+                kernels, f"grouped_matvec_i{bits}", x=padded(x[rows]), w=weights, ws=factors,
+                experts=padded(own), out=few, n=n, k=k, group=32, first=first, count=2, row=row,
             )  # fmt: skip
     assert np.abs(few[16:].reshape(len(rows), n) - expected[rows]).max() <= 2e-6 * scale
 
@@ -530,10 +579,12 @@ def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...], ring: bool) 
         for part in range(heads // per):
             for block in range(-(-tokens // span)):
                 call(
-                    getattr(kernels, f"edgec_attention_{dtype}"), padded(query), key, value,
-                    padded(sinks), key_scales, value_scales, out, start, tokens, heads, kv_heads,
-                    width, value_width, window, int(has_sinks), per, span, capacity, scale, softcap,
-                    part, block,
+                    kernels, f"attention_{dtype}", query=padded(query), key=key, value=value,
+                    sinks=padded(sinks), key_scales=key_scales, value_scales=value_scales,
+                    out=out, start=start, tokens=tokens, heads=heads, kv_heads=kv_heads,
+                    width=width, value_width=value_width, window=window,
+                    has_sinks=int(has_sinks), per=per, span=span, capacity=capacity, scale=scale,
+                    softcap=softcap, part=part, block=block,
                 )  # fmt: skip
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()  # nothing beyond its edges
         error = np.abs(out[16:-16].reshape(expected.shape) - expected).max()
@@ -553,7 +604,10 @@ def test_argmax(kernels: Any, n: int, per: int) -> None:
     place = np.full(16 + 4 * parts + 16, -1, np.int32)
     for row in range(4):
         for part in range(parts):
-            call(kernels.edgec_argmax, padded(x), largest, place, n, per, parts, part, row)
+            call(
+                kernels, "argmax", x=padded(x), largest=largest, place=place, n=n, per=per,
+                parts=parts, part=part, row=row,
+            )  # fmt: skip
     assert np.isnan(largest[:16]).all() and np.isnan(largest[-16:]).all()
     assert (place[:16] == -1).all() and (place[-16:] == -1).all()
     for row in range(4):
@@ -649,19 +703,23 @@ def test_rows_of_heads(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
         Cache(dtype, capacity, kv_heads, columns, seed)
         for seed, columns in enumerate((width, value_width))
     )
-    buffers = [
-        *[padded(x)] * 3, *map(padded, (*tables, *weights)), keys.bits, values.bits, keys.scales,
-        values.scales,
-    ]  # fmt: skip
-    forms = [*sum(places, ()), turn, rotated, rotated, *("-nw".index(norm) for norm in norms)]
+    given: dict[str, Any] = {
+        "query": padded(x), "key": padded(x), "value": padded(x), "cos": padded(tables[0]),
+        "sin": padded(tables[1]), "query_norm": padded(weights[0]), "key_norm": padded(weights[1]),
+        "keys": keys.bits, "values": values.bits, "key_scales": keys.scales,
+        "value_scales": values.scales, "start": start, "heads": heads, "kv_heads": kv_heads,
+        "width": width, "value_width": value_width, "capacity": capacity, "turn": turn,
+        "query_rotated": rotated, "key_rotated": rotated,
+        "query_normed": "-nw".index(norms[0]), "key_normed": "-nw".index(norms[1]),
+        "query_epsilon": epsilons[0], "key_epsilon": epsilons[1],
+    }  # fmt: skip
+    for name, place in zip(("query", "key", "value"), places, strict=True):
+        given |= zip((f"{name}_first", f"{name}_token", f"{name}_head"), place, strict=True)
     out = np.full(32 + tokens * heads * max(width, value_width), np.nan, np.float32)
     rows = np.arange(start, start + tokens) % capacity
     if tokens > 1:
         for block in range(-(-tokens // 4)):
-            call(
-                getattr(kernels, f"edgec_rotate_{dtype}"), *buffers, out, start, tokens, heads,
-                kv_heads, width, value_width, capacity, *forms, 4, *epsilons, block,
-            )  # fmt: skip
+            call(kernels, f"rotate_{dtype}", **given, out=out, tokens=tokens, span=4, block=block)
         found = out[16:][: query.size].reshape(heads, tokens, width).transpose(1, 0, 2)
         assert np.abs(found - query).max(initial=0) <= 3e-6 * np.abs(query).max(initial=1)
         assert np.isnan(out[16 + query.size :]).all() and np.isnan(out[:16]).all()
@@ -670,9 +728,8 @@ def test_rows_of_heads(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
         per, _ = tiling(heads, kv_heads, width, 1)
         for part in range(heads // per):
             call(
-                getattr(kernels, f"edgec_attention_step_{dtype}"), *buffers, padded(sinks), out,
-                start, heads, kv_heads, width, value_width, capacity, *forms, window, 1, per,
-                width**-0.5, 0.0, *epsilons, part,
+                kernels, f"attention_step_{dtype}", **given, sinks=padded(sinks), out=out,
+                window=window, has_sinks=1, per=per, scale=width**-0.5, softcap=0.0, part=part,
             )  # fmt: skip
         expected = attention(
             query.transpose(1, 0, 2).astype(np.float32), keys.values(), values.values(), start,
@@ -683,3 +740,32 @@ def test_rows_of_heads(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
         assert np.isnan(out[16 + expected.size :]).all() and np.isnan(out[:16]).all()
     keys.check_written(rows, key)
     values.check_written(rows, value)
+
+
+@pytest.mark.parametrize(
+    ("body", "fails"),
+    [
+        ("largest[row * parts + part] = x[n] + per; place[0] = 0;", ""),
+        ("largest[row * parts + part] = x[columns] + per; place[0] = 0;", "columns"),
+        ("largest[row * parts + part] = x[n]; place[0] = 0;", "unused parameter 'per'"),
+        ("x[n] = largest[row * parts + part] + per; place[0] = 0;", "read-only"),
+    ],
+)
+def test_c_that_differs_from_its_declaration_does_not_compile(
+    body: str, fails: str, tmp_path: Path
+) -> None:
+    (tmp_path / "abi.h").write_text(abi_header("argmax"))
+    (tmp_path / "k.c").write_text(f'#include "abi.h"\nKERNEL(argmax) {{ {body} }}\n')
+    done = subprocess.run(
+        [
+            Path(ziglang.__file__).parent / "zig", "cc", "-target", "x86_64-freestanding-none",
+            "-Wall", "-Wextra", "-Werror", "-c", "k.c", "-o", "k.o",
+        ],
+        cwd=tmp_path,
+        env={"ZIG_GLOBAL_CACHE_DIR": str(tmp_path), "ZIG_LOCAL_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode == 0) == (fails == ""), done.stderr
+    assert fails in done.stderr

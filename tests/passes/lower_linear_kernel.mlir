@@ -34,7 +34,7 @@ func.func @odd(%x: !torch.vtensor<[1,1,48],f32>, %w: !torch.vtensor<[16,48],f16>
 }
 
 // CHECK: object<{path = "linear_x86_64_avx2.o"}>
-// CHECK: flow.dispatch @edgec_linear::@few2_f16
+// CHECK: flow.dispatch @edgec_linear::@linear2_few_f16
 // CHECK: util.func private @edgec.linear.x86_64_avx2.1xdx64xf32.40x64xf16.16x64xf16(
-// CHECK: %[[PANELS:.*]] = flow.dispatch @edgec_linear::@pack
-// CHECK: flow.dispatch @edgec_linear::@many2_f16[{{.*}}](%[[PANELS]],
+// CHECK: %[[PANELS:.*]] = flow.dispatch @edgec_linear::@linear_pack
+// CHECK: flow.dispatch @edgec_linear::@linear2_many_f16[{{.*}}](%[[PANELS]],
