@@ -2,9 +2,9 @@
 // states the sizes of its register tiles and includes this file; vectors are clang's, so that one
 // source serves them all.
 //
-// A workgroup has one head of the cache, `per` of the query heads that share it and `span` tokens, and goes through the rows
-// of the cache in blocks with a running softmax: a block is read once for all of them, converted to
-// f32 where it lies in the first-level cache.
+// A workgroup has one head of the cache, `per` of the query heads that share it and `span` tokens,
+// and goes through the rows of the cache in blocks with a running softmax: a block is read once for
+// all of them, converted to f32 where it lies in the first-level cache.
 //
 // Buffers:
 //   query   f32 [heads][tokens][width]
@@ -63,8 +63,8 @@ INLINE void add_lanes(const vf *v, float *to) {
                  __builtin_shufflevector(f[0], f[1], 1, 5, 3, 7);
     const v4 b = __builtin_shufflevector(f[2], f[3], 0, 4, 2, 6) +
                  __builtin_shufflevector(f[2], f[3], 1, 5, 3, 7);
-    *(v4_any *)(to + i) = __builtin_shufflevector(a, b, 0, 1, 4, 5) +
-                          __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    *(v4_any *)(to + i) =
+        __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
   }
 }
 
@@ -150,17 +150,17 @@ typedef struct {
   // Many rows: keys of a tile, or values as wide as one, in f32. Small, so that they stay in the
   // first-level cache while the query and what is put out pass through it.
   float block[TILE_DEPTH * MAX_WIDTH];
-  float query[MAX_QUERY];                   // many rows: scaled, in tiles [width][lanes of a tile]
-  float scores[DEEP * MAX_ROWS];            // many rows: [DEEP][MAX_ROWS]; few: [rows][DEPTH]
-  float scale;                              // what makes dot products exponents of two
+  float query[MAX_QUERY];         // many rows: scaled, in tiles [width][lanes of a tile]
+  float scores[DEEP * MAX_ROWS];  // many rows: [DEEP][MAX_ROWS]; few: [rows][DEPTH]
+  float scale;                    // what makes dot products exponents of two
   float most[MAX_ROWS], total[MAX_ROWS], factor[MAX_ROWS];
-  float scales[DEPTH];                      // of an i8 block's rows
-  float spare[MAX_WIDTH];                   // what lanes without a row put out
+  float scales[DEPTH];     // of an i8 block's rows
+  float spare[MAX_WIDTH];  // what lanes without a row put out
   float *out[MAX_ROWS];
-  const float *source[MAX_ROWS];            // the rows of the query
+  const float *source[MAX_ROWS];  // the rows of the query
   int32_t position[MAX_ROWS];
 } Scratch;
-_Static_assert(DEEP * TILE_VECTORS <= TILE_DEPTH * MAX_WIDTH / LANES, "values wider than a block");
+_Static_assert(DEEP *TILE_VECTORS <= TILE_DEPTH * MAX_WIDTH / LANES, "values wider than a block");
 
 INLINE size_t lanes_of(const Call *c) { return (c->rows + LANES - 1) / LANES * LANES; }
 
@@ -375,8 +375,7 @@ INLINE void few_scores(const int kind, const Call *c, Scratch *s, const Block *k
   gather_scales(kind, k, s->scales);
   gather_scales(kind, v, value_scales);
   size_t r = 0;
-  for (; r + 2 <= c->rows; r += 2)
-    dot_rows(kind, 2, k, s->source + r, s->scores + r * DEPTH);
+  for (; r + 2 <= c->rows; r += 2) dot_rows(kind, 2, k, s->source + r, s->scores + r * DEPTH);
   if (r < c->rows) dot_rows(kind, 1, k, s->source + r, s->scores + r * DEPTH);
   for (r = 0; r < c->rows; ++r) {
     float *scores = s->scores + r * DEPTH;
@@ -506,16 +505,16 @@ INLINE void attend(const int kind, const Call *c, const char *keys, const char *
   finish(c, &s);
 }
 
-#define ATTENTION(name, kind)                                                                  \
-  KERNEL(attention_##name) {                                                                   \
-    const size_t token = block * span;                                                         \
-    const size_t count = token + span < tokens ? span : tokens - token;                        \
-    const size_t kv = part * per / (heads / kv_heads);                                         \
-    const Call c = {query, sinks, out, tokens, heads, kv_heads, width, value_width, window,    \
-                    capacity, scale, softcap, start, part * per, per, token, per * count};     \
-    attend(kind, &c, (const char *)(key + kv * width),                                         \
-           (const char *)(value + kv * value_width), key_scales + kv, value_scales + kv,       \
-           count, has_sinks != 0);                                                             \
+#define ATTENTION(name, kind)                                                                    \
+  KERNEL(attention_##name) {                                                                     \
+    const size_t token = block * span;                                                           \
+    const size_t count = token + span < tokens ? span : tokens - token;                          \
+    const size_t kv = part * per / (heads / kv_heads);                                           \
+    const Call c = {query, sinks,       out,    tokens,   heads,      kv_heads,                  \
+                    width, value_width, window, capacity, scale,      softcap,                   \
+                    start, part * per,  per,    token,    per * count};                          \
+    attend(kind, &c, (const char *)(key + kv * width), (const char *)(value + kv * value_width), \
+           key_scales + kv, value_scales + kv, count, has_sinks != 0);                           \
   }
 
 ATTENTION(f32, F32)

@@ -70,8 +70,7 @@ INLINE void write_row(const int kind, const float *from, size_t width, char *to,
   if (kind == I8) {
     vf largest_of = splat(0.0f);
     for (size_t d = 0; d < width; d += LANES)
-      largest_of = __builtin_elementwise_max(largest_of,
-                                             __builtin_elementwise_abs(load(from + d)));
+      largest_of = __builtin_elementwise_max(largest_of, __builtin_elementwise_abs(load(from + d)));
     const float most = largest(largest_of);
     inverse = most > 1e-30f ? 127.0f / most : 0.0f;
     *scale = most / 127.0f;
@@ -126,24 +125,26 @@ INLINE void step(const int kind, const Call *whole_call, const Rows *q, const Ro
 }
 
 #define ROWS                                                                                    \
-  const Rows q = {query + query_first, query_token, query_head, width, query_normed,            \
-                  query_epsilon, query_norm, cos, sin, query_rotated, turn};                    \
-  const Rows k = {key + key_first, key_token, key_head, width, key_normed, key_epsilon,         \
-                  key_norm, cos, sin, key_rotated, turn};                                       \
-  const Rows v = {value + value_first, value_token, value_head, value_width, PLAIN, 0.0f,       \
-                  0, 0, 0, 0, 0}
+  const Rows q = {                                                                              \
+      query + query_first, query_token, query_head, width,         query_normed, query_epsilon, \
+      query_norm,          cos,         sin,        query_rotated, turn};                       \
+  const Rows k = {key + key_first, key_token, key_head, width,       key_normed, key_epsilon,   \
+                  key_norm,        cos,       sin,      key_rotated, turn};                     \
+  const Rows v = {                                                                              \
+      value + value_first, value_token, value_head, value_width, PLAIN, 0.0f, 0, 0, 0, 0, 0}
 
-#define ATTENTION_STEP(name, kind)                                                              \
-  KERNEL(attention_step_##name) {                                                               \
-    const size_t kv = part * per / (heads / kv_heads);                                          \
-    ROWS;                                                                                       \
-    const Cache key_cache =                                                                     \
-        head_of(kind, (char *)keys, key_scales, kv, kv_heads, width, capacity);                 \
-    const Cache value_cache =                                                                   \
-        head_of(kind, (char *)values, value_scales, kv, kv_heads, value_width, capacity);       \
-    const Call c = {0, sinks, out, 1, heads, kv_heads, width, value_width, window, capacity,    \
-                    scale, softcap, start, part * per, per, 0, per};                            \
-    step(kind, &c, &q, &k, &v, &key_cache, &value_cache, kv, has_sinks != 0);                   \
+#define ATTENTION_STEP(name, kind)                                                        \
+  KERNEL(attention_step_##name) {                                                         \
+    const size_t kv = part * per / (heads / kv_heads);                                    \
+    ROWS;                                                                                 \
+    const Cache key_cache =                                                               \
+        head_of(kind, (char *)keys, key_scales, kv, kv_heads, width, capacity);           \
+    const Cache value_cache =                                                             \
+        head_of(kind, (char *)values, value_scales, kv, kv_heads, value_width, capacity); \
+    const Call c = {0,     sinks,       out,    1,        heads, kv_heads,                \
+                    width, value_width, window, capacity, scale, softcap,                 \
+                    start, part * per,  per,    0,        per};                           \
+    step(kind, &c, &q, &k, &v, &key_cache, &value_cache, kv, has_sinks != 0);             \
   }
 
 // Of `span` tokens: the query as [heads][tokens][width], unless there are no heads of it, and the
@@ -153,8 +154,7 @@ INLINE void step(const int kind, const Call *whole_call, const Rows *q, const Ro
     ROWS;                                                                                       \
     float row[MAX_WIDTH];                                                                       \
     for (size_t t = block * span; t < tokens && t < (block + 1) * span; ++t) {                  \
-      for (size_t h = 0; h < heads; ++h)                                                        \
-        prepare_row(&q, t, h, out + (h * tokens + t) * width);                                  \
+      for (size_t h = 0; h < heads; ++h) prepare_row(&q, t, h, out + (h * tokens + t) * width); \
       for (size_t h = 0; h < kv_heads; ++h) {                                                   \
         const Cache key_cache =                                                                 \
             head_of(kind, (char *)keys, key_scales, h, kv_heads, width, capacity);              \

@@ -34,8 +34,7 @@ typedef struct {
 } Norm;
 
 // A row's factor; k is a multiple of 2 * WIDE.
-INLINE float norm_factor(const Norm *n, const float *x,
-                                                               size_t k) {
+INLINE float norm_factor(const Norm *n, const float *x, size_t k) {
   wide a = (wide)0.0f, b = (wide)0.0f;
   for (size_t d = 0; d < k; d += 2 * WIDE) {
     const wide v = load_wide(x + d, WIDE), w = load_wide(x + d + WIDE, WIDE);
@@ -50,8 +49,7 @@ INLINE float norm_factor(const Norm *n, const float *x,
 }
 
 // Columns d .. d + WIDE of a row, normed.
-INLINE wide normed(const Norm *n, float factor,
-                                                         const float *x, size_t d) {
+INLINE wide normed(const Norm *n, float factor, const float *x, size_t d) {
   const wide v = load_wide(x + d, WIDE) * (wide)factor;
   return n->folds & NORM_WEIGHT ? v * load_wide(n->weight + d, WIDE) : v;
 }
@@ -71,9 +69,8 @@ typedef struct {
 } Fold;
 
 // Rows row .. until of out [m][n], their columns from .. to.
-INLINE void fold(const Fold *f, float *out, size_t n,
-                                                       size_t row, size_t until, size_t from,
-                                                       size_t to) {
+INLINE void fold(const Fold *f, float *out, size_t n, size_t row, size_t until, size_t from,
+                 size_t to) {
   if (!f->bias && !f->added) return;
   for (; row < until; ++row)
     for (size_t c = from; c < to; c += WIDE) {
@@ -86,9 +83,8 @@ INLINE void fold(const Fold *f, float *out, size_t n,
 }
 
 // out = activation(out) * up: `rows` rows of `columns`, n apart and `apart` apart.
-INLINE void gate(size_t activation, float *out, size_t n,
-                                                       const float *up, size_t apart, size_t rows,
-                                                       size_t columns) {
+INLINE void gate(size_t activation, float *out, size_t n, const float *up, size_t apart,
+                 size_t rows, size_t columns) {
   for (size_t r = 0; r < rows; ++r)
     for (size_t c = 0; c < columns; c += WIDE) {
       const size_t count = columns - c;

@@ -18,8 +18,8 @@
 #include "fold.h"
 #include "vector.h"
 
-#define CHAINS 4    // sums of one row by one row
-#define AHEAD 6144  // bytes, with one row of activations
+#define CHAINS 4                     // sums of one row by one row
+#define AHEAD 6144                   // bytes, with one row of activations
 #define TILE (LANES * TILE_VECTORS)  // rows of activations in a register tile: whole panels
 #define DEPTH 256                    // columns of a widened tile of weights
 #define STRIDE (DEPTH + 16)          // of its rows: apart in the sets of a cache
@@ -104,8 +104,7 @@ INLINE void few_of(const int kind, const int most, size_t m, const float *x, con
   size_t i = p->first;
   for (; i + rows <= p->end; i += rows)
     few_tile(kind, rows, most, m, x, p->w + i * bytes, p->out + i, p->n, k);
-  for (; i < p->end; ++i)
-    few_tile(kind, 1, most, m, x, p->w + i * bytes, p->out + i, p->n, k);
+  for (; i < p->end; ++i) few_tile(kind, 1, most, m, x, p->w + i * bytes, p->out + i, p->n, k);
 }
 
 INLINE void few_rows(const int kind, const float *x, const Part *p, size_t m, size_t k) {
@@ -115,12 +114,8 @@ INLINE void few_rows(const int kind, const float *x, const Part *p, size_t m, si
   else few_of(kind, FEW, m, x, p, k);
 }
 
-APART void few_F32(const float *x, const Part *p, size_t m, size_t k) {
-  few_rows(F32, x, p, m, k);
-}
-APART void few_F16(const float *x, const Part *p, size_t m, size_t k) {
-  few_rows(F16, x, p, m, k);
-}
+APART void few_F32(const float *x, const Part *p, size_t m, size_t k) { few_rows(F32, x, p, m, k); }
+APART void few_F16(const float *x, const Part *p, size_t m, size_t k) { few_rows(F16, x, p, m, k); }
 APART void few_BF16(const float *x, const Part *p, size_t m, size_t k) {
   few_rows(BF16, x, p, m, k);
 }
@@ -206,8 +201,8 @@ INLINE void widen(const int kind, const char *w, size_t bytes, size_t rows, size
   }
 }
 
-// Rows first .. end of the weights by rows row .. until of activations, at most MOST_ROWS, of which x
-// has the panels; `row` is a whole number of panels. The rows of weights, of a gate those of both
+// Rows first .. end of the weights by rows row .. until of activations, at most MOST_ROWS, of which
+// x has the panels; `row` is a whole number of panels. The rows of weights, of a gate those of both
 // layers, are at most MOST_WEIGHTS.
 INLINE void many_rows(const int kind, const float *x, const Part *p, size_t k, size_t row,
                       size_t until) {
@@ -224,8 +219,7 @@ INLINE void many_rows(const int kind, const float *x, const Part *p, size_t k, s
         widen(kind, w + i * bytes + d * size_of(kind), bytes, rows, depth, wide_tile);
         for (size_t q = 0; q < tiles; ++q, at += TILE_ROWS * TILE) {
           const float *a = first + q * TILE * k + d * PANEL;
-          if (until - row - q * TILE <= LANES)
-            tile(1, a, PANEL * k, wide_tile, at, depth, d == 0);
+          if (until - row - q * TILE <= LANES) tile(1, a, PANEL * k, wide_tile, at, depth, d == 0);
           else tile(TILE_VECTORS, a, PANEL * k, wide_tile, at, depth, d == 0);
         }
       }
@@ -240,8 +234,7 @@ INLINE void many_rows(const int kind, const float *x, const Part *p, size_t k, s
       size_t c = 0;
       for (; c + 4 <= rows; c += 4) {
         size_t r = 0;
-        for (; r + 4 <= count; r += 4)
-          turn(at + c * TILE + r, TILE, out + r * p->n + c, p->n);
+        for (; r + 4 <= count; r += 4) turn(at + c * TILE + r, TILE, out + r * p->n + c, p->n);
         for (; r < count; ++r)
           for (size_t j = 0; j < 4; ++j) out[r * p->n + c + j] = at[(c + j) * TILE + r];
       }
@@ -270,8 +263,8 @@ INLINE void many_of_kind(const int kind, const float *x, const Part *p, size_t k
   (kind == F32 ? many_F32 : kind == F16 ? many_F16 : many_BF16)(x, p, k, row, until);
 }
 
-// x, or its rows normed in `to`: a few rows are that again in every workgroup, which costs less than
-// a dispatch of its own.
+// x, or its rows normed in `to`: a few rows are that again in every workgroup, which costs less
+// than a dispatch of its own.
 INLINE const float *few_normed(const Norm *norm, const float *x, float *to, size_t m, size_t k) {
   if (!(norm->folds & NORM)) return x;
   for (size_t r = 0; r < m; ++r) {
@@ -305,8 +298,8 @@ INLINE void many_parts(const int kind, const float *x, Part *p, int parts, size_
 
 // activation(gate) * up, for rows first .. first + count of both layers' weights.
 INLINE void few_gated(const int kind, const Norm *norm, const float *x, const char *w0,
-                      const char *w1, float *out, size_t m, size_t n, size_t k,
-                      size_t activation, size_t first, size_t count) {
+                      const char *w1, float *out, size_t m, size_t n, size_t k, size_t activation,
+                      size_t first, size_t count) {
   ALIGNED float rows[MOST_NORMED], ups[FEW * STRIP];
   const size_t end = first + count < n ? first + count : n;
   x = few_normed(norm, x, rows, m, k);
@@ -320,42 +313,51 @@ INLINE void few_gated(const int kind, const Norm *norm, const float *x, const ch
   }
 }
 
-#define PART(i)                                                                                \
-  {(const char *)w##i, o##i, n##i, 0, 0,                                                       \
-   {folds & BIAS << i ? b##i : NULL, folds & ADDED ? added : NULL, alpha}, NULL, 0}
+#define PART(i)                                                            \
+  {(const char *)w##i,                                                     \
+   o##i,                                                                   \
+   n##i,                                                                   \
+   0,                                                                      \
+   0,                                                                      \
+   {folds & BIAS << i ? b##i : NULL, folds & ADDED ? added : NULL, alpha}, \
+   NULL,                                                                   \
+   0}
 #define COMMA ,
 
 // `few`: o0 f32 [m][n0] of x f32 [m][k], m at most FEW. `many`: the same of the panels of x, rows
-// row .. row + rows. Both: rows first .. first + count of the layers' weights [n][k]. `norm` f32 [k]
-// and `eps` are of the rows, biases f32 [n]; `added`, f32 [m][n], is for a layer alone.
-#define LINEAR(parts, name, kind, list)                                                        \
-  KERNEL(linear##parts##_few_##name) {                                                         \
-    const Norm of = {folds, norm, eps};                                                        \
-    Part p[] = {list};                                                                         \
-    few_parts(kind, &of, x, p, parts, m, k, first, count);                                     \
-  }                                                                                            \
-  KERNEL(linear##parts##_many_##name) {                                                        \
-    Part p[] = {list};                                                                         \
-    many_parts(kind, x, p, parts, m, k, first, count, row, rows);                              \
+// row .. row + rows. Both: rows first .. first + count of the layers' weights [n][k]. `norm` f32
+// [k] and `eps` are of the rows, biases f32 [n]; `added`, f32 [m][n], is for a layer alone.
+#define LINEAR(parts, name, kind, list)                           \
+  KERNEL(linear##parts##_few_##name) {                            \
+    const Norm of = {folds, norm, eps};                           \
+    Part p[] = {list};                                            \
+    few_parts(kind, &of, x, p, parts, m, k, first, count);        \
+  }                                                               \
+  KERNEL(linear##parts##_many_##name) {                           \
+    Part p[] = {list};                                            \
+    many_parts(kind, x, p, parts, m, k, first, count, row, rows); \
   }
 
 // The same for two layers of n0 features, the second times the activation of the first.
-#define GATED(name, kind)                                                                      \
-  KERNEL(linear_gated_few_##name) {                                                            \
-    const Norm of = {folds, norm, eps};                                                        \
-    few_gated(kind, &of, x, (const char *)w0, (const char *)w1, o0, m, n0, k, activation,      \
-              first, count);                                                                   \
-  }                                                                                            \
-  KERNEL(linear_gated_many_##name) {                                                           \
-    Part p = {.w = (const char *)w0, .up = (const char *)w1, .out = o0, .n = n0,               \
-              .activation = activation};                                                       \
-    many_parts(kind, x, &p, 1, m, k, first, count, row, rows);                                 \
+#define GATED(name, kind)                                                                        \
+  KERNEL(linear_gated_few_##name) {                                                              \
+    const Norm of = {folds, norm, eps};                                                          \
+    few_gated(kind, &of, x, (const char *)w0, (const char *)w1, o0, m, n0, k, activation, first, \
+              count);                                                                            \
+  }                                                                                              \
+  KERNEL(linear_gated_many_##name) {                                                             \
+    Part p = {.w = (const char *)w0,                                                             \
+              .up = (const char *)w1,                                                            \
+              .out = o0,                                                                         \
+              .n = n0,                                                                           \
+              .activation = activation};                                                         \
+    many_parts(kind, x, &p, 1, m, k, first, count, row, rows);                                   \
   }
 
-#define EACH_FORM(name, kind)                                                                  \
-  LINEAR(1, name, kind, PART(0))                                                               \
-  LINEAR(2, name, kind, PART(0) COMMA PART(1))                                                 \
-  LINEAR(3, name, kind, PART(0) COMMA PART(1) COMMA PART(2))                                   \
+#define EACH_FORM(name, kind)                                \
+  LINEAR(1, name, kind, PART(0))                             \
+  LINEAR(2, name, kind, PART(0) COMMA PART(1))               \
+  LINEAR(3, name, kind, PART(0) COMMA PART(1) COMMA PART(2)) \
   GATED(name, kind)
 
 EACH_FORM(f32, F32)

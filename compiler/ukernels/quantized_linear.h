@@ -22,9 +22,9 @@
 //   store(p, v)
 // and may define PAIRS, with which rows are multiplied two at a time:
 //   vp                         2 x 16 x i32; zero_p()
-//   dot_pair(acc, lo, hi, p, q)  acc += w[n][j] * p[j], and * q[j], j = 0..7: 0..3 in lo, 4..7 in hi
-//   add_pair(a, b, acc)        a and b, vi, += what acc has of p, and of q
-//   quantize_block(x, q, s)    32 floats to int8; stores the scale, returns the sum
+//   dot_pair(acc, lo, hi, p, q)  acc += w[n][j] * p[j], and * q[j], j = 0..7: 0..3 in lo, 4..7 in
+//   hi add_pair(a, b, acc)        a and b, vi, += what acc has of p, and of q quantize_block(x, q,
+//   s)    32 floats to int8; stores the scale, returns the sum
 
 #include "fold.h"
 
@@ -147,7 +147,8 @@ typedef struct {
 
 INLINE size_t panels_of(const Layer *l) { return (l->n + PANEL - 1) / PANEL; }
 
-// Rows m0 .. m1 by panel p, to out, `stride` apart from row 0 on, whose first column is the panel's.
+// Rows m0 .. m1 by panel p, to out, `stride` apart from row 0 on, whose first column is the
+// panel's.
 INLINE void panel(const int bits, const int zeros, const Rows *x, const Layer *l, size_t p,
                   float *out, size_t stride, size_t m0, size_t m1) {
   const size_t k = x->k, blocks = k / BLOCK, groups = k / x->group;
@@ -156,9 +157,9 @@ INLINE void panel(const int bits, const int zeros, const Rows *x, const Layer *l
   const uint16_t *zp = sp + panels_of(l) * PANEL * groups;
   const size_t width = l->n - p * PANEL < PANEL ? l->n - p * PANEL : PANEL;
   size_t m = m0;
-#define ROWS_OF_TILE(rows)                                                                       \
-  for (; m + (rows) <= m1; m += (rows))                                                          \
-    tile(rows, bits, zeros, x->q + m * k, x->s + m * blocks, x->c + m * blocks, wp, sp, zp,      \
+#define ROWS_OF_TILE(rows)                                                                  \
+  for (; m + (rows) <= m1; m += (rows))                                                     \
+    tile(rows, bits, zeros, x->q + m * k, x->s + m * blocks, x->c + m * blocks, wp, sp, zp, \
          out + m * stride, stride, width, k, x->group);
   ROWS_OF_TILE(ROWS)
   if (ROWS > 4) ROWS_OF_TILE(ROWS > 4 ? 4 : 1)
@@ -214,13 +215,13 @@ INLINE void quantize_rows(const int bits, const Norm *norm, const float *x, int8
 }
 
 // Each form once: what is exported below calls it.
-#define FORMS(name, bits, zeros)                                                                 \
-  APART void matmul_##name(const Rows *x, const Layer *l, size_t m0, size_t m1) {                \
-    matmul(bits, zeros, x, l, m0, m1);                                                           \
-  }                                                                                              \
-  APART void gated_##name(const Rows *x, const Layer *gates, const Layer *ups,                   \
-                          size_t activation, size_t m0, size_t m1) {                             \
-    gated(bits, zeros, x, gates, ups, activation, m0, m1);                                       \
+#define FORMS(name, bits, zeros)                                                                  \
+  APART void matmul_##name(const Rows *x, const Layer *l, size_t m0, size_t m1) {                 \
+    matmul(bits, zeros, x, l, m0, m1);                                                            \
+  }                                                                                               \
+  APART void gated_##name(const Rows *x, const Layer *gates, const Layer *ups, size_t activation, \
+                          size_t m0, size_t m1) {                                                 \
+    gated(bits, zeros, x, gates, ups, activation, m0, m1);                                        \
   }
 
 FORMS(i8, 8, 0)
@@ -229,18 +230,21 @@ FORMS(i4z, 4, 1)
 
 // Rows row .. row + count (at most m) of x f32 [m][k], normed by `norm` f32 [k] or not, to q i8
 // [m][k], s f32 and c i32 [m][k / 32].
-#define QUANTIZE(bits)                                                                           \
-  KERNEL(quantize_rows_i##bits) {                                                                \
-    const Norm of = {folds, norm, eps};                                                          \
-    quantize_rows(bits, &of, x, q, s, c, m, k, row, count);                                      \
+#define QUANTIZE(bits)                                      \
+  KERNEL(quantize_rows_i##bits) {                           \
+    const Norm of = {folds, norm, eps};                     \
+    quantize_rows(bits, &of, x, q, s, c, m, k, row, count); \
   }
 
 QUANTIZE(8)
 QUANTIZE(4)
 
-#define LAYER(i)                                                                                 \
-  {w##i, s##i, o##i, n##i, 0, 0,                                                                 \
-   {folds & BIAS << i ? b##i : NULL, folds & ADDED ? added : NULL, alpha}}
+#define LAYER(i)                                                          \
+  {                                                                       \
+    w##i, s##i, o##i, n##i, 0, 0, {                                       \
+      folds &BIAS << i ? b##i : NULL, folds & ADDED ? added : NULL, alpha \
+    }                                                                     \
+  }
 #define COMMA ,
 
 // `of` the panels first .. first + count of several layers, laid end to end: those of the layer
@@ -250,39 +254,39 @@ INLINE int panels_in(Layer *l, size_t before, size_t first, size_t count) {
 }
 
 // o0 f32 [m][n0], its columns of `count` panels from `first`, its rows of `rows` from `row`.
-#define MATMUL(name)                                                                             \
-  KERNEL(quantized_matmul_##name) {                                                              \
-    const Rows x = {q, s, c, k, group};                                                          \
-    Layer l = LAYER(0);                                                                          \
-    const size_t until = row + rows < m ? row + rows : m;                                        \
-    if (panels_in(&l, 0, first, count)) matmul_##name(&x, &l, row, until);                       \
-  }                                                                                              \
-  KERNEL(quantized_gated_matmul_##name) {                                                        \
-    const Rows x = {q, s, c, k, group};                                                          \
-    Layer gates = {.w = w0, .ws = s0, .out = o0, .n = n0};                                       \
-    const Layer ups = {.w = w1, .ws = s1, .n = n0};                                              \
-    const size_t until = row + rows < m ? row + rows : m;                                        \
-    if (panels_in(&gates, 0, first, count))                                                      \
-      gated_##name(&x, &gates, &ups, activation, row, until);                                    \
+#define MATMUL(name)                                                       \
+  KERNEL(quantized_matmul_##name) {                                        \
+    const Rows x = {q, s, c, k, group};                                    \
+    Layer l = LAYER(0);                                                    \
+    const size_t until = row + rows < m ? row + rows : m;                  \
+    if (panels_in(&l, 0, first, count)) matmul_##name(&x, &l, row, until); \
+  }                                                                        \
+  KERNEL(quantized_gated_matmul_##name) {                                  \
+    const Rows x = {q, s, c, k, group};                                    \
+    Layer gates = {.w = w0, .ws = s0, .out = o0, .n = n0};                 \
+    const Layer ups = {.w = w1, .ws = s1, .n = n0};                        \
+    const size_t until = row + rows < m ? row + rows : m;                  \
+    if (panels_in(&gates, 0, first, count))                                \
+      gated_##name(&x, &gates, &ups, activation, row, until);              \
   }
 
 // One row of activations by several layers' panels, of which first .. first + count are this
 // workgroup's. Each workgroup norms and quantises the row for itself, which costs less than another
 // dispatch.
-#define ROW(bits)                                                                                \
-  int8_t q[MAX_FUSED_K];                                                                         \
-  float s[MAX_FUSED_K / BLOCK];                                                                  \
-  int32_t c[MAX_FUSED_K / BLOCK];                                                                \
-  const Norm of = {folds, norm, eps};                                                            \
-  quantize_rows(bits, &of, x, q, s, c, 1, k, 0, 1);                                              \
+#define ROW(bits)                                   \
+  int8_t q[MAX_FUSED_K];                            \
+  float s[MAX_FUSED_K / BLOCK];                     \
+  int32_t c[MAX_FUSED_K / BLOCK];                   \
+  const Norm of = {folds, norm, eps};               \
+  quantize_rows(bits, &of, x, q, s, c, 1, k, 0, 1); \
   const Rows rows = {q, s, c, k, group};
 
-#define MATVEC(parts, name, bits, list)                                                          \
-  KERNEL(quantized_matvec##parts##_##name) {                                                     \
-    ROW(bits)                                                                                    \
-    Layer l[] = {list};                                                                          \
-    for (size_t before = 0, i = 0; i < parts; before += panels_of(l + i++))                      \
-      if (panels_in(l + i, before, first, count)) matmul_##name(&rows, l + i, 0, 1);             \
+#define MATVEC(parts, name, bits, list)                                              \
+  KERNEL(quantized_matvec##parts##_##name) {                                         \
+    ROW(bits)                                                                        \
+    Layer l[] = {list};                                                              \
+    for (size_t before = 0, i = 0; i < parts; before += panels_of(l + i++))          \
+      if (panels_in(l + i, before, first, count)) matmul_##name(&rows, l + i, 0, 1); \
   }
 
 #define GATED_MATVEC(name, bits)                                                                 \
@@ -293,11 +297,11 @@ INLINE int panels_in(Layer *l, size_t before, size_t first, size_t count) {
     if (panels_in(&gates, 0, first, count)) gated_##name(&rows, &gates, &ups, activation, 0, 1); \
   }
 
-#define EACH_FORM(name, bits)                                                                    \
-  MATMUL(name)                                                                                   \
-  MATVEC(1, name, bits, LAYER(0))                                                                \
-  MATVEC(2, name, bits, LAYER(0) COMMA LAYER(1))                                                 \
-  MATVEC(3, name, bits, LAYER(0) COMMA LAYER(1) COMMA LAYER(2))                                  \
+#define EACH_FORM(name, bits)                                   \
+  MATMUL(name)                                                  \
+  MATVEC(1, name, bits, LAYER(0))                               \
+  MATVEC(2, name, bits, LAYER(0) COMMA LAYER(1))                \
+  MATVEC(3, name, bits, LAYER(0) COMMA LAYER(1) COMMA LAYER(2)) \
   GATED_MATVEC(name, bits)
 
 EACH_FORM(i8, 8)

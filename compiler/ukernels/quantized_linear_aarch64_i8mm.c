@@ -1,12 +1,14 @@
-// NEON with matrix products: smmla multiplies two rows of activations by two channels of weights, eight
-// at a time, which is twice what sdot does. A single row has dot products.
+// NEON with matrix products: smmla multiplies two rows of activations by two channels of weights,
+// eight at a time, which is twice what sdot does. A single row has dot products.
 
 #define ROWS 4
 #define PAIRS
 #include "quantized_linear_neon.h"
 
 // v[i] has channels 2i and 2i + 1 of the first row, then of the second.
-typedef struct { int32x4_t v[8]; } vp;
+typedef struct {
+  int32x4_t v[8];
+} vp;
 
 PRIMITIVE vp zero_p(void) {
   vp r;

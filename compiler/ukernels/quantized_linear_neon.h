@@ -1,5 +1,5 @@
-// What quantized_linear.h asks of a level, for AArch64 with dot products: sdot multiplies signed weights
-// by signed activations, four at a time.
+// What quantized_linear.h asks of a level, for AArch64 with dot products: sdot multiplies signed
+// weights by signed activations, four at a time.
 
 #include <arm_neon.h>
 #include <stdint.h>
@@ -8,9 +8,15 @@
 #define PRIMITIVE static inline __attribute__((always_inline))
 #define EACH for (int i = 0; i < 4; ++i)
 
-typedef struct { int32x4_t v[4]; } vi;
-typedef struct { float32x4_t v[4]; } vf;
-typedef struct { int8x16_t v[4]; } wv;
+typedef struct {
+  int32x4_t v[4];
+} vi;
+typedef struct {
+  float32x4_t v[4];
+} vf;
+typedef struct {
+  int8x16_t v[4];
+} wv;
 
 PRIMITIVE vi splat_i(int32_t x) {
   vi r;

@@ -8,8 +8,12 @@
 #define ZERO8 0
 #define PRIMITIVE static inline __attribute__((always_inline))
 
-typedef struct { __m256i a, b; } vi;
-typedef struct { __m256 a, b; } vf;
+typedef struct {
+  __m256i a, b;
+} vi;
+typedef struct {
+  __m256 a, b;
+} vf;
 typedef vi wv;
 
 PRIMITIVE vi splat_i(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
