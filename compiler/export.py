@@ -21,7 +21,7 @@ from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.discovery import Kept
 from edgec.models.load import LoadedModel
 from edgec.models.state import SCALES, BatchState, SequenceState
-from edgec.passes.lower_attention import BLOCK
+from edgec.passes.lowerings.attention import BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
 

@@ -18,36 +18,36 @@ class ModulePass(Protocol):
 
 
 PASSES = {
-    "symbolic-bounds": "edgec.passes.symbolic_bounds:SymbolicBounds",
+    "symbolic-bounds": "edgec.passes.mends.symbolic_bounds:SymbolicBounds",
     "static-prefill": "edgec.passes.static_prefill:StaticPrefill",
     "scalar-arguments": "edgec.passes.scalar_arguments:ScalarArguments",
     "row-slices": "edgec.passes.row_slices:RowSlices",
-    "lower-layer-norm": "edgec.passes.lower_layer_norm:LowerLayerNorm",
-    "lower-linear": "edgec.passes.lower_linear:LowerLinear",
-    "lower-quantized-linear": "edgec.passes.lower_quantized_linear:LowerQuantizedLinear",
-    "lower-quantized-embedding": "edgec.passes.lower_quantized_embedding:LowerQuantizedEmbedding",
-    "fuse-attention": "edgec.passes.fuse_attention:FuseAttention",
-    "lower-cache-update": "edgec.passes.lower_cache_update:LowerCacheUpdate",
+    "lower-layer-norm": "edgec.passes.lowerings.layer_norm:LowerLayerNorm",
+    "lower-linear": "edgec.passes.lowerings.linear:LowerLinear",
+    "lower-quantized-linear": "edgec.passes.lowerings.quantized_linear:LowerQuantizedLinear",
+    "lower-quantized-embedding": "edgec.passes.lowerings.quantized_embedding:LowerQuantizedEmbedding",
+    "fuse-attention": "edgec.passes.lowerings.fuse_attention:FuseAttention",
+    "lower-cache-update": "edgec.passes.lowerings.cache_update:LowerCacheUpdate",
     "lower-quantized-cache-update": (
-        "edgec.passes.lower_quantized_cache_update:LowerQuantizedCacheUpdate"
+        "edgec.passes.lowerings.quantized_cache_update:LowerQuantizedCacheUpdate"
     ),
-    "lower-causal-conv": "edgec.passes.lower_causal_conv:LowerCausalConv",
-    "lower-chunk-scan": "edgec.passes.lower_chunk_scan:LowerChunkScan",
-    "lower-linear-scan": "edgec.passes.lower_linear_scan:LowerLinearScan",
-    "lower-attention": "edgec.passes.lower_attention:LowerAttention",
-    "lower-topk": "edgec.passes.lower_topk:LowerTopk",
-    "lower-histogram": "edgec.passes.lower_histogram:LowerHistogram",
-    "lower-grouped-matmul": "edgec.passes.lower_grouped_matmul:LowerGroupedMatmul",
+    "lower-causal-conv": "edgec.passes.lowerings.causal_conv:LowerCausalConv",
+    "lower-chunk-scan": "edgec.passes.lowerings.chunk_scan:LowerChunkScan",
+    "lower-linear-scan": "edgec.passes.lowerings.linear_scan:LowerLinearScan",
+    "lower-attention": "edgec.passes.lowerings.attention:LowerAttention",
+    "lower-topk": "edgec.passes.lowerings.topk:LowerTopk",
+    "lower-histogram": "edgec.passes.lowerings.histogram:LowerHistogram",
+    "lower-grouped-matmul": "edgec.passes.lowerings.grouped_matmul:LowerGroupedMatmul",
     "lower-quantized-grouped-matmul": (
-        "edgec.passes.lower_quantized_grouped_matmul:LowerQuantizedGroupedMatmul"
+        "edgec.passes.lowerings.quantized_grouped_matmul:LowerQuantizedGroupedMatmul"
     ),
     "verify-lowered": "edgec.passes.verify_lowered:VerifyLowered",
-    "cut-double-reads": "edgec.passes.cut_double_reads:CutDoubleReads",
-    "bound-reductions": "edgec.passes.bound_reductions:BoundReductions",
-    "lower-argmax": "edgec.passes.lower_argmax:LowerArgmax",
-    "state-in-place": "edgec.passes.state_in_place:StateInPlace",
-    "workload-ordinals": "edgec.passes.workload_ordinals:WorkloadOrdinals",
-    "verify-dispatches": "edgec.passes.verify_dispatches:VerifyDispatches",
+    "cut-double-reads": "edgec.passes.mends.cut_double_reads:CutDoubleReads",
+    "bound-reductions": "edgec.passes.mends.bound_reductions:BoundReductions",
+    "lower-argmax": "edgec.passes.lowerings.argmax:LowerArgmax",
+    "state-in-place": "edgec.passes.mends.state_in_place:StateInPlace",
+    "workload-ordinals": "edgec.passes.mends.workload_ordinals:WorkloadOrdinals",
+    "verify-dispatches": "edgec.passes.mends.verify_dispatches:VerifyDispatches",
 }
 
 LOWERINGS = {

@@ -19,8 +19,8 @@ work on, with no loop for what is left over. IREE can do so by itself to all dis
 is for.
 
 With `kernel=<level>` the layers that the level's kernels can compute become dispatches of them (see
-`edgec.passes.linear_kernel`), several that read the same rows one dispatch, with their norm,
-activation or residual sum (`edgec.passes.folds`).
+`edgec.passes.kernels.linear`), several that read the same rows one dispatch, with their norm,
+activation or residual sum (`edgec.passes.patterns.folds`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from math import gcd, prod
 
 from iree.compiler import ir
 
-from edgec.passes.folds import find_folds
-from edgec.passes.linear_kernel import Layer, linear_fits, linear_norms, linear_template
+from edgec.passes.kernels.linear import Layer, linear_fits, linear_norms, linear_template
+from edgec.passes.patterns.folds import find_folds
+from edgec.passes.patterns.same_input import same_input
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
@@ -44,7 +45,6 @@ from edgec.passes.rewriting import (
     tensor_type,
     walk,
 )
-from edgec.passes.same_input import same_input
 
 __all__ = ["LowerLinear"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from iree.compiler import ir
 
 from edgec.passes.kernels.table import FOLDS
-from edgec.passes.matching import constant_of, inverse_rms, made_by, readers
+from edgec.passes.patterns.matching import constant_of, inverse_rms, made_by, readers
 from edgec.passes.rewriting import call_together, parse_torch_tensor
 
 __all__ = ["Folded", "Folds", "Norm", "find_folds", "rms_norm"]

@@ -4,7 +4,7 @@ A layer norms each head's row of query and key, turns it by its position, and wr
 into the cache: seven dispatches of generated code in a decode step of Qwen3, each short and each
 waited for. With `kernel=<level>` that becomes one kernel, which for one token attends as well; many
 tokens have a dispatch for it and leave attention to `lower-attention`. Norm and rotation are found
-by what they compute (see `edgec.passes.head_rows`), as far back as nothing else reads them; what is
+by what they compute (see `edgec.passes.patterns.head_rows`), as far back as nothing else reads them; what is
 left of a model's own way to its rows stays generated code.
 
 Before the lowerings of cache updates and attention: it takes these operators away.
@@ -16,16 +16,16 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.attention_kernel import attention_fits, parse_attention
-from edgec.passes.attention_step_kernel import (
+from edgec.passes.kernels.attention import attention_fits, parse_attention
+from edgec.passes.kernels.attention_step import (
     HeadRows,
     StepShape,
     step_operands,
     step_symbol,
     step_template,
 )
-from edgec.passes.head_rows import Prepared, Rows, cut_from, prepared
-from edgec.passes.matching import BIND_SHAPE
+from edgec.passes.patterns.head_rows import Prepared, Rows, cut_from, prepared
+from edgec.passes.patterns.matching import BIND_SHAPE
 from edgec.passes.rewriting import (
     call_before,
     constant_bool,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.double_reads import double_reader, reduces
+from edgec.passes.mends.double_reads import double_reader, reduces
 from edgec.passes.rewriting import walk
 
 __all__ = ["VerifyDispatches"]

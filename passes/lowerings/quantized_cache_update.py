@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.lower_cache_update import first_row, write_rows
+from edgec.passes.lowerings.cache_update import first_row, write_rows
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,

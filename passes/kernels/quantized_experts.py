@@ -7,8 +7,8 @@ is read within the kernel.
 from __future__ import annotations
 
 from edgec.passes.kernels.calls import Operand, dispatch, executable
+from edgec.passes.kernels.quantized import QuantizedShape, kernel_fits
 from edgec.passes.kernels.table import QUANTIZED_EXPERTS, quantized
-from edgec.passes.quantized_kernel import QuantizedShape, kernel_fits
 from edgec.passes.rewriting import tensor_type
 
 __all__ = ["grouped_kernel_fits", "grouped_kernel_template"]

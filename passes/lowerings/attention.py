@@ -11,7 +11,7 @@ block can see go past its end and on at row 0, all of it is read, in the order i
 softmax does not care, and whether a query sees a row follows from the position that the row holds.
 
 With `kernel=<level>` the forms that the level's kernel takes become dispatches of it (see
-`edgec.passes.attention_kernel`); the others stay contractions.
+`edgec.passes.kernels.attention`); the others stay contractions.
 
 With `compute=cache` both contractions of a block of tokens multiply in the cache's type, into f32
 sums: over a 16-bit cache that is what tensor cores do. The softmax and its sum stay f32.
@@ -23,13 +23,13 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.attention_kernel import (
+from edgec.passes.kernels.attention import (
     AttentionShape,
     attention_fits,
     attention_template,
     parse_attention,
 )
-from edgec.passes.lower_cache_update import LONGEST
+from edgec.passes.lowerings.cache_update import LONGEST
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,

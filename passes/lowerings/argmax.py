@@ -4,7 +4,7 @@ IREE has one operation for it, which its CUDA code generation fails to distribut
 code generation and that of CPUs give to a single thread. For CUDA it becomes two plain reductions
 (the maximum, then the first place where it stands). Vulkan's reductions cannot hold positions, so
 there it is searched in rows, a thread for each, and then among the rows. On a CPU with
-`kernel=<level>` a kernel searches parts of long rows (see `edgec.passes.argmax_kernel`); IREE's own
+`kernel=<level>` a kernel searches parts of long rows (see `edgec.passes.kernels.argmax`); IREE's own
 operation stays where the kernel does not fit.
 
 Of equal numbers the first is found. A NaN is passed over, unlike in torch, which finds it; in the
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.argmax_kernel import argmax_fits, argmax_template
+from edgec.passes.kernels.argmax import argmax_fits, argmax_template
 from edgec.passes.rewriting import insert_function, symbol_name, walk
 
 __all__ = ["LowerArgmax"]

@@ -7,7 +7,7 @@ tile after tile of rows with the strip of weights that stays in its cache.
 
 from __future__ import annotations
 
-from edgec.passes.grouped_matmul_shape import ROW_BLOCK, GroupedMatmul
+from edgec.passes.kernels.experts_shape import ROW_BLOCK, GroupedMatmul
 
 __all__ = ["cpu_template"]
 

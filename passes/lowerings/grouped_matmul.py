@@ -4,12 +4,12 @@ Which expert a row belongs to is known on the device only, and stays there. Two 
 
 - `form=gather`, for any target: an expert's number for each block of rows, the blocks' weights
   gathered, one batched product. IREE fuses the gather into the product where it can.
-- `form=cpu`: a dispatch written out (`edgec.passes.grouped_matmul_cpu`), one workgroup for an
+- `form=cpu`: a dispatch written out (`edgec.passes.lowerings.grouped_matmul_cpu`), one workgroup for an
   expert and a strip of columns, which loops over as many rows as the expert has. Nothing is
   gathered, weights are read where they lie, once, and experts without rows cost nothing.
 
 With `kernel=<level>` the experts that the level's kernels take become dispatches of these, in the
-manner of the second form (see `edgec.passes.grouped_kernel`).
+manner of the second form (see `edgec.passes.kernels.experts`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.grouped_kernel import grouped_fits, grouped_template
-from edgec.passes.grouped_matmul_cpu import cpu_template
-from edgec.passes.grouped_matmul_gather import gather_template
-from edgec.passes.grouped_matmul_shape import GroupedMatmul
+from edgec.passes.kernels.experts import grouped_fits, grouped_template
+from edgec.passes.kernels.experts_shape import GroupedMatmul
+from edgec.passes.lowerings.grouped_matmul_cpu import cpu_template
+from edgec.passes.lowerings.grouped_matmul_gather import gather_template
 from edgec.passes.rewriting import (
     call_template,
     constant_bool,

@@ -3,8 +3,8 @@
 The contraction unpacks, scales and multiplies in its body, so that the weights are read in their
 packed form; CUDA's code generation cannot distribute it and takes `form=apart`. With
 `kernel=<level>` the layers that the level's kernel can compute become dispatches of it (see
-`edgec.passes.quantized_kernel`), with their norm, activation or residual sum
-(`edgec.passes.folds`).
+`edgec.passes.kernels.quantized`), with their norm, activation or residual sum
+(`edgec.passes.patterns.folds`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from math import prod
 
 from iree.compiler import ir
 
-from edgec.passes.folds import Folded, find_folds
-from edgec.passes.quantized_kernel import (
+from edgec.passes.kernels.quantized import (
     Layer,
     QuantizedShape,
     kernel_fits,
     one_row,
     quantized_template,
 )
+from edgec.passes.patterns.folds import Folded, find_folds
+from edgec.passes.patterns.same_input import same_input
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
@@ -34,7 +35,6 @@ from edgec.passes.rewriting import (
     symbol_name,
     tensor_type,
 )
-from edgec.passes.same_input import same_input
 
 __all__ = ["Halves", "LowerQuantizedLinear"]
 

@@ -1,7 +1,7 @@
 """Dispatches of the CPU kernels in compiler/ukernels/linear.h, as MLIR text.
 
 One dispatch computes one, two or three layers that read the same rows: QKV, gate and up; with what
-`edgec.passes.folds` finds beside them. A few rows, a decode step, are read as they are; more are
+`edgec.passes.patterns.folds` finds beside them. A few rows, a decode step, are read as they are; more are
 turned into panels by a dispatch before.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from edgec.passes.folds import Folds
 from edgec.passes.kernels.calls import dispatch, executable, workgroup_share
+from edgec.passes.kernels.product import Product, product_function
 from edgec.passes.kernels.table import FLOATS, LINEAR, linear
-from edgec.passes.product_template import Product, product_function
+from edgec.passes.patterns.folds import Folds
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = ["Layer", "linear_fits", "linear_norms", "linear_template"]

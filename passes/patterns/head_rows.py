@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from iree.compiler import ir
 
-from edgec.passes.matching import inverse_rms, made_by, readers
+from edgec.passes.patterns.matching import inverse_rms, made_by, readers
 from edgec.passes.rewriting import constant_int, parse_torch_tensor
 
 __all__ = ["Norm", "Prepared", "Rotation", "Rows", "cut_from", "prepared"]

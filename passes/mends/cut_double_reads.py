@@ -1,6 +1,6 @@
 """`cut-double-reads`: a reduction is not fused with what reads its result at two places.
 
-IREE computes such a dispatch wrongly (`edgec.passes.double_reads`). Behind a barrier the result is
+IREE computes such a dispatch wrongly (`edgec.passes.mends.double_reads`). Behind a barrier the result is
 stored before it is read.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.double_reads import double_reader, reduces
+from edgec.passes.mends.double_reads import double_reader, reduces
 from edgec.passes.rewriting import cut_fusion, walk
 
 __all__ = ["CutDoubleReads"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgec.passes.attention_kernel import AttentionShape, tiling
+from edgec.passes.kernels.attention import AttentionShape, tiling
 from edgec.passes.kernels.calls import dispatch, executable
 from edgec.passes.kernels.table import ATTENTION
-from edgec.passes.lower_cache_update import LONGEST
+from edgec.passes.lowerings.cache_update import LONGEST
 from edgec.passes.rewriting import TorchTensor, symbol_name
 
 __all__ = ["HeadRows", "StepShape", "step_operands", "step_symbol", "step_template"]

@@ -2,7 +2,7 @@
 
 Without a kernel each block of rows gathers its expert's packed integers and scales, and one
 contraction unpacks, scales and multiplies. With `kernel=<level>` the matrices that the level's
-kernels can take are read where they lie (see `edgec.passes.quantized_kernel`): sorted rows by a
+kernels can take are read where they lie (see `edgec.passes.kernels.quantized`): sorted rows by a
 workgroup for each expert and strip, rows that name their experts by one for each row and strip.
 """
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.grouped_matmul_gather import expert_of_block
-from edgec.passes.grouped_matmul_shape import ROW_BLOCK
-from edgec.passes.lower_quantized_linear import Halves
-from edgec.passes.quantized_grouped_kernel import grouped_kernel_fits, grouped_kernel_template
-from edgec.passes.quantized_kernel import QuantizedShape
+from edgec.passes.kernels.experts_shape import ROW_BLOCK
+from edgec.passes.kernels.quantized import QuantizedShape
+from edgec.passes.kernels.quantized_experts import grouped_kernel_fits, grouped_kernel_template
+from edgec.passes.lowerings.grouped_matmul_gather import expert_of_block
+from edgec.passes.lowerings.quantized_linear import Halves
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,

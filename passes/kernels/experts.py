@@ -6,10 +6,10 @@ expert has is read within the kernel.
 
 from __future__ import annotations
 
-from edgec.passes.grouped_matmul_shape import GroupedMatmul
 from edgec.passes.kernels.calls import Operand, dispatch, executable
+from edgec.passes.kernels.experts_shape import GroupedMatmul
+from edgec.passes.kernels.linear import linear_fits
 from edgec.passes.kernels.table import EXPERTS, linear
-from edgec.passes.linear_kernel import linear_fits
 from edgec.passes.rewriting import tensor_type
 
 __all__ = ["grouped_fits", "grouped_template"]

@@ -7,7 +7,7 @@ they compute is never read.
 
 from __future__ import annotations
 
-from edgec.passes.grouped_matmul_shape import ROW_BLOCK, GroupedMatmul
+from edgec.passes.kernels.experts_shape import ROW_BLOCK, GroupedMatmul
 
 __all__ = ["expert_of_block", "gather_template"]
 
