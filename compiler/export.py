@@ -21,7 +21,7 @@ from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.discovery import Kept
 from edgec.models.load import LoadedModel
 from edgec.models.state import SCALES, BatchState, SequenceState
-from edgec.passes.lowerings.attention import BLOCK
+from edgec.passes.limits import CACHE_BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
 
@@ -95,7 +95,7 @@ def _attention_rows(options: CompileOptions) -> int:
 
 
 def _in_blocks(rows: int) -> int:
-    return -(-rows // BLOCK) * BLOCK
+    return -(-rows // CACHE_BLOCK) * CACHE_BLOCK
 
 
 class _Program(nn.Module):

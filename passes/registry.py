@@ -25,7 +25,9 @@ PASSES = {
     "lower-layer-norm": "edgec.passes.lowerings.layer_norm:LowerLayerNorm",
     "lower-linear": "edgec.passes.lowerings.linear:LowerLinear",
     "lower-quantized-linear": "edgec.passes.lowerings.quantized_linear:LowerQuantizedLinear",
-    "lower-quantized-embedding": "edgec.passes.lowerings.quantized_embedding:LowerQuantizedEmbedding",
+    "lower-quantized-embedding": (
+        "edgec.passes.lowerings.quantized_embedding:LowerQuantizedEmbedding"
+    ),
     "fuse-attention": "edgec.passes.lowerings.fuse_attention:FuseAttention",
     "lower-cache-update": "edgec.passes.lowerings.cache_update:LowerCacheUpdate",
     "lower-quantized-cache-update": (

@@ -8,7 +8,7 @@ from iree.compiler import ir
 
 from edgec.passes.kernels.calls import Operand, dispatch, executable
 from edgec.passes.kernels.table import ATTENTION, CACHE_ELEMENTS, attention
-from edgec.passes.lowerings.cache_update import LONGEST
+from edgec.passes.limits import LONGEST
 from edgec.passes.rewriting import (
     TorchTensor,
     constant_float,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgec.passes.kernels.attention import AttentionShape, tiling
 from edgec.passes.kernels.calls import dispatch, executable
 from edgec.passes.kernels.table import ATTENTION
-from edgec.passes.lowerings.cache_update import LONGEST
+from edgec.passes.limits import LONGEST
 from edgec.passes.rewriting import TorchTensor, symbol_name
 
 __all__ = ["HeadRows", "StepShape", "step_operands", "step_symbol", "step_template"]

@@ -1,8 +1,8 @@
 """Dispatches of the CPU kernels in compiler/ukernels/linear.h, as MLIR text.
 
 One dispatch computes one, two or three layers that read the same rows: QKV, gate and up; with what
-`edgec.passes.patterns.folds` finds beside them. A few rows, a decode step, are read as they are; more are
-turned into panels by a dispatch before.
+`edgec.passes.patterns.folds` finds beside them. A few rows, a decode step, are read as they are;
+more are turned into panels by a dispatch before.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from math import prod
 
 from edgec.passes.kernels.calls import dispatch, executable, workgroup_share
+from edgec.passes.kernels.folds import Folds
 from edgec.passes.kernels.product import Product, product_function
 from edgec.passes.kernels.table import FLOATS, LINEAR, linear
-from edgec.passes.patterns.folds import Folds
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = ["Layer", "linear_fits", "linear_norms", "linear_template"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgec.passes.kernels.calls import Operand
+from edgec.passes.kernels.folds import Folds
 from edgec.passes.kernels.table import ACTIVATIONS
-from edgec.passes.patterns.folds import Folds
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = ["Product", "product_function"]

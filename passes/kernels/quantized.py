@@ -1,8 +1,8 @@
 """Dispatches of the CPU kernels in compiler/ukernels/quantized_linear.h, as MLIR text.
 
 One dispatch computes a layer, two or three of one row, or a gate's two, with what
-`edgec.passes.patterns.folds` finds beside them. A decode step's products are short: fewer dispatches halve
-the waiting for each other that workers do between them, and share the cost of rounding a row.
+`edgec.passes.patterns.folds` finds beside them. A decode step's products are short: fewer
+dispatches halve the time lost at barriers, and share the cost of rounding a row.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgec.passes.kernels.calls import Operand, dispatch, executable, workgroup_share
+from edgec.passes.kernels.folds import Folds
 from edgec.passes.kernels.product import Product, product_function
 from edgec.passes.kernels.table import QUANTIZED, quantized
-from edgec.passes.patterns.folds import Folds
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = ["Layer", "QuantizedShape", "kernel_fits", "one_row", "quantized_template"]

@@ -4,8 +4,8 @@ IREE has one operation for it, which its CUDA code generation fails to distribut
 code generation and that of CPUs give to a single thread. For CUDA it becomes two plain reductions
 (the maximum, then the first place where it stands). Vulkan's reductions cannot hold positions, so
 there it is searched in rows, a thread for each, and then among the rows. On a CPU with
-`kernel=<level>` a kernel searches parts of long rows (see `edgec.passes.kernels.argmax`); IREE's own
-operation stays where the kernel does not fit.
+`kernel=<level>` a kernel searches parts of long rows (see `edgec.passes.kernels.argmax`); IREE's
+own operation stays where the kernel does not fit.
 
 Of equal numbers the first is found. A NaN is passed over, unlike in torch, which finds it; in the
 form `reductions` a row with one gives its last place.

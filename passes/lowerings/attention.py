@@ -29,7 +29,7 @@ from edgec.passes.kernels.attention import (
     attention_template,
     parse_attention,
 )
-from edgec.passes.lowerings.cache_update import LONGEST
+from edgec.passes.limits import CACHE_BLOCK, LONGEST
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
@@ -41,9 +41,6 @@ from edgec.passes.rewriting import (
 )
 
 __all__ = ["LowerAttention"]
-
-BLOCK = 32
-"""Rows of the cache are read in multiples of this; the buffers have as many spare rows."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +72,9 @@ class LowerAttention:
             shape = parse_attention(op)
             narrow = self.compute == "cache" and shape.query.shape[2] != 1 and not shape.scaled
             case = _Case(**vars(shape), factor=shape.key.dtype if narrow else "f32")
-            if case.window and (case.key.shape[0] or 0) % BLOCK:
+            if case.window and (case.key.shape[0] or 0) % CACHE_BLOCK:
                 rows = case.key.builtin
-                raise ValueError(f"attention: a ring not in blocks of {BLOCK} rows: {rows}")
+                raise ValueError(f"attention: a ring not in blocks of {CACHE_BLOCK} rows: {rows}")
             fused = self.kernel != "generic" and attention_fits(case)
             symbol = symbol_name(
                 f"attention.{self.kernel}" if fused else "attention",
@@ -120,7 +117,7 @@ def _template(symbol: str, case: _Case) -> str:
     factors = queries.replace("f32>", f"{factor}>")
     probabilities = scores
     if factor != "f32":
-        probabilities = f"tensor<{heads}x{group}x?x{n}x{BLOCK}x{factor}>"
+        probabilities = f"tensor<{heads}x{group}x?x{n}x{CACHE_BLOCK}x{factor}>"
     if factor != "f32":
         widen += f"    %aw = arith.extf %a : {factor} to f32\n"
         left, rounded = "%aw", "%rounded"
@@ -139,8 +136,8 @@ util.func private @"{symbol}"(%query: {case.query.builtin}, %key: {case.key.buil
     %value: {case.value.builtin}, %start: tensor<i64>{arguments}) -> {case.result.builtin} {{
   %c0 = arith.constant 0 : index
   %c2 = arith.constant 2 : index
-  %block = arith.constant {BLOCK} : index
-  %round = arith.constant {BLOCK - 1} : index
+  %block = arith.constant {CACHE_BLOCK} : index
+  %round = arith.constant {CACHE_BLOCK - 1} : index
   %zero = arith.constant 0.0 : f32
   %minus_infinity = arith.constant 0xFF800000 : f32
   %scale = arith.constant {case.scale:e} : f32
@@ -238,7 +235,7 @@ def _rows(part: str, cache: TorchTensor, scaled: bool) -> str:
 def _weights(case: _Case, scores: str, rows: str, result: str, tokens: int | str | None) -> str:
     """The softmax's exponentials, in the order of the scores, or by blocks of the cache's rows.
 
-    Tensor cores need to know the size of what they sum over: in blocks it is `BLOCK`, and the
+    Tensor cores need to know the size of what they sum over: in blocks it is `CACHE_BLOCK`, and the
     blocks are a dimension of their own. They stand before the tokens, or IREE would fuse the two
     into the one of unknown size again.
     """
@@ -256,10 +253,10 @@ def _weights(case: _Case, scores: str, rows: str, result: str, tokens: int | str
     linalg.yield %e : f32
   }} -> {scores}"""
     heads, group, length = scores[len("tensor<") :].split("x")[:3]
-    blocks = f"tensor<{heads}x{group}x{length}x?x{BLOCK}xf32>"
+    blocks = f"tensor<{heads}x{group}x{length}x?x{CACHE_BLOCK}xf32>"
     sizes = "%blocks, %tokens" if length == "?" else "%blocks"
     return f"""  %block_scores = tensor.expand_shape %dot [[0], [1], [2], [3, 4]]
-      output_shape [{heads}, {group}, {tokens}, %blocks, {BLOCK}] : {scores} into {blocks}
+      output_shape [{heads}, {group}, {tokens}, %blocks, {CACHE_BLOCK}] : {scores} into {blocks}
   %weights_empty = tensor.empty({sizes}) : {result}
   %weights = linalg.generic {{
       indexing_maps = [affine_map<(h, g, b, l, m) -> (h, g, l, b, m)>,
@@ -290,10 +287,10 @@ def _weighted(
     given, types, split = "%weights, %values", f"{weights}, {values}", ""
     if blocked:
         maps, loop, kinds = ["h, g, b, l, m", "b, m, h, d"], "h, g, l, d, b, m", 2
-        block_values = values.replace("<?x", f"<?x{BLOCK}x")
+        block_values = values.replace("<?x", f"<?x{CACHE_BLOCK}x")
         heads, width = values[len("tensor<") :].split("x")[1:3]
         split = f"""  %block_values = tensor.expand_shape %values [[0, 1], [2], [3]]
-      output_shape [%blocks, {BLOCK}, {heads}, {width}] : {values} into {block_values}
+      output_shape [%blocks, {CACHE_BLOCK}, {heads}, {width}] : {values} into {block_values}
 """
         given, types = "%weights, %block_values", f"{weights}, {block_values}"
     affine = [f"affine_map<({loop}) -> ({m})>" for m in (*maps, "h, g, l, d")]

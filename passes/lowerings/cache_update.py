@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.limits import LONGEST
 from edgec.passes.rewriting import (
     TorchTensor,
     call_template,
@@ -22,10 +23,7 @@ from edgec.passes.rewriting import (
     tensor_type,
 )
 
-__all__ = ["LONGEST", "LowerCacheUpdate", "first_row", "write_rows"]
-
-LONGEST = 1 << 29
-"""More tokens than any sequence has: positions, and sums of a few, fit in 32 bits."""
+__all__ = ["LowerCacheUpdate", "first_row", "write_rows"]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ A layer norms each head's row of query and key, turns it by its position, and wr
 into the cache: seven dispatches of generated code in a decode step of Qwen3, each short and each
 waited for. With `kernel=<level>` that becomes one kernel, which for one token attends as well; many
 tokens have a dispatch for it and leave attention to `lower-attention`. Norm and rotation are found
-by what they compute (see `edgec.passes.patterns.head_rows`), as far back as nothing else reads them; what is
-left of a model's own way to its rows stays generated code.
+by what they compute (see `edgec.passes.patterns.head_rows`), as far back as nothing else reads
+them; what is left of a model's own way to its rows stays generated code.
 
 Before the lowerings of cache updates and attention: it takes these operators away.
 """

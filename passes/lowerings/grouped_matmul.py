@@ -4,8 +4,8 @@ Which expert a row belongs to is known on the device only, and stays there. Two 
 
 - `form=gather`, for any target: an expert's number for each block of rows, the blocks' weights
   gathered, one batched product. IREE fuses the gather into the product where it can.
-- `form=cpu`: a dispatch written out (`edgec.passes.lowerings.grouped_matmul_cpu`), one workgroup for an
-  expert and a strip of columns, which loops over as many rows as the expert has. Nothing is
+- `form=cpu`: a dispatch written out (`edgec.passes.lowerings.grouped_matmul_cpu`), one workgroup
+  for an expert and a strip of columns, which loops over as many rows as the expert has. Nothing is
   gathered, weights are read where they lie, once, and experts without rows cost nothing.
 
 With `kernel=<level>` the experts that the level's kernels take become dispatches of these, in the

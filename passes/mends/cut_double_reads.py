@@ -1,7 +1,7 @@
 """`cut-double-reads`: a reduction is not fused with what reads its result at two places.
 
-IREE computes such a dispatch wrongly (`edgec.passes.mends.double_reads`). Behind a barrier the result is
-stored before it is read.
+IREE computes such a dispatch wrongly (`edgec.passes.mends.double_reads`). Behind a barrier the
+result is stored before it is read.
 """
 
 from __future__ import annotations

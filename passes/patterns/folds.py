@@ -8,48 +8,17 @@ stays a dispatch of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from iree.compiler import ir
 
-from edgec.passes.kernels.table import FOLDS
+from edgec.passes.kernels.folds import Folds
 from edgec.passes.patterns.matching import constant_of, inverse_rms, made_by, readers
 from edgec.passes.rewriting import call_together, parse_torch_tensor
 
-__all__ = ["Folded", "Folds", "Norm", "find_folds", "rms_norm"]
+__all__ = ["Folded", "Norm", "find_folds", "rms_norm"]
 
 _LAYERS = ("torch.edgec.linear", "torch.edgec.quantized_linear")
-
-
-@dataclass(frozen=True)
-class Folds:
-    """The form of what is folded in; nothing by default.
-
-    Attributes:
-        eps: Of the norm.
-        weighted: Whether the norm has a weight for each column.
-        alpha: Factor of the product that is added to another tensor.
-        activation: Of the first of two layers, times the second.
-    """
-
-    eps: float | None = None
-    weighted: bool = False
-    alpha: float | None = None
-    activation: str | None = None
-
-    def bits(self, biased: Sequence[bool]) -> int:
-        """What the kernels are told; `biased`: which of the layers have a bias."""
-        norm = 0 if self.eps is None else FOLDS.NORM | FOLDS.NORM_WEIGHT * self.weighted
-        biases = sum(FOLDS.BIAS << i for i, has in enumerate(biased) if has)
-        return norm | (0 if self.alpha is None else FOLDS.ADDED) | biases
-
-    @property
-    def labels(self) -> list[str]:
-        """Parts of a symbol's name."""
-        norm = "" if self.eps is None else f"{'w' * self.weighted}norm{self.eps!r}"
-        added = "" if self.alpha is None else f"added{self.alpha!r}"
-        return [norm, added, self.activation or ""]
 
 
 @dataclass(frozen=True)

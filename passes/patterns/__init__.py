@@ -1,0 +1,1 @@
+"""What passes look for in exported modules: operations that can share a dispatch."""
