@@ -418,9 +418,9 @@ def _manifest(build: _Build, result: Path) -> Manifest:
                 driver=t.driver,
                 file=file_of("vmfb", t),
                 pipelines={
-                    "lowered": torch_pipeline(t, options),
-                    "input": t.input_pipeline,
-                    "stream": t.stream_pipeline,
+                    "lowered": str(torch_pipeline(t, options)),
+                    "input": str(t.input_pipeline),
+                    "stream": str(t.stream_pipeline),
                 },
                 requirements=requirements(t, result / file_of("vmfb", t)),
                 compile_flags=t.flags,

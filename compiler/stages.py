@@ -17,7 +17,7 @@ from edgec.compiler.targets import Target
 from edgec.compiler.transients import transient_bytes
 from edgec.compiler.ukernels import build_objects
 from edgec.errors import CompileError, InputError
-from edgec.passes import parse_module, run_pipeline, with_options
+from edgec.passes import Pipeline, parse_module
 
 __all__ = [
     "EXPORTED",
@@ -121,20 +121,19 @@ def block_flags(target: Target, options: CompileOptions) -> tuple[str, ...]:
     return target.blocked if options.block_prompts else target.unblocked
 
 
-def torch_pipeline(target: Target, options: CompileOptions) -> str:
+def torch_pipeline(target: Target, options: CompileOptions) -> Pipeline:
     """The target's passes on the exported module, with the blocks and sizes the options make."""
     pipeline = target.torch_pipeline
     if target.block_rows > 1 and options.block_prompts is not False:
-        pipeline = with_options(pipeline, "lower-linear", f"block={target.block_rows}")
+        pipeline = pipeline.with_options("lower-linear", block=target.block_rows)
     if target.kernels and not options.linear_kernels:
         for name in ("lower-linear", "lower-grouped-matmul"):
-            pipeline = with_options(pipeline, name, "kernel=generic")
+            pipeline = pipeline.with_options(name, kernel="generic")
     sizes = prompt_sizes(target, options)
     if not sizes:
         return pipeline
     # Before every other pass but the first, so that they see the static shapes.
-    first, _, rest = pipeline.partition(",")
-    return f"{first},static-prefill{{sizes={'/'.join(map(str, sizes))}}},{rest}"
+    return pipeline.after("symbolic-bounds", f"static-prefill{{sizes={'/'.join(map(str, sizes))}}}")
 
 
 def prompt_sizes(target: Target, options: CompileOptions) -> tuple[int, ...]:
@@ -154,7 +153,7 @@ def prompt_sizes(target: Target, options: CompileOptions) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _passes(source: Path, output: Path, pipeline: str, device: str = "") -> None:
+def _passes(source: Path, output: Path, pipeline: Pipeline, device: str = "") -> None:
     with ir.Context():
         try:
             module = parse_module(source.read_text("utf-8"))
@@ -162,7 +161,7 @@ def _passes(source: Path, output: Path, pipeline: str, device: str = "") -> None
             # What the stage before wrote is right: this is a file given to start from.
             raise InputError(f"{source}: not IR of this stage: {error}", "dump it again") from None
         try:
-            run_pipeline(module, pipeline)
+            pipeline.run(module)
         except ValueError as error:
             raise CompileError(f"{source.name}: {error}") from error
         if device:

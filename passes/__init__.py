@@ -4,10 +4,8 @@ from edgec.passes.pipeline import (
     INPUT_PIPELINE,
     STREAM_PIPELINE,
     TORCH_PIPELINE,
+    Pipeline,
     parse_module,
-    parse_pipeline,
-    run_pipeline,
-    with_options,
 )
 from edgec.passes.registry import LOWERINGS, PASSES
 
@@ -17,8 +15,6 @@ __all__ = [
     "PASSES",
     "STREAM_PIPELINE",
     "TORCH_PIPELINE",
+    "Pipeline",
     "parse_module",
-    "parse_pipeline",
-    "run_pipeline",
-    "with_options",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iree.compiler import ir
 
-from edgec.passes.pipeline import parse_module, run_pipeline
+from edgec.passes.pipeline import Pipeline, parse_module
 from edgec.passes.registry import PASSES
 
 __all__ = ["main"]
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = sys.stdin.read() if options.input == "-" else Path(options.input).read_text("utf-8")
         with ir.Context():
             module = parse_module(text)
-            run_pipeline(module, options.passes)
+            Pipeline.parse(options.passes).run(module)
             result = str(module)
         if options.output == "-":
             sys.stdout.write(result)

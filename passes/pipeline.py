@@ -1,9 +1,9 @@
-"""The order of edgec's passes, as text that `edgec-opt` and the manifest use too."""
+"""The order of edgec's passes, as values; the manifest and `edgec-opt` have them as text."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from iree.compiler import ir
 
@@ -13,11 +13,112 @@ __all__ = [
     "INPUT_PIPELINE",
     "STREAM_PIPELINE",
     "TORCH_PIPELINE",
+    "PassSpec",
+    "Pipeline",
     "parse_module",
-    "parse_pipeline",
-    "run_pipeline",
-    "with_options",
 ]
+
+_ELEMENT = re.compile(r"\s*(?P<name>[\w-]+)\s*(\{(?P<options>[^}]*)\})?\s*(,|$)")
+
+
+@dataclass(frozen=True)
+class PassSpec:
+    """A pass by name, with its options.
+
+    Attributes:
+        name: A key of `PASSES`.
+        options: Fields of the pass, such as `("form", "cpu")`.
+    """
+
+    name: str
+    options: tuple[tuple[str, str | int], ...] = ()
+
+    def __str__(self) -> str:
+        options = " ".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.name}{{{options}}}" if options else self.name
+
+    def load(self) -> ModulePass:
+        return load_pass(self.name, dict(self.options))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order. What changes it names a pass that it has, or fails."""
+
+    passes: tuple[PassSpec, ...]
+
+    @staticmethod
+    def parse(text: str) -> Pipeline:
+        """Reads `pass-a,pass-b{option=1 other=x}`; raises ValueError naming what is wrong."""
+        specs, at = [], 0
+        while at < len(text):
+            match = _ELEMENT.match(text, at)
+            if match is None:
+                raise ValueError(f"pipeline: cannot read {text[at:]!r}")
+            options: dict[str, str | int] = {}
+            for item in (match["options"] or "").split():
+                key, equals, value = item.partition("=")
+                if not equals:
+                    raise ValueError(f"pipeline: option {item!r} of {match['name']} has no value")
+                options[key.replace("-", "_")] = int(value) if value.isdigit() else value
+            specs.append(PassSpec(match["name"], tuple(options.items())))
+            at = match.end()
+        return Pipeline(tuple(specs))
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.passes))
+
+    def with_options(self, name: str, **options: str | int) -> Pipeline:
+        """Sets options of the pass `name`, beside those that it has.
+
+        Raises:
+            ValueError: there is no such pass.
+        """
+        at = self._index(name)
+        changed = PassSpec(name, tuple((dict(self.passes[at].options) | options).items()))
+        return Pipeline((*self.passes[:at], changed, *self.passes[at + 1 :]))
+
+    def without(self, name: str) -> Pipeline:
+        """Leaves the pass `name` out.
+
+        Raises:
+            ValueError: there is no such pass.
+        """
+        at = self._index(name)
+        return Pipeline((*self.passes[:at], *self.passes[at + 1 :]))
+
+    def after(self, name: str, added: str) -> Pipeline:
+        """Inserts the pass `added`, with its options as text, after the pass `name`.
+
+        Raises:
+            ValueError: there is no such pass.
+        """
+        at = self._index(name) + 1
+        return Pipeline((*self.passes[:at], *Pipeline.parse(added).passes, *self.passes[at:]))
+
+    def then(self, added: str) -> Pipeline:
+        """Appends passes, given as text."""
+        return Pipeline((*self.passes, *Pipeline.parse(added).passes))
+
+    def _index(self, name: str) -> int:
+        names = [spec.name for spec in self.passes]
+        if name not in names:
+            raise ValueError(f"pipeline: no pass {name} in {', '.join(names)}")
+        return names.index(name)
+
+    def run(self, module: ir.Module) -> None:
+        """Runs the passes on `module`, verifying the IR after each.
+
+        Raises:
+            ValueError: an unknown pass, or IR that a pass cannot handle; the pass is named.
+        """
+        for spec in self.passes:
+            try:
+                spec.load().run(module)
+                module.operation.verify()
+            except (ValueError, ir.MLIRError) as error:
+                raise ValueError(f"pass {spec.name}: {_first_error(error)}") from error
+
 
 _TORCH_PASSES = (
     # First: later passes and IREE's range analysis trust the bounds.
@@ -47,61 +148,15 @@ _TORCH_PASSES = (
     "verify-lowered",
 )
 
-TORCH_PIPELINE = ",".join(_TORCH_PASSES)
+TORCH_PIPELINE = Pipeline(tuple(map(PassSpec, _TORCH_PASSES)))
 """On the exported module, in the torch dialect."""
 
 # In either order.
-INPUT_PIPELINE = "state-in-place,cut-double-reads"
+INPUT_PIPELINE = Pipeline.parse("state-in-place,cut-double-reads")
 """After `iree-compile --compile-to=input`. Aliases exist only from there on."""
 
-STREAM_PIPELINE = "workload-ordinals,verify-dispatches"
+STREAM_PIPELINE = Pipeline.parse("workload-ordinals,verify-dispatches")
 """After `iree-compile --compile-to=stream`: dispatches are formed, and called, but not compiled."""
-
-_ELEMENT = re.compile(r"\s*(?P<name>[\w-]+)\s*(\{(?P<options>[^}]*)\})?\s*(,|$)")
-
-
-@dataclass(frozen=True)
-class PassSpec:
-    """A pass by name with its options, as written in a pipeline."""
-
-    name: str
-    options: dict[str, str | int] = field(default_factory=dict)
-
-    def load(self) -> ModulePass:
-        return load_pass(self.name, dict(self.options))
-
-
-def parse_pipeline(text: str) -> list[PassSpec]:
-    """Parses `pass-a,pass-b{option=1 other=x}`; raises ValueError naming what is wrong."""
-    specs, at = [], 0
-    while at < len(text):
-        match = _ELEMENT.match(text, at)
-        if match is None:
-            raise ValueError(f"pipeline: cannot read {text[at:]!r}")
-        options: dict[str, str | int] = {}
-        for item in (match["options"] or "").split():
-            key, equals, value = item.partition("=")
-            if not equals:
-                raise ValueError(f"pipeline: option {item!r} of {match['name']} has no value")
-            options[key.replace("-", "_")] = int(value) if value.isdigit() else value
-        specs.append(PassSpec(match["name"], options))
-        at = match.end()
-    return specs
-
-
-def with_options(text: str, name: str, options: str) -> str:
-    """The pipeline `text` with `options` on its pass `name`, after those it has.
-
-    An option that is given again is the later one. Raises ValueError for no such pass.
-    """
-    passes = text.split(",")
-    names = [p.partition("{")[0] for p in passes]
-    if name not in names:
-        raise ValueError(f"pipeline: no pass {name}")
-    at = names.index(name)
-    present = passes[at][len(name) :].strip("{}")
-    passes[at] = f"{name}{{{f'{present} {options}'.strip()}}}"
-    return ",".join(passes)
 
 
 def parse_module(text: str) -> ir.Module:
@@ -110,20 +165,6 @@ def parse_module(text: str) -> ir.Module:
         return ir.Module.parse(text)
     except ir.MLIRError as error:
         raise ValueError(_first_error(error)) from None
-
-
-def run_pipeline(module: ir.Module, text: str) -> None:
-    """Runs the passes of `text` on `module`, verifying the IR after each.
-
-    Raises:
-        ValueError: an unknown pass, or IR that a pass cannot handle; the pass is named.
-    """
-    for spec in parse_pipeline(text):
-        try:
-            spec.load().run(module)
-            module.operation.verify()
-        except (ValueError, ir.MLIRError) as error:
-            raise ValueError(f"pass {spec.name}: {_first_error(error)}") from error
 
 
 def _first_error(error: Exception) -> str:

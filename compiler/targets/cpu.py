@@ -9,14 +9,14 @@ from edgec.compiler.iree import IreeError, iree_compile
 from edgec.compiler.targets.target import Target
 from edgec.compiler.ukernels import best_level
 from edgec.errors import InputError
-from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE, with_options
+from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE
 
 __all__ = ["target"]
 
 # Comparisons vectorise as reductions; gathered weights would cost a copy; one row wants its tiles.
 _PIPELINE = TORCH_PIPELINE
 for _name in ("lower-topk", "lower-grouped-matmul", "lower-linear"):
-    _PIPELINE = with_options(_PIPELINE, _name, "form=cpu")
+    _PIPELINE = _PIPELINE.with_options(_name, form="cpu")
 
 _KERNELS = (
     "lower-linear", "lower-grouped-matmul", "lower-quantized-linear",
@@ -84,10 +84,10 @@ def target(variant: str) -> Target:
         )  # fmt: skip
     pipeline = _PIPELINE
     for name in _KERNELS:
-        pipeline = with_options(pipeline, name, f"kernel={level}")
+        pipeline = pipeline.with_options(name, kernel=level)
     return Target(
         "cpu", cpu, "local-task", tuple(flags), requirements, pipeline,
-        input_pipeline=f"{INPUT_PIPELINE},lower-argmax{{kernel={level}}}",
+        input_pipeline=INPUT_PIPELINE.then(f"lower-argmax{{kernel={level}}}"),
         block_rows=_BLOCK_ROWS, blocked=_BLOCKED, kernels=level,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edgec.compiler.targets.target import Target
 from edgec.errors import InputError
-from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE, with_options
+from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE
 
 __all__ = ["ARCHITECTURES", "target"]
 
@@ -30,9 +30,9 @@ def target(variant: str) -> Target:
         )
     flags = ("--iree-hal-target-device=cuda", f"--iree-cuda-target={variant}")
     # Tensor cores multiply 16-bit numbers, see the two passes.
-    pipeline = with_options(TORCH_PIPELINE, "lower-linear", "compute=weights")
-    pipeline = with_options(pipeline, "lower-attention", "compute=cache")
-    pipeline = with_options(pipeline, "lower-quantized-linear", "form=apart")
+    pipeline = TORCH_PIPELINE.with_options("lower-linear", compute="weights")
+    pipeline = pipeline.with_options("lower-attention", compute="cache")
+    pipeline = pipeline.with_options("lower-quantized-linear", form="apart")
     return Target(
         "cuda",
         variant,
@@ -40,6 +40,6 @@ def target(variant: str) -> Target:
         flags,
         {"compute_capability": f"{variant[3]}.{variant[4]}"},
         torch_pipeline=pipeline,
-        input_pipeline=f"{INPUT_PIPELINE},lower-argmax",
+        input_pipeline=INPUT_PIPELINE.then("lower-argmax"),
         unblocked=("--iree-codegen-block-dynamic-dimensions-of-contractions=false",),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgec.passes import INPUT_PIPELINE, STREAM_PIPELINE, TORCH_PIPELINE
+from edgec.passes import INPUT_PIPELINE, STREAM_PIPELINE, TORCH_PIPELINE, Pipeline
 
 __all__ = ["Target"]
 
@@ -37,9 +37,9 @@ class Target:
     driver: str
     flags: tuple[str, ...]
     requirements: dict[str, str] = field(default_factory=dict)
-    torch_pipeline: str = TORCH_PIPELINE
-    input_pipeline: str = INPUT_PIPELINE
-    stream_pipeline: str = STREAM_PIPELINE
+    torch_pipeline: Pipeline = TORCH_PIPELINE
+    input_pipeline: Pipeline = INPUT_PIPELINE
+    stream_pipeline: Pipeline = STREAM_PIPELINE
     device: str = ""
     static_prompts: bool = False
     block_rows: int = 1

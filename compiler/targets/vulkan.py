@@ -15,7 +15,7 @@ from edgec.compiler.targets import spirv
 from edgec.compiler.targets.target import Target
 from edgec.compiler.targets.vulkan_device import architecture_of, describe
 from edgec.errors import InputError
-from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE, with_options
+from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE
 from edgec.vulkan import VulkanError, probe
 
 __all__ = ["BASELINE", "requirements", "target"]
@@ -104,10 +104,10 @@ def _target(architecture: str, attribute: str) -> Target:
         f"{{iree_codegen.target_info = {attribute}}}>]> : !hal.device"
     )
     # Its reductions of a whole block leave vectors of 8, which SPIR-V has not; IREE's own do well.
-    pipeline = TORCH_PIPELINE.replace("lower-layer-norm,", "")
+    pipeline = TORCH_PIPELINE.without("lower-layer-norm")
     if "mma = [" in attribute:
         # Cooperative matrices multiply 16-bit numbers, see the pass.
-        pipeline = with_options(pipeline, "lower-linear", "compute=weights")
+        pipeline = pipeline.with_options("lower-linear", compute="weights")
     return Target(
         "vulkan",
         architecture,
@@ -120,8 +120,8 @@ def _target(architecture: str, attribute: str) -> Target:
         },
         torch_pipeline=pipeline,
         # Half of what there is: IREE needs some of it for the reduction itself.
-        input_pipeline=(
-            f"{INPUT_PIPELINE},lower-argmax{{form=rows}},bound-reductions{{bytes={shared // 2}}}"
+        input_pipeline=INPUT_PIPELINE.then(
+            f"lower-argmax{{form=rows}},bound-reductions{{bytes={shared // 2}}}"
         ),
         device=device,
         static_prompts=True,

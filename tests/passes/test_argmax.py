@@ -15,7 +15,7 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels import build_objects
-from edgec.passes import run_pipeline
+from edgec.passes import Pipeline
 
 # The last two have no rows of equal length but their own; 8,191 is too short for the kernel.
 SIZES = (1, 7, 1000, 32000, 151936, 8191, 151937)
@@ -49,11 +49,11 @@ def search(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     target = parse_targets("cpu")[0]
     passes = target.input_pipeline
     if request.param != "cpu":
-        passes = f"lower-argmax{{form={request.param}}}"
+        passes = Pipeline.parse(f"lower-argmax{{form={request.param}}}")
     with ir.Context():
         text = "".join(_function(batch, size) for batch in BATCHES for size in SIZES)
         module = ir.Module.parse(f"module @argmax {{{text}}}")
-        run_pipeline(module, passes)
+        passes.run(module)
         (folder / "in.mlir").write_text(str(module))
     flags = (*target.flags, *shape_flags(CompileOptions()))
     if target.kernels and request.param == "cpu":

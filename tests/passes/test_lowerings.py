@@ -21,7 +21,7 @@ from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels import build_objects
 from edgec.models import ops
 from edgec.models.quantize import WeightFormat, quantize, quantize_experts
-from edgec.passes import LOWERINGS, TORCH_PIPELINE, run_pipeline, with_options
+from edgec.passes import LOWERINGS, TORCH_PIPELINE
 from edgec.passes.kernels.table import LIBRARIES
 
 _MLIR = {
@@ -78,14 +78,14 @@ def _compile(
     dynamic: dict[int, int],
     folder: Path,
     portable: bool = True,
-    pipeline: str = TORCH_PIPELINE,
+    pipeline: Pipeline = TORCH_PIPELINE,
 ) -> Path:
     """A program of `operator_module` for this CPU."""
     text = operator_module(name, arguments, dynamic)
     target = parse_targets("cpu")[0]
     with ir.Context():
         module = ir.Module.parse(text)
-        run_pipeline(module, pipeline if portable else target.torch_pipeline)
+        (pipeline if portable else target.torch_pipeline).run(module)
         (folder / "in.mlir").write_text(str(module))
     flags = (*target.flags, *shape_flags(CompileOptions()))
     if target.kernels and not portable:
@@ -343,7 +343,7 @@ def test_quantized_linear_apart(tmp_path: Path, bits: int, zeros: bool) -> None:
     weight = torch.randn(40, 64) + 0.5 * zeros
     packed, scales = quantize("w", weight, WeightFormat(bits, 32, zeros))
     arguments = [torch.randn(1, 33, 64), packed, scales, None, 40]
-    pipeline = with_options(TORCH_PIPELINE, "lower-quantized-linear", "form=apart")
+    pipeline = TORCH_PIPELINE.with_options("lower-quantized-linear", form="apart")
     program = _compile("quantized_linear", arguments, {0: 1}, tmp_path, pipeline=pipeline)
     check(program, "quantized_linear", arguments)
 
