@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import StateBuffer
 from edgec.runtime import transfer
+from edgec.runtime.transfer import IREE_ERRORS
 
 __all__ = ["StateBuffers", "state_bytes"]
 
@@ -38,6 +40,34 @@ _QUEUED = 2
 
 _SLOTS = 8
 """Token buffers of a sequence. A call takes two in turn, one to read and one to write."""
+
+
+@dataclass
+class _Timeline:
+    """The calls of a sequence, one behind the other: the semaphore's value says how many are done.
+
+    A Ctrl-C may come between a call and anything that Python notes of it. So a call is announced
+    before, and has been made when it has left its results.
+    """
+
+    semaphore: Any
+    made: int = 0
+    # What queued calls work with stays alive until they are done.
+    held: deque[Any] = field(default_factory=lambda: deque(maxlen=_QUEUED))
+    announced: tuple[int, Any, Any] | None = None
+
+    def announce(self, arguments: Any, results: Any) -> None:
+        self.announced = (self.calls + 1, arguments, results)
+
+    @property
+    def calls(self) -> int:
+        """How many calls were queued."""
+        if self.announced is not None:
+            number, _, results = self.announced
+            if number > self.made and results.size:
+                self.held.append(self.announced)
+                self.made = number
+        return self.made
 
 
 class StateBuffers:
@@ -62,7 +92,6 @@ class StateBuffers:
         self._saved_length = 0
         self._views: list[Any] = []
         self._slots: list[Any] = []
-        self._nbytes = 0
         for spec in specs:
             buffer = self._allocate(spec, _bytes(spec))
             element_type = int(getattr(rt.HalElementType, _element(spec)[0]))
@@ -78,26 +107,24 @@ class StateBuffers:
             buffer = self._device.allocator.allocate_buffer(
                 int(rt.MemoryType.DEVICE_LOCAL), int(rt.BufferUsage.DEFAULT), size
             )
-        except (RuntimeError, MemoryError) as error:
+        except (*IREE_ERRORS, MemoryError) as error:
             self.free()
             raise DeviceError(
                 f"no device memory for the state: {spec.name!r} needs {_mb(size)} MB",
                 "close other sessions, or compile with a smaller --ctx-size",
             ) from error
-        self._nbytes += size
         return buffer
 
     def _begin(self) -> None:
         """Starts a new timeline: nothing is queued."""
-        self._semaphore = self._device.create_semaphore(0)
-        self._calls = 0
-        # What queued calls work with stays alive until they are done.
-        self._held: deque[Any] = deque(maxlen=_QUEUED)
+        self._timeline = _Timeline(self._device.create_semaphore(0))
 
     @property
     def nbytes(self) -> int:
         """Bytes held on the device; 0 after `free`."""
-        return self._nbytes
+        buffers = zip(self._specs, tuple(self._views), strict=False)
+        saved = (_checkpoint_bytes(self._specs[at]) for at in tuple(self._saved))
+        return sum(_bytes(spec) for spec, _ in buffers) + sum(saved)
 
     @property
     def views(self) -> list[Any]:
@@ -107,7 +134,7 @@ class StateBuffers:
     @property
     def timeline(self) -> tuple[Any, int]:
         """The semaphore, and its value once all calls queued so far are done."""
-        return self._semaphore, self._calls
+        return self._timeline.semaphore, self._timeline.calls
 
     def reserve(self) -> None:
         """Waits until another call may be queued.
@@ -116,22 +143,21 @@ class StateBuffers:
             DeviceError: an earlier call failed.
         """
         try:
-            self._semaphore.wait(max(0, self._calls - _QUEUED + 1))
-        except RuntimeError as error:
+            self._timeline.semaphore.wait(max(0, self._timeline.calls - _QUEUED + 1))
+        except IREE_ERRORS as error:
             raise DeviceError(f"an earlier call failed on the device: {error}") from error
 
-    def queued(self, used: Any) -> None:
-        """Counts a call that will advance the timeline; keeps alive what it uses."""
-        self._calls += 1
-        self._held.append(used)
+    def announce(self, arguments: Any, results: Any) -> None:
+        """Says which call comes next on the timeline: it counts once there is a result."""
+        self._timeline.announce(arguments, results)
 
     def next_slot(self) -> Any:
         """i32[1, 1] in which the call about to be queued leaves its token."""
-        return self._slots[2 * self._calls % _SLOTS]
+        return self._slots[2 * self._timeline.calls % _SLOTS]
 
     def upload(self, token: int) -> Any:
         """i32[1, 1] with a token for the call about to be queued. No call in the queue uses it."""
-        view = self._slots[(2 * self._calls + 1) % _SLOTS]
+        view = self._slots[(2 * self._timeline.calls + 1) % _SLOTS]
         transfer.write_token(view, token)
         return view
 
@@ -141,13 +167,13 @@ class StateBuffers:
         Raises:
             DeviceError: later calls have overwritten it.
         """
-        if self._calls - call >= _SLOTS // 2:
+        if self._timeline.calls - call >= _SLOTS // 2:
             raise DeviceError("a result is read too late: later calls have overwritten it")
         return self._slots[2 * call % _SLOTS]
 
     def sync(self) -> None:
-        """Waits for everything queued. Raises RuntimeError if any of it failed."""
-        self._semaphore.wait(self._calls)
+        """Waits for everything queued. Raises one of IREE's errors if any of it failed."""
+        self._timeline.semaphore.wait(self._timeline.calls)
 
     def zero(self) -> None:
         """Fills every buffer with zeros, on the device: no host copy of the same size is made.
@@ -249,14 +275,14 @@ class StateBuffers:
         try:
             for state in (self, *others):
                 state.sync()
-        except RuntimeError as error:
+        except IREE_ERRORS as error:
             raise DeviceError(f"a call failed on the device: {error}") from error
 
     def _execute(self, commands: Any, failure: str) -> None:
         commands.end()
         try:
             transfer.execute(self._device, commands)
-        except RuntimeError as error:
+        except IREE_ERRORS as error:
             raise DeviceError(f"{failure}: {error}") from error
 
     def free(self) -> None:
@@ -267,11 +293,10 @@ class StateBuffers:
         self._views = []
         self._slots = []
         self._saved = {}
-        self._nbytes = 0
 
     def _quiet(self) -> None:
         """Waits until nothing runs on the buffers, whatever became of it."""
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(*IREE_ERRORS):
             self.sync()
 
 
