@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from edgec.errors import DeviceError, InputError
 from edgec.runtime.interfaces import CompiledProgram, Output, State
 from edgec.runtime.phases import PhaseCounters, PhaseLog, SequencePhase
 from edgec.runtime.snapshot import read_snapshot, write_snapshot
+from edgec.runtime.state import saved_sizes
 
 __all__ = ["PADDING_TOKEN", "Sequence", "Step", "check_ids", "step_together"]
 
@@ -323,10 +325,14 @@ class Sequence:
             InputError: no such file, damaged, or of another artifact; nothing has changed.
             DeviceError: the sequence is retired, or the device failed.
         """
-        tokens, shortest, buffers = read_snapshot(Path(path), self._program.manifest.digest)
-        if not 0 < len(tokens) <= self.context:
-            raise InputError(f"{path}: {len(tokens)} tokens, the context is {self.context}")
-        check_ids(tokens, self.vocab_size)
+        manifest = self._program.manifest
+        tokens, shortest, buffers = read_snapshot(
+            Path(path), manifest.digest, self.context, partial(saved_sizes, manifest.state)
+        )
+        try:
+            check_ids(tokens, self.vocab_size)
+        except InputError as error:
+            raise InputError(f"{path}: {error.what}") from None
         self.reset()
         with self._all_or_poisoned():
             self._state.write(buffers, len(tokens))

@@ -22,7 +22,7 @@ from edgec.manifest import StateBuffer
 from edgec.runtime import transfer
 from edgec.runtime.transfer import IREE_ERRORS
 
-__all__ = ["StateBuffers", "state_bytes"]
+__all__ = ["StateBuffers", "saved_sizes", "state_bytes"]
 
 # MLIR element type -> (name of IREE's element type, bytes).
 _ELEMENTS = {
@@ -203,7 +203,7 @@ class StateBuffers:
         self._synced(other)
         commands = rt.HalCommandBuffer(self._device)
         for spec, source, target in zip(self._specs, other.views, self._views, strict=True):
-            size = self._used(spec, rows)
+            size = _used(spec, rows)
             if size:
                 commands.copy(source.get_buffer(), target.get_buffer(), 0, 0, size)
         self._execute(commands, "the state cannot be copied")
@@ -243,7 +243,7 @@ class StateBuffers:
         parts = []
         for spec, view in zip(self._specs, self._views, strict=True):
             content = transfer.read_bytes(self._device, view.get_buffer())
-            parts.append(content[: self._used(spec, rows)].copy())
+            parts.append(content[: _used(spec, rows)].copy())
         return parts
 
     def write(self, parts: Seq[npt.NDArray[np.uint8]], rows: int) -> None:
@@ -254,22 +254,19 @@ class StateBuffers:
         """
         import iree.runtime as rt
 
-        sizes = [self._used(spec, rows) for spec in self._specs]
+        sizes = saved_sizes(self._specs, rows)
         if [part.nbytes for part in parts] != sizes:
             raise InputError("the saved state does not fit the model")
         self._synced()
         commands = rt.HalCommandBuffer(self._device)
-        sources = [transfer.upload_bytes(self._device, part) for part in parts if part.nbytes]
+        try:
+            sources = [transfer.upload_bytes(self._device, part) for part in parts if part.nbytes]
+        except (*IREE_ERRORS, MemoryError) as error:
+            raise DeviceError(f"no device memory for a copy of the state: {error}") from error
         targets = [view for view, size in zip(self._views, sizes, strict=True) if size]
         for source, target, size in zip(sources, targets, filter(None, sizes), strict=True):
             commands.copy(source, target.get_buffer(), 0, 0, size)
         self._execute(commands, "the state cannot be written")
-
-    def _used(self, spec: StateBuffer, rows: int) -> int:
-        """Bytes of a buffer that hold something of the first `rows` positions, in whole words."""
-        if not spec.has_rows:
-            return _bytes(spec)
-        return min(_bytes(spec), -(-rows * _row_bytes(spec) // 4) * 4)
 
     def _synced(self, *others: StateBuffers) -> None:
         try:
@@ -303,6 +300,18 @@ class StateBuffers:
 def state_bytes(specs: Seq[StateBuffer]) -> int:
     """Device memory that one sequence takes, with a checkpoint where it needs one."""
     return sum(_bytes(spec) + _checkpoint_bytes(spec) for spec in specs)
+
+
+def saved_sizes(specs: Seq[StateBuffer], rows: int) -> list[int]:
+    """The bytes of each buffer that `StateBuffers.read` gives."""
+    return [_used(spec, rows) for spec in specs]
+
+
+def _used(spec: StateBuffer, rows: int) -> int:
+    """Bytes of a buffer that hold something of the first `rows` positions, in whole words."""
+    if not spec.has_rows:
+        return _bytes(spec)
+    return min(_bytes(spec), -(-rows * _row_bytes(spec) // 4) * 4)
 
 
 def _checkpoint_bytes(spec: StateBuffer) -> int:
