@@ -168,7 +168,7 @@ class Scheduler:
             if job.score_prompt:
                 job.token = job.ids[0]
             else:
-                job.chunks = job.sequence.chunks(job.ids[cached:])
+                job.chunks = job.sequence.chunks(job.ids[cached:], checkpoint=job.cache_prompt)
             job.generation = self._generation(job, cached)
             self.counters.cached_tokens += cached
 
@@ -190,8 +190,6 @@ class Scheduler:
         held = job.sequence.length
         try:
             step = next(job.chunks)
-            if job.sequence.length >= len(job.ids) and job.cache_prompt:
-                job.sequence.checkpoint()
         except Exception as error:
             self._fail(job, error)
             return None
