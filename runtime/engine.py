@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import functools
 import itertools
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 from edgec.artifact import Artifact
 from edgec.errors import EngineClosed, InputError, QueueFull
+from edgec.runtime.device import check_process, forked
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.pool import PoolCounters, SequencePool
 from edgec.runtime.prompt import Prompt, encode_prompt, prepare
@@ -159,8 +161,8 @@ class Engine:
         self._drain_until = 0.0
         self._thread = threading.Thread(target=self._run, name="edgec-engine", daemon=True)
         self._thread.start()
-        # The thread must not run into the end of the interpreter, with work on the device.
-        atexit.register(_close, weakref.ref(self))
+        _open.add(self)
+        _close_at_exit()
 
     @property
     def artifact(self) -> Artifact:
@@ -211,6 +213,7 @@ class Engine:
         The request itself may end with `DeviceError` (its computation failed; others go on),
         `RequestTimeout`, `EngineClosed`, or what `token_filter` raised.
         """
+        check_process()
         started = time.perf_counter()
         score_only = score_prompt and options.get("max_new_tokens") == 0
         ids, config = prepare(
@@ -308,6 +311,7 @@ class Engine:
             except BaseException as error:
                 future.set_exception(error)
 
+        check_process()
         with self._changed:
             if self._closing:
                 raise EngineClosed("the engine is closed")
@@ -322,6 +326,9 @@ class Engine:
             drain: Seconds to let running and waiting requests finish first; those that do not
                 end with `EngineClosed`.
         """
+        _open.discard(self)
+        if forked():
+            return  # the thread and what it holds are the parent's
         with self._changed:
             if not self._closing:
                 self._drain_until = time.monotonic() + drain
@@ -354,32 +361,45 @@ class Engine:
             # Also after an error of the engine's own: nobody must wait for ever.
             with self._changed:
                 self._closing = True
-                for call in self._calls:
-                    call()
+                calls, self._calls = self._calls, []
                 self._scheduler.waiting.extend(self._inbox)
                 self._inbox.clear()
+            for call in calls:
+                call()
             self._scheduler.stop(EngineClosed("the engine was closed before the request was done"))
             self._pool.clear()
 
     def _collect(self) -> bool:
         """Takes in what was submitted; waits while there is nothing to do. False: to end."""
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 self._scheduler.waiting.extend(self._inbox)
                 self._inbox.clear()
-                for call in self._calls:
-                    call()
-                self._calls.clear()
-                busy = self._scheduler.busy
-                if self._closing and (not busy or time.monotonic() >= self._drain_until):
-                    return False
-                if busy:
-                    return True
-                self._pool.expire()
-                self._changed.wait(self._pool.next_expiry())
+                calls, self._calls = self._calls, []
+                if not calls:
+                    busy = self._scheduler.busy
+                    if self._closing and (not busy or time.monotonic() >= self._drain_until):
+                        return False
+                    if busy:
+                        return True
+                    seconds = self._pool.next_expiry()
+                    if seconds is None or seconds > 0:
+                        self._changed.wait(seconds)
+            # Without the lock: others must not wait for the device or a disk to ask or to cancel.
+            for call in calls:
+                call()
+            self._pool.expire()
 
 
-def _close(reference: weakref.ref[Engine]) -> None:
-    engine = reference()
-    if engine is not None:
-        engine.close()
+_open: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """No engine's thread must run into the end of the interpreter, with work on the device."""
+
+    def close_all() -> None:
+        for engine in tuple(_open):
+            engine.close()
+
+    atexit.register(close_all)

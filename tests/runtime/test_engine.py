@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,18 @@ import pytest
 from tests.runtime.fakes import FakeProgram
 
 from edgec.artifact import Artifact
-from edgec.errors import DeviceError, EngineClosed, InputError, QueueFull, RequestTimeout
+from edgec.errors import (
+    DeviceError,
+    EdgecError,
+    EngineClosed,
+    InputError,
+    QueueFull,
+    RequestTimeout,
+)
 from edgec.runtime import Engine, Session
+from edgec.runtime.engine import _open as engines_open
 from edgec.runtime.perplexity import perplexity
+from edgec.runtime.sequence import Sequence
 
 MakeSession = Callable[..., Session]
 
@@ -380,17 +390,60 @@ def test_log_probabilities_and_filters(make_engine: Callable[..., Engine]) -> No
     assert plain.tokens == generate(make_engine(), list(b"abc"), max_new_tokens=2).tokens
 
 
-def test_a_filter_that_fails_ends_its_request_only(make_engine: Callable[..., Engine]) -> None:
+class Panic(BaseException):
+    """As the bindings of Rust libraries raise it."""
+
+
+ERRORS = [
+    InputError("no such grammar"), ValueError("x"), MemoryError(), RecursionError(),
+    KeyboardInterrupt(), SystemExit(3), GeneratorExit(), Panic("index out of bounds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_a_filter_that_fails_ends_its_request_only(
+    make_engine: Callable[..., Engine], error: BaseException
+) -> None:
     class Bad:
         def mask(self, tokens: Any, logits: np.ndarray) -> None:
-            raise InputError("no such grammar")
+            raise error
 
     engine = make_engine()
     bad = engine.submit("abc", token_filter=Bad())
     good = engine.submit("abc", max_new_tokens=5)
-    with pytest.raises(InputError, match="grammar"):
+    with pytest.raises(EdgecError, match="grammar|the generation failed"):
         bad.result(20)
     assert good.result(20).usage.completion_tokens <= 5
+    assert engine.submit("abc", max_new_tokens=2).result(20).finish_reason
+    assert engine.stats().failed == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), Panic("retry limit")], ids=["error", "panic"])
+@pytest.mark.parametrize("name", ["decode", "special_id"])
+def test_a_tokenizer_that_fails_ends_its_request_only(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, error: BaseException,
+    name: str,
+) -> None:  # fmt: skip
+    """While text is made of tokens, or before the first."""
+    engine, gate = make_engine(), Gate()
+    good = engine.submit("abc", token_filter=gate, max_new_tokens=3, ignore_eos=True)
+    assert gate.entered.wait(20)
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine.model.tokenizer), name, fail)
+        bad = engine.submit("abc", max_new_tokens=3, stop_strings="x")
+        cancelled = engine.submit("abc", stop_strings="x")
+        cancelled.cancel()
+        gate.open.set()
+        for request in (bad, cancelled) if name == "special_id" else (bad,):
+            with pytest.raises(DeviceError, match="the generation failed"):
+                request.result(20)
+    if name == "special_id":
+        assert good.result(20).usage.completion_tokens == 3
+    assert engine.submit("abc", max_new_tokens=2).result(20).finish_reason
 
 
 def test_cancelled_tasks_do_not_cancel_requests(make_engine: Callable[..., Engine]) -> None:
@@ -521,3 +574,39 @@ def test_scores_of_a_compiled_model(tiny_dense_artifact: Artifact) -> None:
     check_scores(session, prompt, scores, [1, 2, len(prompt) // 2, len(prompt) - 1])
     mean = -sum(score.token for score in scores) / len(scores)
     assert mean == pytest.approx(perplexity(session, text).nll, abs=1e-9)
+
+
+def test_engines_leave_nothing_for_the_end_of_the_process(make_session: MakeSession) -> None:
+    model = make_session().model
+    Engine(model).close()
+    before = atexit._ncallbacks()
+    for _ in range(20):
+        Engine(model).close()
+    forgotten = Engine(model)
+    assert atexit._ncallbacks() == before
+    assert set(engines_open) == {forgotten}
+    forgotten.close()
+    assert set(engines_open) == set()
+
+
+def test_others_do_not_wait_while_a_sequence_is_saved(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = make_engine()
+    generate(engine, ids(40, 1), session_id="a")
+    saving, done = threading.Event(), threading.Event()
+
+    def slow(self: Any, path: Path) -> None:
+        saving.set()
+        assert done.wait(20)
+
+    monkeypatch.setattr(Sequence, "save", slow)
+    thread = threading.Thread(target=engine.save, args=("a", tmp_path / "a"))
+    thread.start()
+    assert saving.wait(20)
+    request = engine.submit("abc", max_new_tokens=2)
+    assert engine.stats().queued == 1
+    request.cancel()
+    done.set()
+    thread.join(20)
+    assert request.result(20).finish_reason == "cancelled"
