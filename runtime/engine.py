@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from edgec.artifact import Artifact
 from edgec.errors import EngineClosed, InputError, QueueFull
+from edgec.runtime.config import check_integer, check_number
 from edgec.runtime.device import check_process, forked
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.pool import PoolCounters, SequencePool
@@ -142,10 +143,11 @@ class Engine:
         ttl: float | None = DEFAULT_TTL,
         max_queue: int = DEFAULT_MAX_QUEUE,
     ) -> None:
-        if max_queue < 1:
-            raise InputError(f"max_queue={max_queue}: must be at least 1")
-        if ttl is not None and not ttl >= 0:
-            raise InputError(f"ttl={ttl}: must be seconds, 0 or more")
+        check_integer("max_queue", max_queue, 1)
+        if ttl is not None:
+            check_number("ttl (seconds)", ttl, 0.0)
+        if memory is not None:
+            check_number("memory (bytes)", memory, 0.0)
         self.model = LoadedModel.of(artifact, device, threads)
         if memory is None:
             memory = DEFAULT_SEQUENCES * state_bytes(self.model.program.manifest.state)
@@ -221,10 +223,10 @@ class Engine:
         )
         if score_prompt:
             logprobs, cache_prompt = logprobs or 0, False
-        if logprobs is not None and not 0 <= logprobs <= self.model.vocab_size:
-            raise InputError(f"logprobs={logprobs}: must be from 0 to {self.model.vocab_size}")
-        if timeout is not None and not timeout > 0:
-            raise InputError(f"timeout={timeout}: must be seconds, above 0")
+        if logprobs is not None:
+            check_integer("logprobs", logprobs, 0, self.model.vocab_size)
+        if timeout is not None:
+            check_number("timeout (seconds)", timeout, 0.0, above=True)
         with self._changed:
             if self._closing:
                 raise EngineClosed("the engine is closed")
@@ -384,7 +386,7 @@ class Engine:
                         return True
                     seconds = self._pool.next_expiry()
                     if seconds is None or seconds > 0:
-                        self._changed.wait(seconds)
+                        self._changed.wait(seconds and min(seconds, threading.TIMEOUT_MAX))
             # Without the lock: others must not wait for the device or a disk to ask or to cancel.
             for call in calls:
                 call()

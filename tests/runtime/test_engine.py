@@ -90,12 +90,26 @@ def test_chunks_blocking_and_async(make_engine: Callable[..., Engine]) -> None:
 
 def test_bad_input_is_refused_at_once(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(context=100)
-    for prompt, options in (("", {}), ([1] * 101, {}), ("a", {"temp": 1}), ("a", {"logprobs": -1})):
+    for prompt, options in (
+        ("", {}), ([1] * 101, {}), ("a", {"temp": 1}), ("a", {"logprobs": -1}),
+        ("a", {"logprobs": 1.5}), ("a", {"timeout": 0}), ("a", {"timeout": "1"}),
+        ("a", {"timeout": 10**400}), ("a", {"timeout": float("nan")}),
+    ):  # fmt: skip
         with pytest.raises(InputError):
             engine.submit(prompt, **options)
     assert engine.stats().requests == 0
     with pytest.raises(InputError, match="one sequence needs"):
         make_engine({"memory": 100})
+    for wrong in (
+        {"ttl": -1}, {"ttl": 10**400}, {"ttl": "x"}, {"max_queue": 0}, {"max_queue": 1.5},
+        {"memory": "1G"},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            make_engine(wrong)
+    # Longer than a lock can wait.
+    patient = make_engine({"ttl": 1e300})
+    for _ in range(2):
+        assert patient.submit("a", timeout=1e300, max_new_tokens=2).result(20).tokens
 
 
 class Gate:

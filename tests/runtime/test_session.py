@@ -65,12 +65,15 @@ def test_max_time_ends_a_generation(make_session: MakeSession) -> None:
     assert (result.text, result.finish_reason) == ("h", "length")
 
 
-def test_without_a_limit_256_tokens_or_what_fits(make_session: MakeSession) -> None:
-    session = make_session(context=100)
-    result = session.generate([1, 2, 3], ignore_eos=True)
-    assert (result.usage.completion_tokens, result.finish_reason) == (97, "length")
-    session = make_session(context=1000)
-    assert session.generate([1, 2, 3], ignore_eos=True).usage.completion_tokens == 256
+@pytest.mark.parametrize("options", [{}, {"max_new_tokens": -1}, {"max_new_tokens": None}])
+def test_without_a_limit_to_the_end_of_the_context(
+    make_session: MakeSession, options: dict[str, Any]
+) -> None:
+    session = make_session(context=600)
+    result = session.generate([1, 2, 3], ignore_eos=True, **options)
+    assert (result.usage.completion_tokens, result.finish_reason) == (597, "length")
+    with pytest.raises(InputError, match="prompt of 600 tokens and 1 new"):
+        session.generate([1] * 600, **options)
 
 
 def test_a_models_own_limit_gives_way_to_the_context(make_session: MakeSession) -> None:
@@ -80,6 +83,7 @@ def test_a_models_own_limit_gives_way_to_the_context(make_session: MakeSession) 
     options: dict[str, Any] = {"ignore_eos": True}
     assert session.generate([1] * 10, **options).usage.completion_tokens == 50
     assert session.generate([1] * 90, **options).usage.completion_tokens == 10
+    assert session.generate([1] * 10, max_new_tokens=-1, **options).usage.completion_tokens == 90
     with pytest.raises(InputError, match="90 tokens and 50 new ones"):
         session.generate([1] * 90, max_new_tokens=50)
 
