@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import functools
 import itertools
 import threading
 import time
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 
 from edgec.artifact import Artifact
 from edgec.errors import EngineClosed, InputError, QueueFull
+from edgec.runtime.config import check_integer, check_number
+from edgec.runtime.device import check_process, forked
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.pool import PoolCounters, SequencePool
 from edgec.runtime.prompt import Prompt, encode_prompt, prepare
@@ -140,10 +143,11 @@ class Engine:
         ttl: float | None = DEFAULT_TTL,
         max_queue: int = DEFAULT_MAX_QUEUE,
     ) -> None:
-        if max_queue < 1:
-            raise InputError(f"max_queue={max_queue}: must be at least 1")
-        if ttl is not None and not ttl >= 0:
-            raise InputError(f"ttl={ttl}: must be seconds, 0 or more")
+        check_integer("max_queue", max_queue, 1)
+        if ttl is not None:
+            check_number("ttl (seconds)", ttl, 0.0)
+        if memory is not None:
+            check_number("memory (bytes)", memory, 0.0)
         self.model = LoadedModel.of(artifact, device, threads)
         if memory is None:
             memory = DEFAULT_SEQUENCES * state_bytes(self.model.program.manifest.state)
@@ -159,8 +163,8 @@ class Engine:
         self._drain_until = 0.0
         self._thread = threading.Thread(target=self._run, name="edgec-engine", daemon=True)
         self._thread.start()
-        # The thread must not run into the end of the interpreter, with work on the device.
-        atexit.register(_close, weakref.ref(self))
+        _open.add(self)
+        _close_at_exit()
 
     @property
     def artifact(self) -> Artifact:
@@ -173,9 +177,11 @@ class Engine:
         *,
         session_id: str | None = None,
         cache_prompt: bool = True,
+        cache_scope: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         token_filter: TokenFilter | None = None,
         logprobs: int | None = None,
+        score_prompt: bool = False,
         timeout: float | None = None,
         **options: Any,
     ) -> Request:
@@ -188,10 +194,15 @@ class Engine:
                 even if this request is cancelled, and can be saved.
             cache_prompt: Whether to use what inactive sequences hold of the prompt, and to keep
                 this one for others. If not, its state is freed as soon as it ends.
+            cache_scope: Who shares what is kept: prefixes are reused, and conversations named,
+                within one scope only. None is a scope too.
             chat_template_kwargs: More variables for the chat template (`tools`, ...).
             token_filter: Narrows each next token, see `TokenFilter`.
             logprobs: Log-probabilities with each chunk: of its token and of this many of the most
                 probable ones. None: neither.
+            score_prompt: Whether `Request.prompt_logprobs` is to say how probable the prompt's own
+                tokens were (with `logprobs`, which are the most probable ones, too). Each is a
+                decode step, nothing is reused or kept, and `max_new_tokens` may be 0.
             timeout: Seconds, from now, after which the request ends with `RequestTimeout`. For
                 a result that ends gently there is the option `max_time`.
             options: Fields of `GenerationConfig`, over the model's own defaults.
@@ -204,12 +215,18 @@ class Engine:
         The request itself may end with `DeviceError` (its computation failed; others go on),
         `RequestTimeout`, `EngineClosed`, or what `token_filter` raised.
         """
+        check_process()
         started = time.perf_counter()
-        ids, config = prepare(self.model, prompt, chat_template_kwargs, options)
-        if logprobs is not None and not 0 <= logprobs <= self.model.vocab_size:
-            raise InputError(f"logprobs={logprobs}: must be from 0 to {self.model.vocab_size}")
-        if timeout is not None and not timeout > 0:
-            raise InputError(f"timeout={timeout}: must be seconds, above 0")
+        score_only = score_prompt and options.get("max_new_tokens") == 0
+        ids, config = prepare(
+            self.model, prompt, chat_template_kwargs, options, score_only=score_only
+        )
+        if score_prompt:
+            logprobs, cache_prompt = logprobs or 0, False
+        if logprobs is not None:
+            check_integer("logprobs", logprobs, 0, self.model.vocab_size)
+        if timeout is not None:
+            check_number("timeout (seconds)", timeout, 0.0, above=True)
         with self._changed:
             if self._closing:
                 raise EngineClosed("the engine is closed")
@@ -220,8 +237,8 @@ class Engine:
             request = Request(f"req-{next(self._numbers)}", len(ids), self._poke)
             deadline = None if timeout is None else started + timeout
             job = Job(
-                request, ids, config, session_id, cache_prompt, token_filter, logprobs,
-                deadline, started,
+                request, ids, config, session_id, cache_prompt, cache_scope, token_filter,
+                logprobs, score_prompt, score_only, deadline, started,
             )  # fmt: skip
             self._requests += 1
             self._inbox.append(job)
@@ -259,16 +276,16 @@ class Engine:
                 **{f"sequences_{name}": value for name, value in vars(pool).items()},
             )
 
-    def save(self, session_id: str, path: str | Path) -> None:
+    def save(self, session_id: str, path: str | Path, *, cache_scope: str | None = None) -> None:
         """Writes the inactive sequence of a conversation into a file, for `restore`.
 
         Raises:
             InputError: no inactive sequence of that name, or the file cannot be written.
             EngineClosed: the engine is closed.
         """
-        self._call(lambda: self._save(session_id, Path(path)))
+        self._call(lambda: self._save(session_id, Path(path), cache_scope))
 
-    def restore(self, path: str | Path, session_id: str) -> int:
+    def restore(self, path: str | Path, session_id: str, *, cache_scope: str | None = None) -> int:
         """Brings a saved sequence back as the inactive one of a conversation.
 
         Returns:
@@ -278,10 +295,10 @@ class Engine:
             InputError: no such file, damaged, of another artifact, or no memory for it now.
             EngineClosed: the engine is closed.
         """
-        return self._call(lambda: self._pool.restore(Path(path), session_id))
+        return self._call(lambda: self._pool.restore(Path(path), session_id, cache_scope))
 
-    def _save(self, session_id: str, path: Path) -> None:
-        sequence = self._pool.find(session_id)
+    def _save(self, session_id: str, path: Path, scope: str | None) -> None:
+        sequence = self._pool.find(session_id, scope)
         if sequence is None:
             raise InputError(f"session {session_id!r}: nothing inactive is kept for it")
         sequence.save(path)
@@ -296,6 +313,7 @@ class Engine:
             except BaseException as error:
                 future.set_exception(error)
 
+        check_process()
         with self._changed:
             if self._closing:
                 raise EngineClosed("the engine is closed")
@@ -310,6 +328,9 @@ class Engine:
             drain: Seconds to let running and waiting requests finish first; those that do not
                 end with `EngineClosed`.
         """
+        _open.discard(self)
+        if forked():
+            return  # the thread and what it holds are the parent's
         with self._changed:
             if not self._closing:
                 self._drain_until = time.monotonic() + drain
@@ -342,32 +363,45 @@ class Engine:
             # Also after an error of the engine's own: nobody must wait for ever.
             with self._changed:
                 self._closing = True
-                for call in self._calls:
-                    call()
+                calls, self._calls = self._calls, []
                 self._scheduler.waiting.extend(self._inbox)
                 self._inbox.clear()
+            for call in calls:
+                call()
             self._scheduler.stop(EngineClosed("the engine was closed before the request was done"))
             self._pool.clear()
 
     def _collect(self) -> bool:
         """Takes in what was submitted; waits while there is nothing to do. False: to end."""
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 self._scheduler.waiting.extend(self._inbox)
                 self._inbox.clear()
-                for call in self._calls:
-                    call()
-                self._calls.clear()
-                busy = self._scheduler.busy
-                if self._closing and (not busy or time.monotonic() >= self._drain_until):
-                    return False
-                if busy:
-                    return True
-                self._pool.expire()
-                self._changed.wait(self._pool.next_expiry())
+                calls, self._calls = self._calls, []
+                if not calls:
+                    busy = self._scheduler.busy
+                    if self._closing and (not busy or time.monotonic() >= self._drain_until):
+                        return False
+                    if busy:
+                        return True
+                    seconds = self._pool.next_expiry()
+                    if seconds is None or seconds > 0:
+                        self._changed.wait(seconds and min(seconds, threading.TIMEOUT_MAX))
+            # Without the lock: others must not wait for the device or a disk to ask or to cancel.
+            for call in calls:
+                call()
+            self._pool.expire()
 
 
-def _close(reference: weakref.ref[Engine]) -> None:
-    engine = reference()
-    if engine is not None:
-        engine.close()
+_open: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """No engine's thread must run into the end of the interpreter, with work on the device."""
+
+    def close_all() -> None:
+        for engine in tuple(_open):
+            engine.close()
+
+    atexit.register(close_all)

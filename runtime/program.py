@@ -22,16 +22,14 @@ from edgec.manifest import Program, decode_name
 from edgec.runtime import transfer
 from edgec.runtime.cpu import check_cpu
 from edgec.runtime.cuda import check_cuda
-from edgec.runtime.device import open_device
+from edgec.runtime.device import check_process, open_device
 from edgec.runtime.interfaces import Output
 from edgec.runtime.state import StateBuffers
+from edgec.runtime.transfer import IREE_ERRORS as _IREE_ERRORS
 from edgec.runtime.vulkan import check_vulkan
 from edgec.runtime.weights import map_weights
 
 __all__ = ["LoadedProgram", "select_program"]
-
-# What the bindings make of a status that is not OK.
-_IREE_ERRORS = (RuntimeError, ValueError, LookupError, OSError)
 
 
 class _Logits:
@@ -67,6 +65,7 @@ class DeviceOutput:
         return self._state.slot_of(self._done - 1)
 
     def wait(self) -> None:
+        check_process()
         try:
             self._semaphore.wait(self._done)
         except _IREE_ERRORS as error:
@@ -221,6 +220,7 @@ class LoadedProgram:
                 semaphore, value = row.state.timeline
                 before.insert(semaphore, value)
                 after.insert(semaphore, value + 1)
+                row.state.announce(arguments, results)
             arguments.push_ref(before)
             arguments.push_ref(after)
             with self._lock:
@@ -229,8 +229,6 @@ class LoadedProgram:
         except _IREE_ERRORS as error:
             where = ", ".join(str(row.start) for row in rows)
             raise DeviceError(f"{name} failed at position {where}: {_first_line(error)}") from error
-        for row in rows:
-            row.state.queued((arguments, logits))
         return [DeviceOutput(row.state, logits, at) for at, row in enumerate(rows)]
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgec.errors import InputError
 from edgec.runtime.chat import Message
-from edgec.runtime.config import DEFAULT_MAX_NEW_TOKENS, GenerationConfig
+from edgec.runtime.config import TO_THE_END, GenerationConfig
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.sequence import check_ids
 
@@ -49,24 +49,32 @@ def prepare(
     prompt: Prompt,
     chat_template_kwargs: Mapping[str, Any] | None,
     options: Mapping[str, Any],
+    *,
+    score_only: bool = False,
 ) -> tuple[list[int], GenerationConfig]:
     """Ids and options of a generation that can be computed; refuses any other.
 
     The options returned have a `max_new_tokens` that fits in the context.
 
+    Args:
+        score_only: Nothing is generated, whatever `max_new_tokens` says.
+
     Raises:
         InputError: a bad prompt or option, or more tokens than the context holds.
     """
+    if score_only:
+        options = {**options, "max_new_tokens": 1}
     config = model.defaults.updated(options)
     ids = encode_prompt(model, prompt, chat_template_kwargs)
     info = model.program.manifest.model
     check_ids(ids, model.vocab_size)
-    room = info.context - len(ids)
+    room = info.context - len(ids) + score_only
     limit = config.max_new_tokens
-    if options.get("max_new_tokens") is None:
+    if limit is None or limit == TO_THE_END:
+        limit = max(1, room)
+    elif options.get("max_new_tokens") is None:
         # Nobody asked for so many: what fits will do.
-        limit = max(1, min(limit or DEFAULT_MAX_NEW_TOKENS, room))
-    assert limit is not None
+        limit = max(1, min(limit, room))
     if limit > room:
         raise InputError(
             f"a prompt of {len(ids)} tokens and {limit} new ones are beyond the context of "

@@ -14,7 +14,7 @@ from edgec.runtime.model import LoadedModel
 from edgec.runtime.pool import SequencePool
 from edgec.runtime.request import Request
 from edgec.runtime.results import GenerationResult
-from edgec.runtime.sampling import TokenFilter
+from edgec.runtime.sampling import TokenFilter, logprobs_of
 from edgec.runtime.sequence import Sequence, Step, step_together
 
 __all__ = ["Counters", "Job", "Scheduler"]
@@ -45,8 +45,13 @@ class Job:
     config: GenerationConfig
     session_id: str | None = None
     cache_prompt: bool = True
+    cache_scope: str | None = None
     token_filter: TokenFilter | None = None
     logprobs: int | None = None
+    score_prompt: bool = False
+    """Whether the log-probabilities of the prompt's tokens are wanted, each by a decode step."""
+    score_only: bool = False
+    """Whether nothing is generated after that."""
     deadline: float | None = None
     """As of `time.perf_counter`."""
     started: float = field(default_factory=time.perf_counter)
@@ -117,7 +122,7 @@ class Scheduler:
         if (chunk := self._prefill(prompt)) is not None:
             try:
                 chunk.wait()
-            except Exception as error:
+            except BaseException as error:
                 self._fail(prompt, error)
 
     def _accept_all(self) -> None:
@@ -135,8 +140,12 @@ class Scheduler:
         now = time.perf_counter()
         for job in (*self.running, *self.waiting):
             if job.request.cancelled:
+                try:
+                    generation = job.generation or self._generation(job, 0)
+                except BaseException as error:
+                    self._fail(job, error)
+                    continue
                 self.counters.cancelled += 1
-                generation = job.generation or self._generation(job, 0)
                 self._end(job, generation.result("cancelled"))
             elif job.deadline is not None and now >= job.deadline:
                 self.counters.timed_out += 1
@@ -149,8 +158,10 @@ class Scheduler:
         while self.waiting:
             job = self.waiting[0]
             try:
-                acquired = self._pool.acquire(job.ids, job.session_id, job.cache_prompt)
-            except EdgecError as error:
+                acquired = self._pool.acquire(
+                    job.ids, job.session_id, job.cache_prompt, job.cache_scope
+                )
+            except BaseException as error:
                 self._fail(job, error)
                 continue
             if acquired is None:
@@ -158,8 +169,15 @@ class Scheduler:
             self.waiting.popleft()
             self.running.append(job)
             job.sequence, cached = acquired
-            job.chunks = job.sequence.chunks(job.ids[cached:])
-            job.generation = self._generation(job, cached)
+            try:
+                job.generation = self._generation(job, cached)
+            except BaseException as error:
+                self._fail(job, error)
+                continue
+            if job.score_prompt:
+                job.token = job.ids[0]
+            else:
+                job.chunks = job.sequence.chunks(job.ids[cached:], checkpoint=job.cache_prompt)
             self.counters.cached_tokens += cached
 
     def _generation(self, job: Job, cached: int) -> Generation:
@@ -180,9 +198,7 @@ class Scheduler:
         held = job.sequence.length
         try:
             step = next(job.chunks)
-            if job.sequence.length >= len(job.ids) and job.cache_prompt:
-                job.sequence.checkpoint()
-        except Exception as error:
+        except BaseException as error:
             self._fail(job, error)
             return None
         self.counters.prefill_calls += 1
@@ -200,7 +216,7 @@ class Scheduler:
             ]
             try:
                 results = step_together(steps)
-            except Exception as error:
+            except BaseException as error:
                 for job in group:
                     self._fail(job, error)
                 continue
@@ -212,9 +228,11 @@ class Scheduler:
     def _accept(self, job: Job, step: Step) -> None:
         """Takes the token of a step; waits for it."""
         assert job.generation is not None
+        if job.score_prompt and self._score(job, step):
+            return
         try:
             chunk = job.generation.accept(step)
-        except Exception as error:
+        except BaseException as error:
             self._fail(job, error)
             return
         self.counters.generated_tokens += 1
@@ -227,7 +245,33 @@ class Scheduler:
             self._release(job, keep=job.cache_prompt)
         job.request.deliver(chunk)
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _score(self, job: Job, step: Step) -> bool:
+        """Takes from a step what it says of the prompt's next token; False: there is none."""
+        assert job.generation is not None
+        scored = job.request.prompt_logprobs
+        left = len(job.ids) - 1 - len(scored)
+        if left:
+            token = job.ids[len(scored) + 1]
+            try:
+                scored.append(logprobs_of(step.logits(), token, job.logprobs or 0))
+            except BaseException as error:
+                self._fail(job, error)
+                return True
+            self.counters.prompt_tokens += 1
+            job.token, job.step = token, None
+        if left <= 1 and job.score_only:
+            self.counters.completed += 1
+            self._end(job, job.generation.result("length"))
+            return True
+        return left > 0
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        """Ends a job with an error, of whatever kind.
+
+        A token filter, a grammar or a tokenizer may raise anything, also what is no Exception
+        (KeyboardInterrupt, a panic of Rust's); this is not the main thread, so none of it is meant
+        for the process.
+        """
         self.counters.failed += 1
         if not isinstance(error, EdgecError):
             error = DeviceError(f"the generation failed: {type(error).__name__}: {error}")
