@@ -9,14 +9,16 @@ import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgec.artifact import Artifact, sha256_of
+from edgec.artifact import Artifact
 from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import Program, decode_name
 from edgec.runtime import transfer
@@ -26,7 +28,7 @@ from edgec.runtime.device import open_device
 from edgec.runtime.interfaces import Output
 from edgec.runtime.state import StateBuffers
 from edgec.runtime.vulkan import check_vulkan
-from edgec.runtime.weights import map_weights
+from edgec.runtime.weights import MappedWeights, map_file
 
 __all__ = ["LoadedProgram", "select_program"]
 
@@ -120,27 +122,28 @@ class LoadedProgram:
         self.program = select_program(artifact, device)
         _check_contract(artifact)
         _check_device(artifact, self.program)
-        # Of damaged weights a number is wrong; of damaged code the process dies.
-        _check_digest(artifact, self.program.file)
+        code = _map_code(artifact, self.program.file)
         self._device = open_device(self.program.driver, threads)
         # An IREE context must not run two calls at once, and `invoke` lets other threads in.
         self._lock = threading.Lock()
-        self._load()
+        self._load(code)
 
-    def _load(self) -> None:
+    def _load(self, code: mmap) -> None:
         import iree.runtime as rt
 
         folder, parameters = self.artifact.path, self.manifest.parameters
         instance = rt.VmInstance()
         try:
+            mapped = MappedWeights(folder / parameters.file)
             index = rt.ParameterIndex()
-            index.load_from_file_handle(map_weights(folder / parameters.file), "irpa")
+            index.load_from_file_handle(mapped.handle(), "irpa")
             provider = index.create_provider(parameters.scope)
             weights = rt.create_io_parameters_module(instance, provider)
         except _IREE_ERRORS as error:
             raise _unloadable(folder, parameters.file, error) from error
         try:
-            module = rt.VmModule.mmap(instance, str(folder / self.program.file))
+            # Not `VmModule.mmap`, which opens the file for writing.
+            module = rt.VmModule.wrap_buffer(instance, code, close_buffer=True)
             hal = rt.create_hal_module(instance, self._device)
             self._context = rt.VmContext(instance, modules=[weights, hal, module])
         except _IREE_ERRORS as error:
@@ -152,6 +155,8 @@ class LoadedProgram:
             if function is None:
                 raise ArtifactError(f"artifact {folder}: {self.program.file} has no {name}")
             self._functions[name] = function
+        # Last, as it is given back last: IREE has let go of the weights by then.
+        self._weights = mapped
 
     def create_state(self) -> StateBuffers:
         """Zeroed state for one sequence. Raises DeviceError when memory does not suffice."""
@@ -320,12 +325,22 @@ def _check_contract(artifact: Artifact) -> None:
 _PACKAGE = "iree-base-runtime"
 
 
-def _check_digest(artifact: Artifact, name: str) -> None:
+def _map_code(artifact: Artifact, name: str) -> mmap:
+    """Maps the program, whose bytes are those of the manifest's SHA-256.
+
+    What is checked is what runs: of damaged weights a number is wrong, of damaged code the process
+    dies.
+    """
     record = artifact.manifest.files.get(name)
-    if record is None or sha256_of(artifact.path / name) != record.sha256:
+    try:
+        code = map_file(artifact.path / name)
+    except (OSError, ValueError) as error:
+        raise _unloadable(artifact.path, name, error) from error
+    if record is None or sha256(code).hexdigest() != record.sha256:
         raise ArtifactError(
             f"artifact {artifact.path}: {name} differs from its SHA-256", "compile again"
         )
+    return code
 
 
 def _unloadable(folder: Path, name: str, error: Exception) -> ArtifactError:
