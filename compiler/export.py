@@ -15,7 +15,7 @@ from torch import nn
 from edgec.compiler.last_row import keep_last_row
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
-from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec, decode_name
+from edgec.manifest import EntryPoint, Prompt, StateBuffer, decode_name, entry_points
 from edgec.models.call import call, place
 from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.discovery import Kept
@@ -53,19 +53,8 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
         if dtype == "i8":
             scales, shape = name + SCALES, buffer.shape[:-1]
             state.append(dataclasses.replace(buffer, name=scales, shape=shape, dtype="f32"))
-    start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
-    following = TensorSpec("next", (1, 1), "i32")
-    logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
-    prompt_inputs = (TensorSpec("tokens", (1, None), "i32"), start, length, following)
-    entry_points = {
-        "prefill": EntryPoint(prompt_inputs, logits),
-    }
-    step = (TensorSpec("tokens", (1, 1), "i32"), start, following)
-    for size in options.batch:
-        logits = (TensorSpec("logits", (size, vocab_size), "f32"),)
-        entry_points[decode_name(size)] = EntryPoint(step, logits)
     prompt = Prompt(multiple_of=multiple, min=multiple, max=options.chunk_size)
-    return Interface(prompt, entry_points, tuple(state))
+    return Interface(prompt, entry_points(vocab_size, options.batch), tuple(state))
 
 
 def _attention_buffer(name: str, kept: Kept, dtype: str, options: CompileOptions) -> StateBuffer:

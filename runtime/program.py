@@ -10,7 +10,6 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from mmap import mmap
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgec.artifact import Artifact
+from edgec.archive import read_archive
+from edgec.artifact import Artifact, cannot_read
 from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import Program, decode_name
 from edgec.runtime import transfer
+from edgec.runtime.contract import check_contract, check_program
 from edgec.runtime.cpu import check_cpu
 from edgec.runtime.cuda import check_cuda
 from edgec.runtime.device import open_device
 from edgec.runtime.interfaces import Output
 from edgec.runtime.state import StateBuffers
+from edgec.runtime.verified import matches
 from edgec.runtime.vulkan import check_vulkan
 from edgec.runtime.weights import MappedWeights, map_file
 
@@ -120,7 +122,8 @@ class LoadedProgram:
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.program = select_program(artifact, device)
-        _check_contract(artifact)
+        check_contract(artifact.path, self.manifest)
+        check_program(artifact.path, self.program, self.manifest.prompt)
         _check_device(artifact, self.program)
         code = _map_code(artifact, self.program.file)
         self._device = open_device(self.program.driver, threads)
@@ -133,8 +136,8 @@ class LoadedProgram:
 
         folder, parameters = self.artifact.path, self.manifest.parameters
         instance = rt.VmInstance()
+        mapped = _map_weights(self.artifact)
         try:
-            mapped = MappedWeights(folder / parameters.file)
             index = rt.ParameterIndex()
             index.load_from_file_handle(mapped.handle(), "irpa")
             provider = index.create_provider(parameters.scope)
@@ -273,9 +276,9 @@ def _check_device(artifact: Artifact, program: Program) -> None:
     needed = memory.weights + memory.state_per_sequence + program.call_memory
     if program.driver.startswith("local"):
         check_cpu(program.requirements)
-    elif program.driver == "vulkan":
+    elif program.driver.startswith("vulkan"):
         check_vulkan(program, needed)
-    elif program.driver == "cuda":
+    elif program.driver.startswith("cuda"):
         check_cuda(program, needed)
 
 
@@ -298,33 +301,6 @@ def split_block(size: int, sizes: tuple[int, ...]) -> list[int]:
     return parts
 
 
-def _check_contract(artifact: Artifact) -> None:
-    """Refuses what the manifest allows to be said but this runtime would run wrongly."""
-    where, manifest, runtime = f"artifact {artifact.path}", artifact.manifest, version(_PACKAGE)
-    built = manifest.versions.get("iree")
-    if built != runtime:
-        raise ArtifactError(
-            f"{where}: made with IREE {built}, this runtime is {runtime}",
-            f"compile again, or pip install {_PACKAGE}=={built}",
-        )
-    if missing := {"prefill", "decode"} - set(manifest.entry_points):
-        raise ArtifactError(f"{where}: no entry point {' and '.join(sorted(missing))}")
-    prompt = manifest.prompt
-    # The state has room for one padded block past the context, not for a longer one.
-    if not 1 <= prompt.min <= prompt.multiple_of <= prompt.max or prompt.max % prompt.multiple_of:
-        raise ArtifactError(f"{where}: impossible prompt lengths {prompt}", "compile again")
-    for buffer in manifest.state:
-        if buffer.window and buffer.shape[0] < buffer.window - 1 + prompt.max:
-            raise ArtifactError(
-                f"{where}: {buffer.name} has {buffer.shape[0]} rows, too few for a window of"
-                f" {buffer.window} and a call of {prompt.max} tokens",
-                "compile again",
-            )
-
-
-_PACKAGE = "iree-base-runtime"
-
-
 def _map_code(artifact: Artifact, name: str) -> mmap:
     """Maps the program, whose bytes are those of the manifest's SHA-256.
 
@@ -334,13 +310,41 @@ def _map_code(artifact: Artifact, name: str) -> mmap:
     record = artifact.manifest.files.get(name)
     try:
         code = map_file(artifact.path / name)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise cannot_read(artifact.path / name, error) from None
+    except ValueError as error:
         raise _unloadable(artifact.path, name, error) from error
     if record is None or sha256(code).hexdigest() != record.sha256:
-        raise ArtifactError(
-            f"artifact {artifact.path}: {name} differs from its SHA-256", "compile again"
-        )
+        raise _differs(artifact.path, name)
     return code
+
+
+def _map_weights(artifact: Artifact) -> MappedWeights:
+    """Maps the weights, which are those of the manifest and a whole archive."""
+    parameters = artifact.manifest.parameters
+    path, record = artifact.path / parameters.file, artifact.manifest.files.get(parameters.file)
+    try:
+        mapped = MappedWeights(path)
+        if record is None or not matches(path, mapped.about, mapped.mapping, record):
+            raise _differs(artifact.path, parameters.file)
+        with memoryview(mapped.mapping) as data:
+            tensors = read_archive(data)
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except ValueError as error:
+        raise _unloadable(artifact.path, parameters.file, error) from error
+    if (len(tensors), sum(tensors.values())) != (parameters.count, parameters.bytes):
+        raise ArtifactError(
+            f"artifact {artifact.path}: {parameters.file} has {len(tensors)} tensors of"
+            f" {sum(tensors.values())} bytes, the manifest says {parameters.count} of"
+            f" {parameters.bytes}",
+            "compile again",
+        )
+    return mapped
+
+
+def _differs(folder: Path, name: str) -> ArtifactError:
+    return ArtifactError(f"artifact {folder}: {name} differs from its SHA-256", "compile again")
 
 
 def _unloadable(folder: Path, name: str, error: Exception) -> ArtifactError:

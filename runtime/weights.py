@@ -61,6 +61,7 @@ class MappedWeights:
     """A file of weights as long as a program uses it: an unchanged file is mapped once for all.
 
     Attributes:
+        about: What the system says of the file that is mapped.
         mapping: The bytes of the file.
 
     Raises:
@@ -73,8 +74,9 @@ class MappedWeights:
 
         with path.open("rb") as file, _lock:
             _close_unused()
-            about = os.fstat(file.fileno())
-            self._key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+            self.about = about = os.fstat(file.fileno())
+            times = (about.st_mtime_ns, about.st_ctime_ns)
+            self._key = (about.st_dev, about.st_ino, about.st_size, *times)
             if self._key not in _open:
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 if hasattr(mmap, "MADV_HUGEPAGE"):
