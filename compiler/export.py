@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,10 +121,23 @@ class _Program(nn.Module):
         # The head runs for one row: that of the last true token.
         last = 0 if length is None else (length - 1).reshape(1)
         sequence = self.sequence(start, state, length)
-        logits = call(self.model, tokens, positions, sequence, last)[0]
+        logits = call(self.model, self.known(tokens), positions, sequence, last)[0]
         result: torch.Tensor = logits.to(torch.float32)
-        following.copy_(result.argmax(dim=-1, keepdim=True).to(torch.int32))
+        following.copy_(_greedy(result))
         return result
+
+    def known(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Ids of the vocabulary in place of others: a step may be queued behind one without any."""
+        return tokens.clamp(0, self.discovery.vocab_size - 1)
+
+
+def _greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The greedy token of each row, i32 `[rows, 1]`; -1 where the logits are not finite.
+
+    The argmax finds a NaN and infinity before any number.
+    """
+    best = logits.argmax(dim=-1, keepdim=True)
+    return torch.where(logits.gather(-1, best).abs() < math.inf, best, -1).to(torch.int32)
 
 
 # What a sequence brings to a step: its token, its position, where the next token goes, its state.
@@ -157,10 +171,10 @@ class _Decode(_Program):
 class _BatchedDecode(_Program):
     def forward(self, rows: list[_Row]) -> torch.Tensor:
         parts = tuple(self.sequence(start, state) for _, start, _, state in rows)
-        tokens = torch.cat([tokens for tokens, _, _, _ in rows])
+        tokens = self.known(torch.cat([tokens for tokens, _, _, _ in rows]))
         positions = torch.stack([start for _, start, _, _ in rows]).reshape(-1, 1)
         logits = call(self.model, tokens, positions, BatchState(parts))[:, 0].to(torch.float32)
-        picks = logits.argmax(dim=-1, keepdim=True).to(torch.int32)
+        picks = _greedy(logits)
         for at, (_, _, following, _) in enumerate(rows):
             following.copy_(picks[at : at + 1])
         return logits

@@ -17,7 +17,14 @@ from edgec.errors import DeviceError, InputError
 from edgec.runtime.config import GenerationConfig
 from edgec.runtime.results import TokenLogprobs
 
-__all__ = ["Sampler", "TokenFilter", "candidates", "logprobs_of", "penalize_repetition"]
+__all__ = [
+    "Sampler",
+    "TokenFilter",
+    "candidates",
+    "logprobs_of",
+    "not_finite",
+    "penalize_repetition",
+]
 
 Ids = npt.NDArray[np.intp]
 Scores = npt.NDArray[np.float32]
@@ -94,9 +101,7 @@ class Sampler:
             InputError: the filter leaves no token.
         """
         if not np.isfinite(logits.max()):
-            raise DeviceError(
-                "the model's logits are not finite", "compile with --dtype f32 or bf16"
-            )
+            raise not_finite()
         if self._seen is not None:
             penalize_repetition(logits, np.flatnonzero(self._seen), self._config.repetition_penalty)
         if self._suppress_eos:
@@ -118,6 +123,11 @@ class Sampler:
         self._generated += 1
         if self._seen is not None:
             self._seen[token] = True
+
+
+def not_finite() -> DeviceError:
+    """For logits that no token can be chosen from: an overflow, or a NaN in the weights."""
+    return DeviceError("the model's logits are not finite", "compile with --dtype f32 or bf16")
 
 
 def logprobs_of(logits: Scores, token: int, count: int) -> TokenLogprobs:

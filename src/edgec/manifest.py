@@ -14,7 +14,8 @@ times, one sequence after the other, and gives logits f32[B, V].
 `P` is a multiple of `prompt.multiple_of`; only the first `length` tokens are true, the others are
 padding. `start` is the position of the first token in the sequence (any number, not a multiple).
 `logits` belong to the last true token, and their argmax is written into the buffer `next`, which
-can be the next step's `tokens` while the host still waits for it. The functions of these names
+can be the next step's `tokens` while the host still waits for it. Where the largest is not finite,
+a NaN being the largest, -1 is written. What is no id in `tokens` counts as the nearest one. The functions of these names
 block; `prefill$async` and `decode$async` take two more arguments, a fence to wait for and one to
 signal, and return when the work is queued. The state buffers are read and updated in place; the
 first dimension of those of the kind `attention` has `prompt.multiple_of` more rows than the
