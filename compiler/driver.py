@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from iree.compiler import ir
 
 from edgec.artifact import Artifact, sha256_of
+from edgec.cache import default_cache_dir
 from edgec.compiler import artifact as writing
 from edgec.compiler.digest import digest, versions
 from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
@@ -65,13 +65,6 @@ class _Build:
     progress: Progress
     call_memory: dict[str, int] = field(default_factory=dict)
     """Bytes that a call allocates, by target; filled as programs are compiled."""
-
-
-def default_cache_dir() -> Path:
-    """`EDGEC_CACHE_DIR`, else `edgec` in the user's cache folder."""
-    if given := os.environ.get("EDGEC_CACHE_DIR"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgec"
 
 
 def compile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import nn
 from edgec.compiler.last_row import keep_last_row
 from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
-from edgec.manifest import EntryPoint, Prompt, StateBuffer, TensorSpec, decode_name
+from edgec.manifest import EntryPoint, Prompt, StateBuffer, decode_name, entry_points
 from edgec.models.call import call, place
 from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.discovery import Kept
@@ -53,19 +54,8 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
         if dtype == "i8":
             scales, shape = name + SCALES, buffer.shape[:-1]
             state.append(dataclasses.replace(buffer, name=scales, shape=shape, dtype="f32"))
-    start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
-    following = TensorSpec("next", (1, 1), "i32")
-    logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
-    prompt_inputs = (TensorSpec("tokens", (1, None), "i32"), start, length, following)
-    entry_points = {
-        "prefill": EntryPoint(prompt_inputs, logits),
-    }
-    step = (TensorSpec("tokens", (1, 1), "i32"), start, following)
-    for size in options.batch:
-        logits = (TensorSpec("logits", (size, vocab_size), "f32"),)
-        entry_points[decode_name(size)] = EntryPoint(step, logits)
     prompt = Prompt(multiple_of=multiple, min=multiple, max=options.chunk_size)
-    return Interface(prompt, entry_points, tuple(state))
+    return Interface(prompt, entry_points(vocab_size, options.batch), tuple(state))
 
 
 def _attention_buffer(name: str, kept: Kept, dtype: str, options: CompileOptions) -> StateBuffer:
@@ -131,10 +121,23 @@ class _Program(nn.Module):
         # The head runs for one row: that of the last true token.
         last = 0 if length is None else (length - 1).reshape(1)
         sequence = self.sequence(start, state, length)
-        logits = call(self.model, tokens, positions, sequence, last)[0]
+        logits = call(self.model, self.known(tokens), positions, sequence, last)[0]
         result: torch.Tensor = logits.to(torch.float32)
-        following.copy_(result.argmax(dim=-1, keepdim=True).to(torch.int32))
+        following.copy_(_greedy(result))
         return result
+
+    def known(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Ids of the vocabulary in place of others: a step may be queued behind one without any."""
+        return tokens.clamp(0, self.discovery.vocab_size - 1)
+
+
+def _greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The greedy token of each row, i32 `[rows, 1]`; -1 where the logits are not finite.
+
+    The argmax finds a NaN and infinity before any number.
+    """
+    best = logits.argmax(dim=-1, keepdim=True)
+    return torch.where(logits.gather(-1, best).abs() < math.inf, best, -1).to(torch.int32)
 
 
 # What a sequence brings to a step: its token, its position, where the next token goes, its state.
@@ -168,10 +171,10 @@ class _Decode(_Program):
 class _BatchedDecode(_Program):
     def forward(self, rows: list[_Row]) -> torch.Tensor:
         parts = tuple(self.sequence(start, state) for _, start, _, state in rows)
-        tokens = torch.cat([tokens for tokens, _, _, _ in rows])
+        tokens = self.known(torch.cat([tokens for tokens, _, _, _ in rows]))
         positions = torch.stack([start for _, start, _, _ in rows]).reshape(-1, 1)
         logits = call(self.model, tokens, positions, BatchState(parts))[:, 0].to(torch.float32)
-        picks = logits.argmax(dim=-1, keepdim=True).to(torch.int32)
+        picks = _greedy(logits)
         for at, (_, _, following, _) in enumerate(rows):
             following.copy_(picks[at : at + 1])
         return logits

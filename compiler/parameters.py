@@ -1,13 +1,11 @@
 """Weights, written tensor by tensor into an IREE parameter archive (`.irpa`).
 
-The format is IREE's `iree/schemas/parameter_archive.h`, version 0.0: a header, a table of
-entries, their names, then the tensors at aligned offsets. IREE's own writer wants all tensors in
-memory at once; a model is larger than that.
+`edgec.archive` has the format. IREE's own writer wants all tensors in memory at once; a model is
+larger than that.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +13,9 @@ from typing import IO
 
 import torch
 
-__all__ = ["ArchiveEntry", "write_archive"]
+from edgec.archive import archive_head
 
-_HEADER = struct.Struct("<4sHHQQQQQQQQQQ")
-_ENTRY = struct.Struct("<QIQQQQQQQQ")
-_DATA = 2
-_ENTRY_ALIGNMENT = 16
-_TENSOR_ALIGNMENT = 64
-_STORAGE_ALIGNMENT = 4096  # a page, so that tensors are aligned in memory when the file is mapped
+__all__ = ["ArchiveEntry", "write_archive"]
 
 
 @dataclass(frozen=True)
@@ -57,32 +50,18 @@ def write_archive(
     Returns:
         The size of the file in bytes.
     """
-    names = b"".join(name.encode() for name in entries)
-    stride = _align(_ENTRY.size, _ENTRY_ALIGNMENT)
-    table = _align(_HEADER.size, _ENTRY_ALIGNMENT)
-    table_size = stride * max(len(entries) - 1, 0) + (_ENTRY.size if entries else 0)
-    names_at = table + table_size
-    storage_at = _align(names_at + len(names), _STORAGE_ALIGNMENT)
-    offsets, storage_size = [], 0
-    for entry in entries.values():
-        offsets.append(storage_size)
-        storage_size = _align(storage_size + entry.bytes, _TENSOR_ALIGNMENT)
+    head = archive_head({name: entry.bytes for name, entry in entries.items()})
+    storage_at = min(head.offsets.values(), default=0)
     with path.open("wb") as raw:
         file = _LargePages(raw)
-        segments = (table, table_size, names_at, len(names), storage_at, storage_size)
-        file.write(_HEADER.pack(b"IRPA", 0, 0, _HEADER.size, 0, 0, len(entries), *segments))
-        for index, record in _records(entries, offsets):
-            file.pad(table + index * stride)
-            file.write(record)
-        file.pad(names_at)
-        file.write(names)
-        for (name, entry), offset in zip(entries.items(), offsets, strict=True):
-            file.pad(storage_at + offset)
+        file.write(head.content)
+        for name, entry in entries.items():
+            file.pad(head.offsets[name])
             _write_tensor(file, name, entry, read)
-            progress(offset + entry.bytes)
-        file.pad(storage_at + storage_size)
+            progress(head.offsets[name] - storage_at + entry.bytes)
+        file.pad(head.size)
         file.flush()
-    return storage_at + storage_size
+    return head.size
 
 
 class _LargePages:
@@ -136,18 +115,3 @@ def _blocks(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
     flat = tensor.detach().contiguous().reshape(-1)
     for part in flat.split(_BLOCK):
         yield memoryview(part.to(dtype).view(torch.uint8).numpy())
-
-
-def _records(
-    entries: Mapping[str, ArchiveEntry], offsets: list[int]
-) -> Iterator[tuple[int, bytes]]:
-    name_at = 0
-    for index, ((name, entry), offset) in enumerate(zip(entries.items(), offsets, strict=True)):
-        length = len(name.encode())
-        fields = (_ENTRY.size, _DATA, 0, name_at, length, 0, 0, _TENSOR_ALIGNMENT)
-        yield index, _ENTRY.pack(*fields, offset, entry.bytes)
-        name_at += length
-
-
-def _align(value: int, alignment: int) -> int:
-    return -(-value // alignment) * alignment

@@ -27,7 +27,7 @@ from edgec.runtime.results import (
     Usage,
     peak_rss_mb,
 )
-from edgec.runtime.sampling import Sampler, TokenFilter, logprobs_of
+from edgec.runtime.sampling import Sampler, TokenFilter, logprobs_of, not_finite
 from edgec.runtime.sequence import Step
 from edgec.runtime.stopping import StopStrings
 from edgec.runtime.tokenizer import Detokenizer, Tokenizer
@@ -110,6 +110,8 @@ class Generation:
                 logprobs = logprobs_of(raw, token, self._logprobs)
         else:
             token = step.token()
+            if token < 0:
+                raise not_finite()
         self._sampler.accept(token)
         self._count(time.perf_counter())
         piece, finish = self._advance(token)

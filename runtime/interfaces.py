@@ -21,7 +21,7 @@ class Output(Protocol):
         ...
 
     def token(self) -> int:
-        """Reads back the greedy token (4 bytes)."""
+        """Reads back the greedy token (4 bytes); -1 where the logits are not finite."""
         ...
 
     def logits(self) -> npt.NDArray[np.float32]:

@@ -74,6 +74,7 @@ class LoadedModel:
         """
         if not isinstance(artifact, Artifact):
             artifact = Artifact.open(artifact)
+        artifact.verify_small()
         tokenizer = Tokenizer(artifact.path)
         template = ChatTemplate.load(artifact.path, tokenizer)
         defaults = _defaults(artifact.path, tokenizer)

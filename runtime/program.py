@@ -9,25 +9,29 @@ import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from importlib.metadata import version
+from hashlib import sha256
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgec.artifact import Artifact, sha256_of
+from edgec.archive import read_archive
+from edgec.artifact import Artifact, cannot_read
 from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import Program, decode_name
 from edgec.runtime import transfer
+from edgec.runtime.contract import check_contract, check_program
 from edgec.runtime.cpu import check_cpu
 from edgec.runtime.cuda import check_cuda
 from edgec.runtime.device import check_process, open_device
 from edgec.runtime.interfaces import Output
 from edgec.runtime.state import StateBuffers
 from edgec.runtime.transfer import IREE_ERRORS as _IREE_ERRORS
+from edgec.runtime.verified import matches
 from edgec.runtime.vulkan import check_vulkan
-from edgec.runtime.weights import map_weights
+from edgec.runtime.weights import MappedWeights, map_file
 
 __all__ = ["LoadedProgram", "select_program"]
 
@@ -117,29 +121,31 @@ class LoadedProgram:
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.program = select_program(artifact, device)
-        _check_contract(artifact)
+        check_contract(artifact.path, self.manifest)
+        check_program(artifact.path, self.program, self.manifest.prompt)
         _check_device(artifact, self.program)
-        # Of damaged weights a number is wrong; of damaged code the process dies.
-        _check_digest(artifact, self.program.file)
+        code = _map_code(artifact, self.program.file)
         self._device = open_device(self.program.driver, threads)
         # An IREE context must not run two calls at once, and `invoke` lets other threads in.
         self._lock = threading.Lock()
-        self._load()
+        self._load(code)
 
-    def _load(self) -> None:
+    def _load(self, code: mmap) -> None:
         import iree.runtime as rt
 
         folder, parameters = self.artifact.path, self.manifest.parameters
         instance = rt.VmInstance()
+        mapped = _map_weights(self.artifact)
         try:
             index = rt.ParameterIndex()
-            index.load_from_file_handle(map_weights(folder / parameters.file), "irpa")
+            index.load_from_file_handle(mapped.handle(), "irpa")
             provider = index.create_provider(parameters.scope)
             weights = rt.create_io_parameters_module(instance, provider)
         except _IREE_ERRORS as error:
             raise _unloadable(folder, parameters.file, error) from error
         try:
-            module = rt.VmModule.mmap(instance, str(folder / self.program.file))
+            # Not `VmModule.mmap`, which opens the file for writing.
+            module = rt.VmModule.wrap_buffer(instance, code, close_buffer=True)
             hal = rt.create_hal_module(instance, self._device)
             self._context = rt.VmContext(instance, modules=[weights, hal, module])
         except _IREE_ERRORS as error:
@@ -151,6 +157,8 @@ class LoadedProgram:
             if function is None:
                 raise ArtifactError(f"artifact {folder}: {self.program.file} has no {name}")
             self._functions[name] = function
+        # Last, as it is given back last: IREE has let go of the weights by then.
+        self._weights = mapped
 
     def create_state(self) -> StateBuffers:
         """Zeroed state for one sequence. Raises DeviceError when memory does not suffice."""
@@ -266,9 +274,9 @@ def _check_device(artifact: Artifact, program: Program) -> None:
     needed = memory.weights + memory.state_per_sequence + program.call_memory
     if program.driver.startswith("local"):
         check_cpu(program.requirements)
-    elif program.driver == "vulkan":
+    elif program.driver.startswith("vulkan"):
         check_vulkan(program, needed)
-    elif program.driver == "cuda":
+    elif program.driver.startswith("cuda"):
         check_cuda(program, needed)
 
 
@@ -291,39 +299,50 @@ def split_block(size: int, sizes: tuple[int, ...]) -> list[int]:
     return parts
 
 
-def _check_contract(artifact: Artifact) -> None:
-    """Refuses what the manifest allows to be said but this runtime would run wrongly."""
-    where, manifest, runtime = f"artifact {artifact.path}", artifact.manifest, version(_PACKAGE)
-    built = manifest.versions.get("iree")
-    if built != runtime:
-        raise ArtifactError(
-            f"{where}: made with IREE {built}, this runtime is {runtime}",
-            f"compile again, or pip install {_PACKAGE}=={built}",
-        )
-    if missing := {"prefill", "decode"} - set(manifest.entry_points):
-        raise ArtifactError(f"{where}: no entry point {' and '.join(sorted(missing))}")
-    prompt = manifest.prompt
-    # The state has room for one padded block past the context, not for a longer one.
-    if not 1 <= prompt.min <= prompt.multiple_of <= prompt.max or prompt.max % prompt.multiple_of:
-        raise ArtifactError(f"{where}: impossible prompt lengths {prompt}", "compile again")
-    for buffer in manifest.state:
-        if buffer.window and buffer.shape[0] < buffer.window - 1 + prompt.max:
-            raise ArtifactError(
-                f"{where}: {buffer.name} has {buffer.shape[0]} rows, too few for a window of"
-                f" {buffer.window} and a call of {prompt.max} tokens",
-                "compile again",
-            )
+def _map_code(artifact: Artifact, name: str) -> mmap:
+    """Maps the program, whose bytes are those of the manifest's SHA-256.
 
-
-_PACKAGE = "iree-base-runtime"
-
-
-def _check_digest(artifact: Artifact, name: str) -> None:
+    What is checked is what runs: of damaged weights a number is wrong, of damaged code the process
+    dies.
+    """
     record = artifact.manifest.files.get(name)
-    if record is None or sha256_of(artifact.path / name) != record.sha256:
+    try:
+        code = map_file(artifact.path / name)
+    except OSError as error:
+        raise cannot_read(artifact.path / name, error) from None
+    except ValueError as error:
+        raise _unloadable(artifact.path, name, error) from error
+    if record is None or sha256(code).hexdigest() != record.sha256:
+        raise _differs(artifact.path, name)
+    return code
+
+
+def _map_weights(artifact: Artifact) -> MappedWeights:
+    """Maps the weights, which are those of the manifest and a whole archive."""
+    parameters = artifact.manifest.parameters
+    path, record = artifact.path / parameters.file, artifact.manifest.files.get(parameters.file)
+    try:
+        mapped = MappedWeights(path)
+        if record is None or not matches(path, mapped.about, mapped.mapping, record):
+            raise _differs(artifact.path, parameters.file)
+        with memoryview(mapped.mapping) as data:
+            tensors = read_archive(data)
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except ValueError as error:
+        raise _unloadable(artifact.path, parameters.file, error) from error
+    if (len(tensors), sum(tensors.values())) != (parameters.count, parameters.bytes):
         raise ArtifactError(
-            f"artifact {artifact.path}: {name} differs from its SHA-256", "compile again"
+            f"artifact {artifact.path}: {parameters.file} has {len(tensors)} tensors of"
+            f" {sum(tensors.values())} bytes, the manifest says {parameters.count} of"
+            f" {parameters.bytes}",
+            "compile again",
         )
+    return mapped
+
+
+def _differs(folder: Path, name: str) -> ArtifactError:
+    return ArtifactError(f"artifact {folder}: {name} differs from its SHA-256", "compile again")
 
 
 def _unloadable(folder: Path, name: str, error: Exception) -> ArtifactError:

@@ -17,7 +17,14 @@ from edgec.errors import DeviceError, InputError
 from edgec.runtime.config import GenerationConfig
 from edgec.runtime.results import TokenLogprobs
 
-__all__ = ["Sampler", "TokenFilter", "candidates", "logprobs_of", "penalize_repetition"]
+__all__ = [
+    "Sampler",
+    "TokenFilter",
+    "candidates",
+    "logprobs_of",
+    "not_finite",
+    "penalize_repetition",
+]
 
 Ids = npt.NDArray[np.intp]
 Scores = npt.NDArray[np.float32]
@@ -93,7 +100,8 @@ class Sampler:
             DeviceError: the logits are not finite (an overflow, as a rule).
             InputError: the filter leaves no token.
         """
-        _check_finite(logits)
+        if not np.isfinite(logits.max()):
+            raise not_finite()
         if self._seen is not None:
             penalize_repetition(logits, np.flatnonzero(self._seen), self._config.repetition_penalty)
         if self._suppress_eos:
@@ -118,9 +126,9 @@ class Sampler:
             self._seen[token] = True
 
 
-def _check_finite(logits: Scores) -> None:
-    if not np.isfinite(logits.max()):
-        raise DeviceError("the model's logits are not finite", "compile with --dtype f32 or bf16")
+def not_finite() -> DeviceError:
+    """For logits that no token can be chosen from: an overflow, or a NaN in the weights."""
+    return DeviceError("the model's logits are not finite", "compile with --dtype f32 or bf16")
 
 
 def logprobs_of(logits: Scores, token: int, count: int) -> TokenLogprobs:
@@ -129,7 +137,8 @@ def logprobs_of(logits: Scores, token: int, count: int) -> TokenLogprobs:
     Raises:
         DeviceError: the logits are not finite.
     """
-    _check_finite(logits)
+    if not np.isfinite(logits.max()):
+        raise not_finite()
     wide = logits.astype(np.float64)
     wide -= wide.max()
     wide -= np.log(np.exp(wide).sum())

@@ -44,7 +44,7 @@ class Step:
         self._token: int | None = None
 
     def token(self) -> int:
-        """The greedy next token (the argmax of the logits)."""
+        """The greedy next token (the argmax of the logits); -1 where they are not finite."""
         if self._token is None:
             self._token = self._read(self._output.token)
             self._counters.bytes += 4

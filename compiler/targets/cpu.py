@@ -80,6 +80,7 @@ def target(variant: str) -> Target:
     if level is None:
         return Target(
             "cpu", cpu, "local-task", tuple(flags), requirements, _PIPELINE,
+            input_pipeline=INPUT_PIPELINE.then("lower-argmax{form=whole}"),
             block_rows=_BLOCK_ROWS, blocked=_BLOCKED,
         )  # fmt: skip
     pipeline = _PIPELINE

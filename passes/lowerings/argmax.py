@@ -4,11 +4,12 @@ IREE has one operation for it, which its CUDA code generation fails to distribut
 code generation and that of CPUs give to a single thread. For CUDA it becomes two plain reductions
 (the maximum, then the first place where it stands). Vulkan's reductions cannot hold positions, so
 there it is searched in rows, a thread for each, and then among the rows. On a CPU with
-`kernel=<level>` a kernel searches parts of long rows (see `edgec.passes.kernels.argmax`); IREE's
-own operation stays where the kernel does not fit.
+`kernel=<level>` a kernel searches parts of long rows (see `edgec.passes.kernels.argmax`);
+elsewhere IREE's own operation stays, as the form `whole`.
 
-Of equal numbers the first is found. A NaN is passed over, unlike in torch, which finds it; in the
-form `reductions` a row with one gives its last place.
+Of equal numbers the first is found. IREE passes over a NaN, and where there is nothing else gives
+some token. Here a NaN counts as infinity, as it is found in torch: so what stands at the place that
+is found says whether the logits are numbers at all.
 """
 
 from __future__ import annotations
@@ -31,34 +32,35 @@ class LowerArgmax:
     """Rewrites every argmax.
 
     Attributes:
-        form: `reductions`, or `rows` for the search in rows.
-        kernel: `generic`, or the feature level whose kernel is linked in, for the argmax of long
-            rows alone.
+        form: `reductions`, `rows` for the search in rows, or `whole` for one search. With `whole`
+            an argmax of something else than static f32 rows is left as it is.
+        kernel: `generic`, or the feature level whose kernel is linked in for long rows; those that
+            are shorter are searched as a `whole`.
     """
 
     form: str = "reductions"
     kernel: str = "generic"
 
     def __post_init__(self) -> None:
-        if self.form not in ("reductions", "rows"):
-            raise ValueError(f"form={self.form}: must be reductions or rows")
+        if self.form not in ("reductions", "rows", "whole"):
+            raise ValueError(f"form={self.form}: must be reductions, rows or whole")
 
     def run(self, module: ir.Module) -> None:
         for op in walk(module.operation):
             if op.name != "iree_linalg_ext.arg_compare":
                 continue
-            shape = _logits(op)
-            if self.kernel != "generic":
-                if shape is not None and argmax_fits(shape[1]):
-                    symbol = _symbol(self.kernel, *shape)
-                    _replace(module, op, symbol, argmax_template(symbol, *shape, self.kernel))
-                continue
+            shape, form = _logits(op), "whole" if self.kernel != "generic" else self.form
             if shape is None:
+                if form == "whole":
+                    continue
                 source = op.operands[0].type
                 raise ValueError(f"an arg_compare that is no argmax of f32 logits: {source}")
-            symbol = _symbol(self.form, *shape)
-            template = _reductions if self.form == "reductions" else _in_rows
-            _replace(module, op, symbol, template(symbol, *shape))
+            if self.kernel != "generic" and argmax_fits(shape[1]):
+                symbol = _symbol(self.kernel, *shape)
+                _replace(module, op, symbol, argmax_template(symbol, *shape, self.kernel))
+                continue
+            symbol = _symbol(form, *shape)
+            _replace(module, op, symbol, _TEMPLATES[form](symbol, *shape))
 
 
 def _logits(op: ir.Operation) -> tuple[int, int] | None:
@@ -110,6 +112,7 @@ def _reductions(symbol: str, rows: int, width: int) -> str:
 #all = affine_map<(d0, d1) -> (d0, d1)>
 #row = affine_map<(d0, d1) -> (d0)>
 util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
+{_CONSTANTS}
   %low = arith.constant 0xFF800000 : f32
   %last = arith.constant {width - 1} : i32
   %value_empty = tensor.empty() : {value}
@@ -118,11 +121,11 @@ util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
       indexing_maps = [#all, #row], iterator_types = ["parallel", "reduction"]
     }} ins(%x : {x}) outs(%value_start : {value}) {{
   ^bb0(%a: f32, %b: f32):
-    %larger = arith.maximumf %a, %b : f32
+    {_number("a")}
+    %larger = arith.maximumf %a_number, %b : f32
     linalg.yield %larger : f32
   }} -> {value}
   %index_empty = tensor.empty() : {index}
-  // Where nothing is equal to the maximum, which is then no number, the last index stands.
   %index_start = linalg.fill ins(%last : i32) outs(%index_empty : {index}) -> {index}
   %index = linalg.generic {{
       indexing_maps = [#all, #row, #row], iterator_types = ["parallel", "reduction"]
@@ -130,12 +133,27 @@ util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
   ^bb0(%a: f32, %max: f32, %b: i32):
     %place = linalg.index 1 : index
     %here = arith.index_cast %place : index to i32
-    %equal = arith.cmpf oeq, %a, %max : f32
+    {_number("a")}
+    %equal = arith.cmpf oeq, %a_number, %max : f32
     %candidate = arith.select %equal, %here, %last : i32
     %first = arith.minsi %candidate, %b : i32
     linalg.yield %first : i32
   }} -> {index}
   util.return %value, %index : {value}, {index}
+}}"""
+
+
+def _whole(symbol: str, height: int, width: int) -> str:
+    x, value, index = (
+        f"tensor<{height}x{width}xf32>", f"tensor<{height}xf32>", f"tensor<{height}xi32>"
+    )  # fmt: skip
+    return f"""
+util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
+  %low = arith.constant 0xFF800000 : f32
+  %zero = arith.constant 0 : i32
+{_CONSTANTS}
+{_search("all", "%x", x, value, index, 1)}
+  util.return %all#0, %all#1 : {value}, {index}
 }}"""
 
 
@@ -154,6 +172,7 @@ def _in_rows(symbol: str, height: int, length: int) -> str:
 util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
   %low = arith.constant 0xFF800000 : f32
   %zero = arith.constant 0 : i32
+{_CONSTANTS}
   %width = arith.constant {width} : i32
   %grid = tensor.expand_shape %x [[0], [1, 2]] output_shape [{height}, {rows}, {width}]
       : {x} into {grid}
@@ -185,6 +204,23 @@ def _search(name: str, source: str, type_: str, value: str, index: str, axis: in
   %{name}:2 = iree_linalg_ext.arg_compare dimension({axis}) ins({source} : {type_})
       outs(%{name}_low, %{name}_zero : {value}, {index}) {{
   ^bb0(%a: f32, %b: f32):
-    %larger = arith.cmpf ogt, %a, %b : f32
+    {_number("a")}
+    {_number("b")}
+    %larger = arith.cmpf ogt, %a_number, %b_number : f32
     iree_linalg_ext.yield %larger : i1
   }} -> {value}, {index}"""
+
+
+def _number(name: str) -> str:
+    """`%<name>_number`: a value, or infinity for a NaN, which its bits tell on every target."""
+    return f"""%{name}_bits = arith.bitcast %{name} : f32 to i32
+    %{name}_size = arith.andi %{name}_bits, %sign_apart : i32
+    %{name}_is_nan = arith.cmpi sgt, %{name}_size, %infinity_bits : i32
+    %{name}_number = arith.select %{name}_is_nan, %infinity, %{name} : f32"""
+
+
+_CONSTANTS = """  %infinity = arith.constant 0x7F800000 : f32
+  %infinity_bits = arith.constant 0x7F800000 : i32
+  %sign_apart = arith.constant 0x7FFFFFFF : i32"""
+
+_TEMPLATES = {"reductions": _reductions, "rows": _in_rows, "whole": _whole}

@@ -14,8 +14,9 @@ times, one sequence after the other, and gives logits f32[B, V].
 `P` is a multiple of `prompt.multiple_of`; only the first `length` tokens are true, the others are
 padding. `start` is the position of the first token in the sequence (any number, not a multiple).
 `logits` belong to the last true token, and their argmax is written into the buffer `next`, which
-can be the next step's `tokens` while the host still waits for it. The functions of these names
-block; `prefill$async` and `decode$async` take two more arguments, a fence to wait for and one to
+can be the next step's `tokens` while the host still waits for it. Where the largest is not finite,
+a NaN being the largest, -1 is written. What is no id in `tokens` counts as the nearest one. The
+functions of these names block; `prefill$async` and `decode$async` take two more arguments, a fence to wait for and one to
 signal, and return when the work is queued. The state buffers are read and updated in place; the
 first dimension of those of the kind `attention` has `prompt.multiple_of` more rows than the
 context, so that a padded block that ends past the context still fits. Those of the kind `window`
@@ -26,7 +27,10 @@ writes, and what its first token sees before it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import math
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field
@@ -36,6 +40,7 @@ from typing import Any
 from edgec.errors import ArtifactError
 
 __all__ = [
+    "DTYPE_BYTES",
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
     "EntryPoint",
@@ -49,10 +54,14 @@ __all__ = [
     "StateBuffer",
     "TensorSpec",
     "decode_name",
+    "entry_points",
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+
+DTYPE_BYTES = {"bf16": 2, "f16": 2, "f32": 4, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
+"""Bytes of the element types that a state buffer may have."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,10 @@ class StateBuffer:
     dtype: str
     window: int = 0
     checkpoint: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
     @property
     def has_rows(self) -> bool:
@@ -203,7 +216,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything the runtime knows about an artifact. See the module's text for the convention."""
+    """Everything the runtime knows about an artifact. See the module's text for the convention.
+
+    `sha256` is that of all other fields, with the files' own among them: it stands for the whole
+    artifact. It is made when the manifest is written and checked when it is read.
+    """
 
     schema_version: int
     digest: str
@@ -220,20 +237,22 @@ class Manifest:
     memory: Memory
     files: dict[str, FileRecord]
     batch_sizes: tuple[int, ...] = (1,)
+    sha256: str = ""
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        content = dataclasses.asdict(self)
+        return json.dumps(content | {"sha256": _sha256(content)}, indent=2) + "\n"
 
     @staticmethod
     def from_json(text: str, where: Path) -> Manifest:
         """Parses and checks a manifest.
 
         Raises:
-            ArtifactError: not JSON, another schema version, or a field missing, unknown or of a
-                wrong type; the message names it.
+            ArtifactError: not JSON, another schema version, a field missing, unknown or of a
+                wrong type, which is named; or not as it was written.
         """
         try:
-            data = json.loads(text)
+            data = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{where}: not valid JSON: {error}", "compile again") from None
         version = data.get("schema_version") if isinstance(data, dict) else None
@@ -249,14 +268,54 @@ class Manifest:
                 f"{where}: schema {version} is older than this edgec reads ({SCHEMA_VERSION})",
                 "compile again",
             )
+        if not _is_shallow(data.get("options")):
+            raise ArtifactError(f"{where}: options are nested too deeply", "compile again")
         manifest = _parse(Manifest, data, where, "manifest")
         assert isinstance(manifest, Manifest)
+        if manifest.sha256 != _sha256(data):
+            raise ArtifactError(f"{where}: differs from its own SHA-256", "compile again")
         return manifest
 
 
 def decode_name(batch: int) -> str:
     """The entry point that computes a step of so many sequences."""
     return "decode" if batch == 1 else f"decode_{batch}"
+
+
+def entry_points(vocab_size: int, batch_sizes: tuple[int, ...]) -> dict[str, EntryPoint]:
+    """The entry points of the convention, for logits of a length and these batches."""
+    start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
+    following = TensorSpec("next", (1, 1), "i32")
+    prompt = (TensorSpec("tokens", (1, None), "i32"), start, length, following)
+    step = (TensorSpec("tokens", (1, 1), "i32"), start, following)
+    logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
+    found = {"prefill": EntryPoint(prompt, logits)}
+    for size in batch_sizes:
+        logits = (TensorSpec("logits", (size, vocab_size), "f32"),)
+        found[decode_name(size)] = EntryPoint(step, logits)
+    return found
+
+
+def _sha256(content: dict[str, Any]) -> str:
+    """SHA-256 in hex of a manifest's fields but `sha256`, in one form whatever their order."""
+    fields = {name: value for name, value in content.items() if name != "sha256"}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+_DEEPEST = 16
+_LARGEST = 2**63 - 1
+
+
+def _is_shallow(value: Any, depth: int = _DEEPEST) -> bool:
+    if isinstance(value, dict | list):
+        children = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_shallow(child, depth - 1) for child in children)
+    return True
 
 
 def _parse(expected: Any, value: Any, where: Path, name: str) -> Any:
@@ -276,7 +335,8 @@ def _parse(expected: Any, value: Any, where: Path, name: str) -> Any:
         if missing := required - set(value):
             raise ArtifactError(f"{where}: {name} lacks {', '.join(sorted(missing))}")
         if unknown := set(value) - set(hints):
-            raise ArtifactError(f"{where}: {name} has unknown {', '.join(sorted(unknown))}")
+            names = ", ".join(map(_shown, sorted(unknown)))
+            raise ArtifactError(f"{where}: {name} has unknown {names}")
         return expected(**{k: _parse(hints[k], v, where, f"{name}.{k}") for k, v in value.items()})
     if origin is tuple:
         if not isinstance(value, list):
@@ -285,15 +345,23 @@ def _parse(expected: Any, value: Any, where: Path, name: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong(where, name, "an object", value)
-        return {k: _parse(args[1], v, where, f"{name}.{k}") for k, v in value.items()}
+        return {k: _parse(args[1], v, where, f"{name}.{_shown(k)}") for k, v in value.items()}
     if origin is types.UnionType:
         if value is None and type(None) in args:
             return None
         return _parse(next(a for a in args if a is not type(None)), value, where, name)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise _wrong(where, name, expected.__name__, value)
+    if expected is int and not 0 <= value <= _LARGEST:  # sizes, lengths and counts, all of them
+        raise _wrong(where, name, f"from 0 to {_LARGEST}", value)
     return value
 
 
 def _wrong(where: Path, name: str, expected: str, value: object) -> ArtifactError:
-    return ArtifactError(f"{where}: {name} must be {expected}, got {value!r}", "compile again")
+    shown = reprlib.repr(value)
+    return ArtifactError(f"{where}: {name} must be {expected}, got {shown}", "compile again")
+
+
+def _shown(name: str) -> str:
+    """A key of the file in a message: as it is, or quoted and cut."""
+    return name if name.isprintable() and len(name) <= 80 else reprlib.repr(name)

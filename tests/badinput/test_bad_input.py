@@ -26,6 +26,7 @@ tested where the thing is:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -249,18 +250,20 @@ def test_artifact(refused: Refused, artifact: Path, command: str, damage: str) -
     elif damage == "newer":
         edit(manifest, schema_version=SCHEMA_VERSION + 1)
     elif damage == "iree":
-        versions = json.loads(manifest.read_text())["versions"]
-        edit(manifest, versions=versions | {"iree": "2.0.0"})
+        said = Artifact.open(artifact).manifest
+        changed = dataclasses.replace(said, versions=said.versions | {"iree": "2.0.0"})
+        manifest.write_text(changed.to_json())
     elif damage == "program":
         file = artifact / "cpu.vmfb"
         content = file.read_bytes()
         half = len(content) // 2
         file.write_bytes(content[:half] + b"\0" * 64 + content[half + 64 :])
     else:
-        files = json.loads(manifest.read_text())["files"]
+        said = Artifact.open(artifact).manifest
         (artifact / "tokenizer.json").unlink()
         if command == "run":  # the artifact of a program that forgot it
-            edit(manifest, files={k: v for k, v in files.items() if k != "tokenizer.json"})
+            files = {k: v for k, v in said.files.items() if k != "tokenizer.json"}
+            manifest.write_text(dataclasses.replace(said, files=files).to_json())
     options = {"run": ["-p", "hi"], "inspect": ["--verify"]}[command]
     assert DAMAGES[damage] in refused(command, "a", *options)
 

@@ -593,12 +593,12 @@ def test_attention(kernels: Any, dtype: str, case: tuple[Any, ...], ring: bool) 
 
 @pytest.mark.parametrize(("n", "per"), [(1, 512), (63, 512), (512, 512), (1700, 1024), (9999, 512)])
 def test_argmax(kernels: Any, n: int, per: int) -> None:
-    """Parts shorter than a vector, a block or the others; equal numbers, no numbers."""
+    """Parts shorter than a vector, a block or the others; equal numbers, NaN as infinity."""
     random = np.random.default_rng(n)
     x = random.standard_normal((4, n), np.float32)
     x[1] = np.sign(x[1])
     x[2] = -np.inf
-    x[3, random.random(n) < 0.5] = np.nan
+    x[3, random.random(n) < 1 / 600] = np.nan
     parts = -(-n // per)
     largest = np.full(16 + 4 * parts + 16, np.nan, np.float32)
     place = np.full(16 + 4 * parts + 16, -1, np.int32)
@@ -612,9 +612,7 @@ def test_argmax(kernels: Any, n: int, per: int) -> None:
     assert (place[:16] == -1).all() and (place[-16:] == -1).all()
     for row in range(4):
         for part in range(parts):
-            own = np.nan_to_num(
-                x[row, part * per :][:per], nan=-np.inf, posinf=np.inf, neginf=-np.inf
-            )
+            own = np.where(np.isnan(x), np.inf, x)[row, part * per :][:per]
             at = 16 + row * parts + part
             assert largest[at] == own.max()
             assert place[at] == (0 if own.max() == -np.inf else part * per + own.argmax())

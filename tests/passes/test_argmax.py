@@ -42,7 +42,7 @@ util.func public @argmax_{batch}x{size}(%x: {x}) -> {index} {{
 }}"""
 
 
-@pytest.fixture(scope="module", params=["cpu", "reductions", "rows"])
+@pytest.fixture(scope="module", params=["cpu", "whole", "reductions", "rows"])
 def search(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A function from logits `[batch, size]` to places `[batch]`, of one form of the pass."""
     folder = tmp_path_factory.mktemp("argmax")
@@ -61,12 +61,11 @@ def search(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         build_objects(str(module), target.kernels, folder)
         flags = (*flags, f"--iree-hal-executable-object-search-path={folder}")
     iree_compile_file(folder / "in.mlir", folder / "out.vmfb", flags)
-    return _Search(folder / "out.vmfb", request.param)
+    return _Search(folder / "out.vmfb")
 
 
 class _Search:
-    def __init__(self, program: Path, form: str) -> None:
-        self.form = form
+    def __init__(self, program: Path) -> None:
         config = rt.Config("local-task")
         self._module = rt.load_vm_module(rt.VmModule.mmap(config.vm_instance, str(program)), config)
 
@@ -94,13 +93,17 @@ def test_argmax(search: _Search, batch: int, size: int) -> None:
         assert np.array_equal(search(x.astype(np.float32)), x.argmax(axis=1))
 
 
-@pytest.mark.parametrize("size", [s for s in SIZES if s >= 1000])
-def test_a_nan_is_passed_over(search: _Search, size: int) -> None:
-    """Unlike in numpy and torch, which find the first one; `reductions` gives the last place."""
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_nan_counts_as_infinity(search: _Search, size: int, share: float) -> None:
+    """The first one is found, as in numpy and torch; so what is found tells that there is one."""
     random = np.random.default_rng(size)
-    x = random.standard_normal((3, size), np.float32)
-    x[random.random(x.shape) < 0.3] = np.nan
-    x[:, 0] = x[:, -1] = np.nan
-    last = search.form == "reductions"
-    assert np.array_equal(search(x), [size - 1] * 3 if last else np.nanargmax(x, axis=1))
-    assert np.array_equal(search(np.full_like(x, np.nan)), [size - 1 if last else 0] * 3)
+    for place in {0, 1 % size, size // 2, size - 1, *random.integers(0, size, 5)}:
+        x = random.standard_normal((3, size), np.float32)
+        x[random.random(x.shape) < share] = np.nan
+        x[0, place] = np.nan
+        x[1, place] = -np.float32(np.nan)  # with its sign bit
+        x[2, place] = np.inf
+        found = search(x)
+        assert np.array_equal(found, np.nan_to_num(x, nan=np.inf, posinf=np.inf).argmax(axis=1))
+        assert not np.isfinite(x[range(3), found]).any()

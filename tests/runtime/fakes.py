@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,6 @@ import numpy.typing as npt
 
 from edgec.manifest import (
     SCHEMA_VERSION,
-    EntryPoint,
     Manifest,
     Memory,
     ModelInfo,
@@ -20,10 +20,12 @@ from edgec.manifest import (
     Program,
     Prompt,
     StateBuffer,
+    entry_points,
 )
 
 EOS = 256
 VOCAB = 259
+ANY_CPU = {"architecture": platform.machine(), "cpu": "generic", "cpu_features": ""}
 
 
 def make_manifest(
@@ -47,9 +49,9 @@ def make_manifest(
         "dtype": "f32",
         "quantization": {},
         "prompt": Prompt(multiple_of, multiple_of, longest),
-        "entry_points": {"prefill": EntryPoint((), ()), "decode": EntryPoint((), ())},
+        "entry_points": entry_points(VOCAB, changes.get("batch_sizes", (1,))),
         "state": (StateBuffer("cache", kind, (rows, 1), "i32", window, window),),
-        "programs": {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", {}, {})},
+        "programs": {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", {}, ANY_CPU)},
         "parameters": ParameterFile("weights.irpa", "model", 0, 0),
         "memory": Memory(0, 4 * rows),
         "files": {},

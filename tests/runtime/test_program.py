@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import iree.runtime as rt
 import pytest
-from tests.runtime.fakes import make_manifest
+from tests.runtime.fakes import ANY_CPU, VOCAB, make_manifest
 
+from edgec.archive import archive_head
 from edgec.artifact import Artifact, sha256_of
 from edgec.errors import ArtifactError, DeviceError, InputError
-from edgec.manifest import FileRecord, Program, Prompt
+from edgec.manifest import (
+    FileRecord,
+    Memory,
+    ModelInfo,
+    ParameterFile,
+    Program,
+    Prompt,
+    StateBuffer,
+    entry_points,
+)
+from edgec.runtime import contract
+from edgec.runtime.contract import check_program
 from edgec.runtime.program import LoadedProgram, select_program
+
+MEMORY = Memory(8, 4 * 288)
 
 
 @pytest.fixture
@@ -24,14 +38,18 @@ def make_artifact(tmp_path: Path) -> Callable[..., Artifact]:
 
     def make(**changes: Any) -> Artifact:
         (tmp_path / "cpu.vmfb").write_bytes(b"no program " * 100)
-        index = rt.ParameterIndex()
-        index.add_buffer("w", b"12345678")
-        index.create_archive_file(str(tmp_path / "weights.irpa"))
+        head = archive_head({"w": 8})
+        weights = head.content.ljust(head.offsets["w"], b"\0") + b"12345678"
+        (tmp_path / "weights.irpa").write_bytes(weights.ljust(head.size, b"\0"))
         files = {
             path.name: FileRecord(path.stat().st_size, sha256_of(path))
             for path in tmp_path.iterdir()
         }
-        return Artifact(tmp_path, make_manifest(**({"files": files} | changes)))
+        parameters = ParameterFile("weights.irpa", "model", 1, 8)
+        return Artifact(
+            tmp_path,
+            make_manifest(**{"files": files, "parameters": parameters, "memory": MEMORY} | changes),
+        )
 
     return make
 
@@ -77,7 +95,24 @@ def test_a_device_without_one_program(
 
 
 def cpu_program(**requirements: str) -> dict[str, Program]:
-    return {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", {}, requirements)}
+    return {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", {}, ANY_CPU | requirements)}
+
+
+CPU = {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", {})}
+
+
+def model(**changes: int) -> ModelInfo:
+    return dataclasses.replace(make_manifest().model, **changes)  # type: ignore[arg-type]
+
+
+def state(
+    shape: tuple[int, ...], dtype: str = "i32", kind: str = "attention", **more: int
+) -> tuple[StateBuffer, ...]:
+    return (StateBuffer("cache", kind, shape, dtype, **more),)
+
+
+def sized(*sizes: int) -> dict[str, Program]:
+    return {"cpu": dataclasses.replace(cpu_program()["cpu"], prompt_sizes=sizes)}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +124,45 @@ def cpu_program(**requirements: str) -> dict[str, Program]:
         ({"prompt": Prompt(32, 32, 48)}, "impossible prompt lengths"),
         ({"prompt": Prompt(32, 64, 128)}, "impossible prompt lengths"),
         ({"prompt": Prompt(0, 0, 0)}, "impossible prompt lengths"),
+        (
+            {"prompt": Prompt(64, 64, 64)},
+            "288 rows, too few for a context of 256 and a block of 64",
+        ),
+        (
+            {"model": model(vocab_size=10**6)},
+            "entry points are not those of a vocabulary of 1000000",
+        ),
+        ({"model": model(vocab_size=0)}, "a vocabulary of 0"),
+        ({"model": model(context=4096)}, "too few for a context of 4096"),
+        ({"batch_sizes": (), "entry_points": entry_points(VOCAB, (1,))}, "impossible batch sizes"),
+        ({"batch_sizes": (4, 1)}, "impossible batch sizes"),
+        ({"batch_sizes": (2,)}, "no entry point decode"),
+        (
+            {"batch_sizes": (1, 2), "entry_points": entry_points(VOCAB, (1,))},
+            "entry points are not those .* batches of 1, 2",
+        ),
+        ({"options": {"ctx_size": 128}}, "the option ctx_size was 128, not 256"),
+        ({"options": {"prompt_multiple": 16}}, "the option prompt_multiple was 16, not 32"),
+        ({"state": ()}, "0 state buffers"),
+        ({"state": state((288, 1)) * 5000}, "5000 state buffers"),
+        ({"state": state((288, 0))}, "cache has the shape"),
+        ({"state": state(())}, "cache has the shape"),
+        ({"state": state((288, 2**40))}, "have 1266637395197952 bytes, it says 1152"),
+        ({"state": state((288, 1), "f99")}, "cache has an unknown type 'f99'"),
+        ({"state": state((288, 1), kind="ring")}, "cache is of an unknown kind 'ring'"),
+        ({"state": state((288, 1), checkpoint=1)}, "window 0, checkpoint 1"),
+        ({"state": state((288, 1), window=40)}, "window 40, checkpoint 0"),
+        ({"state": state((99, 1), kind="window", window=40)}, "window of 40 and a call of 64"),
+        ({"memory": Memory(8, 8)}, "have 1152 bytes, it says 8"),
+        ({"memory": Memory(9, 1152)}, "weights have 8 bytes, it says 9"),
+        ({"programs": CPU}, "does not say what architecture cpu:host requires"),
+        ({"programs": sized(64, 32)}, "impossible prompt sizes"),
+        ({"programs": sized(32, 48)}, "impossible prompt sizes"),
+        ({"programs": sized(0)}, "impossible prompt sizes"),
+        (
+            {"parameters": ParameterFile("weights.irpa", "model", 2, 8)},
+            "1 tensors of 8 bytes, the manifest says 2 of 8",
+        ),
         ({"files": {}}, "differs from its SHA-256"),
         ({}, "cpu.vmfb cannot be loaded"),
     ],
@@ -114,8 +188,50 @@ def test_damaged_weights(make_artifact: Callable[..., Artifact]) -> None:
     artifact = make_artifact()
     file = artifact.path / "weights.irpa"
     file.write_bytes(b"\0" * file.stat().st_size)
-    with pytest.raises(ArtifactError, match=r"weights\.irpa cannot be loaded"):
+    with pytest.raises(ArtifactError, match=r"weights\.irpa differs from its SHA-256"):
         LoadedProgram(artifact)
+
+
+@pytest.mark.parametrize("at", range(0, 176, 4))
+def test_a_table_of_weights_that_lies(make_artifact: Callable[..., Artifact], at: int) -> None:
+    """With the right SHA-256: IREE adds the numbers, and a sum that wraps passes its checks."""
+    artifact = make_artifact()
+    file = artifact.path / "weights.irpa"
+    data = bytearray(file.read_bytes())
+    data[at : at + 4] = b"\xff\xff\xff\xff"
+    file.write_bytes(data)
+    record = FileRecord(len(data), sha256_of(file))
+    files = artifact.manifest.files | {"weights.irpa": record}
+    artifact = Artifact(artifact.path, dataclasses.replace(artifact.manifest, files=files))
+    with pytest.raises(ArtifactError, match=r"weights\.irpa cannot be loaded: "):
+        LoadedProgram(artifact)
+
+
+def test_requirements_are_complete() -> None:
+    """Without them SIGILL, or wrong numbers, would come from a program for another device."""
+    for driver, needs in contract._NEEDS.items():
+        whole = dict.fromkeys(needs, "8.6" if driver == "cuda" else "1")
+        check_program(Path("a"), Program("x:y", driver, "f", {}, whole), Prompt(32, 32, 64))
+        for name in whole:
+            fewer = {key: value for key, value in whole.items() if key != name}
+            with pytest.raises(ArtifactError, match=f"does not say what {name} x:y requires"):
+                check_program(Path("a"), Program("x:y", driver, "f", {}, fewer), Prompt(32, 32, 64))
+
+
+@pytest.mark.parametrize(
+    ("driver", "name", "value"),
+    [
+        ("vulkan", "subgroup_size", "many"),
+        ("vulkan", "shared_memory", "9" * 5000),
+        ("cuda", "compute_capability", "8"),
+        ("cuda", "compute_capability", "8.x"),
+        ("local-task", "architecture", ""),
+    ],
+)
+def test_requirements_that_are_none(driver: str, name: str, value: str) -> None:
+    whole = dict.fromkeys(contract._NEEDS[driver.partition("-")[0]], "1") | {name: value}
+    with pytest.raises(ArtifactError, match="requires an impossible"):
+        check_program(Path("a"), Program("x", driver, "f", {}, whole), Prompt(32, 32, 64))
 
 
 @pytest.mark.parametrize(

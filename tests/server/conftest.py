@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import openai
 import pytest
 
 from edgec.artifact import Artifact, sha256_of
+from edgec.manifest import FileRecord
 
 # Chat templates of the three kinds, cut down to what matters: how calls are written.
 HERMES = """\
@@ -170,10 +172,11 @@ def with_template(
             (folder / name).unlink()
         template = folder / "chat_template.jinja"
         template.write_text(text, "utf-8")
-        manifest = json.loads((tiny_dense_artifact.path / "manifest.json").read_text("utf-8"))
-        size = template.stat().st_size
-        manifest["files"]["chat_template.jinja"] |= {"size": size, "sha256": sha256_of(template)}
-        (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+        manifest = tiny_dense_artifact.manifest
+        record = FileRecord(template.stat().st_size, sha256_of(template))
+        files = manifest.files | {"chat_template.jinja": record}
+        text = dataclasses.replace(manifest, files=files).to_json()
+        (folder / "manifest.json").write_text(text, "utf-8")
         return folder
 
     return make

@@ -163,7 +163,7 @@ def test_a_ring_that_is_too_small_is_noticed(
     monkeypatch.setattr(export, "_ring_rows", lambda window, chunk: 64)
     with pytest.raises(ArtifactError, match="64 rows, too few for a window of 40 and a call of 64"):
         build(tmp_path, "mistral")
-    monkeypatch.setattr(program, "_check_contract", lambda artifact: None)
+    monkeypatch.setattr(program, "check_contract", lambda where, manifest: None)
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
