@@ -29,6 +29,7 @@ from edgec.compiler.stages import (
     torch_pipeline,
 )
 from edgec.compiler.targets import Target, parse_targets, requirements
+from edgec.compiler.workspace import locked, remove_abandoned, workspace, writable
 from edgec.errors import InputError
 from edgec.manifest import (
     SCHEMA_VERSION,
@@ -166,7 +167,7 @@ def compile(
     dump = Path(dump_ir) if dump_ir is not None else None
     start = _check_stages(targets, dump, stop_after, Path(start_from) if start_from else None)
     if dump is not None:
-        with writing.writable(dump, "dump-ir", "choose another folder"):
+        with writable(dump, "dump-ir", "choose another folder"):
             dump.mkdir(parents=True, exist_ok=True)
     with progress.stage("resolve", model):
         source = resolve(
@@ -193,13 +194,14 @@ def compile(
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     destination = Path(output) if output is not None else cache / f"{name}-{key[:16]}.edgec"
     with _turn(cache, key, output is None):
+        remove_abandoned(destination.parent)
         found = writing.existing(destination, key) if use_cache and not force else None
         if found is not None and dump is None:
             return found
         replace = force or output is None or found is not None
         if stop_after is None and output is not None:
             writing.check_free(destination, replace)
-        with writing.workspace(destination) as work:
+        with workspace(destination) as work:
             with progress.stage("load", source.config.model_type):
                 loaded = load(
                     source.config,
@@ -234,7 +236,7 @@ def _turn(cache: Path, key: str, cached: bool) -> Any:
     """Equal builds into one cache wait for each other; the second finds the first's result."""
     from contextlib import nullcontext
 
-    return writing.locked(cache / "locks" / key) if cached else nullcontext()
+    return locked(cache / "locks" / key) if cached else nullcontext()
 
 
 def _check_stages(

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +123,16 @@ def test_a_damaged_build_is_not_taken_for_whole(
     fake_compile(force=True).verify()
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize("kind", ["folder", "file", "manifest of another program"])
 def test_force_spares_what_is_no_artifact(fake_compile: Compile, tmp_path: Path, kind: str) -> None:
     if kind == "folder":
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    else:
+    elif kind == "file":
         (tmp_path / "out").write_text("years of work")
+    else:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / MANIFEST_NAME).write_text('{"manifest_version": 3}')
     before = tree(tmp_path)
     with pytest.raises(InputError, match="out: exists and is no artifact, so it is not replaced"):
         fake_compile(force=True)
@@ -231,20 +233,6 @@ def test_two_builds_into_one_cache(fake_script: str, model: Path, tmp_path: Path
     (artifact,) = (tmp_path / "cache").glob("*.edgec")
     Artifact.open(artifact).verify()
     assert not list((tmp_path / "cache").glob(".edgec-building-*"))
-
-
-def test_many_workspaces_at_once(tmp_path: Path) -> None:
-    """None takes another, that is just being made, for abandoned."""
-
-    def work(number: int) -> bool:
-        with writing.workspace(tmp_path / "out") as folder:
-            (folder / "mine").write_text(str(number))
-            time.sleep(number % 7 / 1000)
-            return (folder / "mine").read_text() == str(number)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(work, range(400)))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_default_cache(
