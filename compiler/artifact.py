@@ -4,23 +4,67 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from edgec.artifact import Artifact, sha256_of
 from edgec.errors import ArtifactError, InputError
 from edgec.manifest import MANIFEST_NAME, FileRecord, Manifest
 
-__all__ = ["check_free", "existing", "file_records", "publish"]
+__all__ = ["DamagedBuild", "check_free", "existing", "file_records", "publish"]
 
 
-def existing(destination: Path, digest: str) -> Artifact | None:
-    """The artifact at `destination` if it is whole and of this digest."""
+def existing(destination: Path, digest: str, *, cached: bool = False) -> Artifact | None:
+    """The artifact at `destination` if it is of this digest; every file of it is read.
+
+    Args:
+        destination: Where it would be.
+        digest: That of the build.
+        cached: Whether it is in a cache, from where an artifact is run that nobody has named.
+
+    Raises:
+        DamagedBuild: it is of this digest, and a file is missing or not what was written.
+        InputError: another user has put it into the cache.
+    """
+    if _recorded_digest(destination) != digest:
+        return None
+    if cached:
+        _check_owner(destination)
     try:
         artifact = Artifact.open(destination)
-    except ArtifactError:
+        artifact.verify()
+    except (ArtifactError, OSError) as error:
+        raise DamagedBuild(str(getattr(error, "what", error))) from None
+    return artifact
+
+
+class DamagedBuild(Exception):
+    """A build that is there and is not whole; the message says what is wrong."""
+
+
+def _recorded_digest(folder: Path) -> str | None:
+    try:
+        manifest = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return artifact if artifact.manifest.digest == digest else None
+    digest = manifest.get("digest") if isinstance(manifest, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def _check_owner(entry: Path) -> None:
+    """An artifact is a program: from a cache that others write to, theirs are not run.
+
+    Raises:
+        InputError: the entry is neither this user's, nor of who owns the cache, nor root's.
+    """
+    owner = entry.stat().st_uid
+    if owner not in (os.geteuid(), entry.parent.stat().st_uid, 0):
+        raise InputError(
+            f"cache: {entry} was put there by another user (uid {owner})",
+            "choose another cache with --cache-dir, or an output with -o",
+        )
 
 
 def check_free(destination: Path, force: bool) -> None:
@@ -84,8 +128,9 @@ def publish(folder: Path, destination: Path, manifest: Manifest, *, replace: boo
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        if found := existing(destination, manifest.digest):
-            return found
+        with suppress(DamagedBuild):
+            if found := existing(destination, manifest.digest):
+                return found
         raise InputError(
             f"output {destination}: written by something else meanwhile",
             "add --force to replace it, or choose another place with -o",

@@ -195,10 +195,17 @@ def compile(
     destination = Path(output) if output is not None else cache / f"{name}-{key[:16]}.edgec"
     with _turn(cache, key, output is None):
         remove_abandoned(destination.parent)
-        found = writing.existing(destination, key) if use_cache and not force else None
-        if found is not None and dump is None:
-            return found
-        replace = force or output is None or found is not None
+        there = False
+        if use_cache and not force:
+            try:
+                found = writing.existing(destination, key, cached=output is None)
+                there = found is not None
+            except writing.DamagedBuild as damage:
+                progress.note(f"{damage}: it is built again")
+                found, there = None, True
+            if found is not None and dump is None:
+                return found
+        replace = force or output is None or there
         if stop_after is None and output is not None:
             writing.check_free(destination, replace)
         with workspace(destination) as work:

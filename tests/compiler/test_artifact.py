@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import edgec
 from edgec.artifact import Artifact
 from edgec.compiler import artifact as writing
 from edgec.compiler import driver
+from edgec.compiler.progress import Silent
 from edgec.errors import CompileError, InputError
 from edgec.manifest import MANIFEST_NAME
 
@@ -104,23 +105,86 @@ def test_another_build_needs_force(fake_compile: Compile) -> None:
     assert fake_compile(dtype="f16", force=True).manifest.dtype == "f16"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest"])
-def test_a_damaged_build_is_not_taken_for_whole(
-    fake_compile: Compile, tmp_path: Path, damage: str
+class Notes(Silent):
+    """Remembers what a user would read."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def flip(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+FILES = ["cpu.vmfb", "weights.irpa", "tokenizer.json", "generation_config.json"]
+
+
+@pytest.mark.parametrize("place", ["cache", "output"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "longer", "missing", "folder"])
+@pytest.mark.parametrize("name", FILES)
+def test_compile_again_mends(
+    fake_compile: Compile, tmp_path: Path, name: str, damage: str, place: str
 ) -> None:
-    """In the cache it is made again; an output of the user's is replaced with --force only."""
+    options: dict[str, Any] = {}
+    if place == "cache":
+        options = {"output": None, "cache_dir": tmp_path / "cache"}
+    whole = fake_compile(**options)
+    before = tree(whole.path)
+    file = whole.path / name
+    if damage == "flipped":
+        flip(file, -1)
+    elif damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-9])
+    elif damage == "longer":
+        file.write_bytes(file.read_bytes() + b"x")
+    else:
+        file.unlink()
+        if damage == "folder":
+            file.mkdir()
+    notes = Notes()
+    assert fake_compile(**options, progress=notes) == whole
+    assert tree(whole.path) == before
+    assert len(notes.said) == 1
+    assert str(whole.path) in notes.said[0] and name in notes.said[0]
+    assert notes.said[0].endswith(": it is built again")
+    again = Notes()
+    fake_compile(**options, progress=again)
+    assert again.said == []
+
+
+def test_a_damaged_manifest(fake_compile: Compile, tmp_path: Path) -> None:
+    """In the cache it is made again; of an output nobody knows what it was: --force only."""
     cached = fake_compile(output=None, cache_dir=tmp_path / "cache")
     given = fake_compile()
     for artifact in (cached, given):
-        if damage == "missing":
-            (artifact.path / "cpu.vmfb").unlink()
-        else:
-            file = artifact.path / ("cpu.vmfb" if damage == "truncated" else MANIFEST_NAME)
-            file.write_bytes(file.read_bytes()[:-9])
+        file = artifact.path / MANIFEST_NAME
+        file.write_bytes(file.read_bytes()[:-9])
     assert fake_compile(output=None, cache_dir=tmp_path / "cache") == cached
     with pytest.raises(InputError, match="--force"):
         fake_compile()
     fake_compile(force=True).verify()
+
+
+def test_another_users_entry_in_the_cache_is_not_run(
+    fake_compile: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = fake_compile(output=None, cache_dir=tmp_path / "cache").path
+    true_stat = Path.stat
+
+    def stat(path: Path, **options: Any) -> Any:
+        found = true_stat(path, **options)
+        if path != entry:
+            return found
+        return os.stat_result((*found[:4], found.st_uid + 12345, *found[5:10]))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(InputError, match=r"was put there by another user \(uid .*--cache-dir"):
+        fake_compile(output=None, cache_dir=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "manifest of another program"])
