@@ -339,7 +339,7 @@ def _compile_programs(
                 if start[0] == stage:
                     current, skipping = start[1], False
                 continue
-            produced = (result if stage == "vmfb" else work) / file_of(stage, target)
+            produced = work / file_of(stage, target)
             with build.progress.stage(stage, f"{target.name} {target.architecture}"):
                 try:
                     run(current, produced, target, build.options)
@@ -351,6 +351,8 @@ def _compile_programs(
             current = produced
             if stage == stop_after:
                 break
+        else:
+            current.rename(result / current.name)
     return stop_after is None
 
 
