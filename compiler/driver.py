@@ -16,6 +16,7 @@ from edgec.artifact import Artifact, sha256_of
 from edgec.compiler import artifact as writing
 from edgec.compiler.digest import digest, versions
 from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
+from edgec.compiler.opening import check_files
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parameters import ArchiveEntry, write_archive
 from edgec.compiler.progress import Progress, Silent
@@ -209,6 +210,10 @@ def compile(
         if stop_after is None and output is not None:
             writing.check_free(destination, replace)
         with workspace(destination) as work:
+            result = work / "artifact"
+            result.mkdir()
+            _write_files(source, result)
+            check_files(source.id, result)
             with progress.stage("load", source.config.model_type):
                 loaded = load(
                     source.config,
@@ -228,8 +233,6 @@ def compile(
             build = _Build(
                 source, loaded, weights, spec, options, targets, key, max_context, dump, progress
             )
-            result = work / "artifact"
-            result.mkdir()
             _check_space(build, destination)
             if not _compile_programs(build, work, result, start, stop_after):
                 return None
@@ -375,10 +378,14 @@ def _write_weights(build: _Build, result: Path) -> None:
             StoredWeights(build.model, build.weights).read,
             lambda done: build.progress.update(done, total, "B"),
         )
+
+
+def _write_files(source: ModelSource, result: Path) -> None:
+    """The model's small files."""
     # What the model is, for those who count its operations; the runtime does not read it.
-    config = build.source.config.to_json_string(use_diff=False)
+    config = source.config.to_json_string(use_diff=False)
     (result / "config.json").write_text(config, "utf-8")
-    for name, content in build.source.files.items():
+    for name, content in source.files.items():
         if isinstance(content, bytes):
             (result / name).write_bytes(content)
         else:

@@ -55,10 +55,10 @@ def test_where_its_temporary_files_are(tmp_path: Path) -> None:
 
 
 def test_nothing_stays_open() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         run_tool(["/bin/true"])
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize("how", ["kill", "kill the group", "terminate", "interrupt"])
