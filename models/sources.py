@@ -23,7 +23,7 @@ from edgec.models.weights import Progress, RandomWeights, SafetensorsWeights, We
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ["BUNDLED", "ModelSource", "bundled_models", "resolve"]
+__all__ = ["BUNDLED", "ModelSource", "bundled_models", "check_name", "resolve"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -138,6 +138,15 @@ def resolve(
         files["generation_config.json"] = _generation_config(config)
     name = os.path.normpath(name) if kind == "folder" else model
     return ModelSource(name, kind, commit, config, folder, weights, files, trust_remote_code)
+
+
+def check_name(model: str) -> None:
+    """Refuses what is no model's name or place. It loads nothing heavy and asks no hub.
+
+    Raises:
+        ModelError: as from `resolve`.
+    """
+    _kind(model)
 
 
 def bundled_models() -> list[str]:
