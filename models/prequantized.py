@@ -222,7 +222,7 @@ def _compressed_bits(config: Mapping[str, Any], refuse: Any) -> int:
         raise refuse(f"compressed-tensors, {config.get('format')}, {form}")
     if not _one_of(bits, 4, 8):
         raise refuse(f"compressed-tensors with {bits} bits")
-    if any(group.get("input_activations") for group in groups):
+    if any(group.get("input_activations") for group in listed.values()):
         raise refuse("compressed-tensors with quantised activations")
     return int(bits)
 
