@@ -163,18 +163,20 @@ def test_history_follows_nothing_and_waits_for_nothing(tmp_path: Path, plant: st
 
 
 class Screen:
-    """What a terminal of some width shows: it wraps late, and knows two commands."""
+    """What a terminal of some width shows: it wraps late, and knows three commands."""
 
     def __init__(self, width: int) -> None:
-        self.width, self.lines, self.column = width, [[]], 0
-        self.lines: list[list[str]]
+        self.width, self.column = width, 0
+        self.lines: list[list[str]] = [[]]
 
     def feed(self, text: str) -> None:
-        for command, number, character in re.findall(r"\x1b\[((\d*)[DK])|(.|\n)", text):
-            if command.endswith("D"):
-                self.column = min(self.column, self.width - 1) - int(number or 1)
+        for command, number, character in re.findall(r"\x1b\[((\d*)[CK])|(.|\n)", text):
+            if command.endswith("C"):
+                self.column += int(number or 1)
             elif command:
                 del self.lines[-1][self.column :]
+            elif character == "\r":
+                self.column = 0
             elif character == "\n":
                 self.lines.append([])
                 self.column = 0

@@ -46,20 +46,20 @@ class WordWrap:
         else:
             cells = cell_len(character)
             if self._column + cells > width:
-                self._next_line(width)
+                self._next_line()
             self._column += cells
             # Wide characters are words by themselves, between which lines may end.
             self._word = "" if cells == 2 else self._word + character
         self._stream.write(character)
 
-    def _next_line(self, width: int) -> None:
+    def _next_line(self) -> None:
         from rich.cells import cell_len
 
         length = cell_len(self._word)
         if 0 < length < self._column:
-            # At the edge the cursor stays on the last cell, not behind it.
-            back = length - (self._column == width)
-            self._stream.write((f"\x1b[{back}D" if back else "") + f"\x1b[K\n{self._word}")
+            # From the left: where the cursor is once a line is full differs between terminals.
+            start = self._column - length
+            self._stream.write(f"\r\x1b[{start}C\x1b[K\n{self._word}")
             self._column = length
         else:
             self._stream.write("\n")
