@@ -225,7 +225,7 @@ def _compressed_bits(config: Mapping[str, Any], refuse: Any) -> int:
         raise refuse(f"compressed-tensors with {bits} bits")
     if any(group.get("input_activations") for group in groups):
         raise refuse("compressed-tensors with quantised activations")
-    return int(bits)
+    return int(str(bits))
 
 
 def _one_of(value: Any, *known: int) -> bool:
