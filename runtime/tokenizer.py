@@ -15,13 +15,17 @@ from edgec.runtime.added_tokens import add_tokens, merged, named_tokens
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HFTokenizer
 
-__all__ = ["Detokenizer", "Tokenizer"]
+__all__ = ["Detokenizer", "TextTooLong", "Tokenizer"]
 
 _REPLACED = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),
     (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
 )  # fmt: skip
 """What transformers' clean_up_tokenization_spaces replaces, in this order."""
+
+
+class TextTooLong(InputError):
+    """Text of more tokens than there may be, by its length alone."""
 
 
 class Tokenizer:
@@ -99,11 +103,12 @@ class Tokenizer:
             context: Refuses text that cannot fit into so many tokens before any work is done.
 
         Raises:
-            InputError: the text is too long for `context`, or the tokenizer fails on it.
+            TextTooLong: the text cannot fit into `context`.
+            InputError: the tokenizer fails on it.
         """
         text = well_formed(text)
         if context is not None and (least := self.least_tokens(text, context)) > context:
-            raise InputError(
+            raise TextTooLong(
                 f"a prompt of at least {least} tokens is beyond the context of {context}",
                 "shorten the prompt, or compile with a larger --ctx-size",
             )

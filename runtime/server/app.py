@@ -104,9 +104,7 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         served = service.served
-        ids = await run_in_threadpool(
-            served.model.tokenizer.encode, body.content, add_special_tokens=body.add_special
-        )
+        ids = await served.encode(body.content, "content", add_special_tokens=body.add_special)
         if not body.with_pieces:
             return {"tokens": ids}
         return {"tokens": await run_in_threadpool(_pieces, served, ids)}

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from prometheus_client.core import Metric
+from starlette.concurrency import run_in_threadpool
 
 import edgec
+from edgec.errors import InputError
 from edgec.runtime.engine import Engine
 from edgec.runtime.model import LoadedModel
+from edgec.runtime.prompt import encode_text
 from edgec.runtime.server.errors import ApiError
 from edgec.runtime.server.grammar import GrammarCompiler
 from edgec.runtime.server.log import RequestLog
@@ -20,6 +23,7 @@ from edgec.runtime.server.metrics import Metrics, gauge, total
 from edgec.runtime.server.options import ServerOptions
 from edgec.runtime.server.template import TemplateRenderer
 from edgec.runtime.server.tools import detect_format
+from edgec.runtime.tokenizer import TextTooLong
 
 __all__ = ["Served", "Service"]
 
@@ -42,6 +46,21 @@ class Served:
     def context(self) -> int:
         """Tokens that a prompt and its answer may have together."""
         return self.model.program.manifest.model.context
+
+    async def encode(self, text: str, param: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of text from a request.
+
+        Raises:
+            ApiError: 400, the text cannot fit into the context, or the tokenizer fails on it.
+        """
+        try:
+            return await run_in_threadpool(
+                encode_text, self.model, text, add_special_tokens=add_special_tokens
+            )
+        except InputError as error:
+            long = isinstance(error, TextTooLong)
+            code = "context_length_exceeded" if long else "invalid_value"
+            raise ApiError(400, f"{param}: {error}", param=param, code=code) from None
 
     @property
     def eos(self) -> tuple[int, ...]:
@@ -88,7 +107,7 @@ class Service:
         name = self.options.alias or model.program.manifest.model.id
         template, source = None, ""
         if model.chat_template is not None:
-            source = model.chat_template.source
+            source = model.chat_template.source_with_tools
             template = TemplateRenderer(model.chat_template, self.options.template_timeout)
         form = detect_format(source)
         served = Served(engine, name, template, form, "tools" in source)

@@ -13,6 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from edgec.errors import InputError
 from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.tokenizer import Tokenizer
+from edgec.template import compile_template
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be <brief> & 'kind'."},
@@ -75,7 +76,7 @@ def test_a_template_that_fails_is_an_input_error(source: str, says: str) -> None
 
 def test_a_template_that_does_not_parse() -> None:
     with pytest.raises(InputError, match="does not parse"):
-        ChatTemplate("{% for %}", {})
+        ChatTemplate("{% for %}", {}).render(MESSAGES)
 
 
 @pytest.mark.parametrize("message", [{"content": "no role"}, {"role": 3}])
@@ -113,7 +114,7 @@ def test_where_templates_come_from(tmp_path: Path, tokenizer_folder: Path) -> No
 def test_parsing_computes_nothing(huge: str) -> None:
     tracemalloc.start()
     try:
-        ChatTemplate(f"{{% if false %}}{{% set y = {huge} %}}{{{{ {huge} }}}}{{% endif %}}", {})
+        compile_template(f"{{% if false %}}{{% set y = {huge} %}}{{{{ {huge} }}}}{{% endif %}}")
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
