@@ -50,7 +50,7 @@ def tokenizer_files(
 
     named = copy.copy(config)
     named.name_or_path = model
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         tokenizer = _native(
             lambda: AutoTokenizer.from_pretrained(

@@ -100,8 +100,8 @@ class TemplateProcess:
                 process = subprocess.Popen(
                     # -P: a file of the working directory is not taken for a module.
                     [sys.executable, "-P", "-m", "edgec.template_worker"],
-                    stdin=theirs,
-                    stdout=theirs,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C is for whoever waits
                 )
