@@ -164,15 +164,16 @@ def _sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     if found is None:
         return {}
     if isinstance(found, list) and all(isinstance(each, dict) for each in found):
-        found = {each.get("name"): each.get("template") for each in found}
-    sources = found if isinstance(found, dict) else {"default": found}
-    if not all(isinstance(part, str) for pair in sources.items() for part in pair):
+        pairs = [(each.get("name"), each.get("template")) for each in found]
+    else:
+        pairs = list(found.items()) if isinstance(found, dict) else [("default", found)]
+    if not all(isinstance(part, str) for pair in pairs for part in pair):
         raise InputError(
             "the model's chat_template in tokenizer_config.json is neither text nor a list of "
             "texts with names",
             "give the prompt as text, or correct it and compile again",
         )
-    return sources
+    return dict(pairs)
 
 
 def _read(path: Path) -> str:
