@@ -157,7 +157,7 @@ HOSTILE = (
     "{{{{ 'x' | center({n}) }}}}",
     "{{{{ '%{n}d' | format(1) }}}}",
     "{{{{ '{{:{n}}}'.format(1) }}}}",
-    "{{% set x = namespace(t='x') %}}{{% for i in range({n}) %}}{{% set x.t = x.t*2 %}}{{% endfor %}}",
+    "{{%set x=namespace(t='x')%}}{{%for i in range({n})%}}{{%set x.t=x.t*2%}}{{%endfor%}}",
     "{{% macro f(x) %}}{{{{ f(x + 1) }}}}{body}{{% endmacro %}}{{{{ f({n}) }}}}",
     "{{% for m in messages recursive %}}{{{{ loop(messages) }}}}{{% endfor %}}",
     "{{{{ lipsum(n={n}) }}}}",
