@@ -48,6 +48,17 @@ def tokenizer_files(
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        _check_json(model, folder / name)
+    texts = [
+        folder / "chat_template.jinja",
+        *(folder / "additional_chat_templates").glob("*.jinja"),
+    ]
+    place = "tokenizer_config.json"
+    for text in texts:
+        if text.is_file():
+            place = "chat_template.jinja"
+            _check_text(model, text)
     named = copy.copy(config)
     named.name_or_path = model
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
@@ -64,9 +75,10 @@ def tokenizer_files(
             tokenizer = _native(lambda: PreTrainedTokenizerFast.from_pretrained(folder, **options))
         except Exception as error:
             raise _damaged(model, error) from None
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = _older_template(model, folder / "chat_template.json")
-    files, settings, templates = _parts(model, tokenizer)
+    older = folder / "chat_template.json"
+    if tokenizer.chat_template is None and _check_json(model, older):
+        tokenizer.chat_template = json.loads(older.read_text("utf-8")).get("chat_template")
+    files, settings, templates = _parts(model, tokenizer, place)
     if list(templates) == ["default"]:
         files["chat_template.jinja"] = templates["default"].encode()
     elif templates:
@@ -94,14 +106,14 @@ def rebuilt_tokenizer_files(model: str, files: Mapping[str, bytes]) -> dict[str,
         )
     except Exception as error:
         raise _damaged(model, error) from None
-    rebuilt, kept, templates = _parts(model, tokenizer)
+    rebuilt, kept, templates = _parts(model, tokenizer, "its metadata")
     if templates:
         kept["chat_template"] = settings["chat_template"]
     return {**files, **rebuilt, "tokenizer_config.json": _json(kept)}
 
 
 def _parts(
-    model: str, tokenizer: PreTrainedTokenizerFast
+    model: str, tokenizer: PreTrainedTokenizerFast, place: str
 ) -> tuple[dict[str, bytes], dict[str, Any], dict[str, str]]:
     """`tokenizer.json`, the settings beside it, and the chat templates."""
     special = dict(tokenizer.special_tokens_map)
@@ -113,22 +125,38 @@ def _parts(
     backend.no_truncation()
     backend.no_padding()
     files = {"tokenizer.json": backend.to_str().encode()}
-    return files, settings, _templates(model, tokenizer.chat_template)
+    return files, settings, _templates(model, tokenizer.chat_template, place)
 
 
 def _json(values: dict[str, Any]) -> bytes:
     return json.dumps(values, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
-def _older_template(model: str, path: Path) -> Any:
-    """The template in a file that some older folders have."""
+def _check_text(model: str, path: Path) -> None:
     try:
-        return json.loads(path.read_text("utf-8"))["chat_template"] if path.is_file() else None
-    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
-        raise _damaged(model, error) from None
+        path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {model}: {path.name} cannot be read: {_line(error)}", "correct or remove it"
+        ) from None
 
 
-def _templates(model: str, found: Any) -> dict[str, str]:
+def _check_json(model: str, path: Path) -> bool:
+    """Whether the file is there; then it is an object."""
+    if not path.is_file():
+        return False
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        if not isinstance(value, dict):
+            raise TypeError("it is not an object")
+    except (OSError, ValueError, RecursionError, TypeError) as error:
+        raise ModelError(
+            f"model {model}: {path.name} cannot be read: {_line(error)}", "correct or remove it"
+        ) from None
+    return True
+
+
+def _templates(model: str, found: Any, place: str) -> dict[str, str]:
     """Chat templates by name, each of which parses.
 
     Raises:
@@ -143,10 +171,9 @@ def _templates(model: str, found: Any) -> dict[str, str]:
             compile_template(source)
             source.encode()
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelError(
-                f"model {model}: its chat template {name!r} cannot be used: {reason[:200]}",
-                "correct it, or remove it: text can be completed without",
+                f"model {model}: {place}: chat template {name!r} cannot be used: {_line(error)}",
+                "correct it, or remove it: without one a model takes plain text",
             ) from None
     return templates
 
@@ -162,8 +189,11 @@ def _native(call: Callable[[], Any]) -> Any:
 
 
 def _damaged(model: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split()) or type(error).__name__
     return ModelError(
-        f"model {model}: its tokenizer cannot be loaded: {reason[:200]}",
-        "download or save tokenizer.json and the files beside it again",
+        f"model {model}: tokenizer.json or a file beside it cannot be loaded: {_line(error)}",
+        "download or save them again",
     )
+
+
+def _line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
