@@ -15,7 +15,7 @@ from typing import Any
 from edgec.errors import EdgecError, InputError, ModelError
 from edgec.models.weights import INDEX_FILE, SINGLE_FILE, Progress
 
-__all__ = ["TOKENIZER_FILES", "Snapshot", "download"]
+__all__ = ["TEMPLATES", "TOKENIZER_FILES", "Snapshot", "download"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -29,6 +29,7 @@ TOKENIZER_FILES = (
 """Files beside the weights of which an artifact keeps the sense."""
 
 TEMPLATES = "additional_chat_templates/*.jinja"
+"""Chat templates beside the usual one, by name."""
 
 SHARDS = "model-*-of-*.safetensors"
 PICKLES = (".bin", ".pt", ".pth")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.errors import ModelError
+from edgec.json_files import read_json
 from edgec.template import compile_template
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def tokenizer_files(
             raise _damaged(model, error) from None
     older = folder / "chat_template.json"
     if tokenizer.chat_template is None and _check_json(model, older):
-        tokenizer.chat_template = json.loads(older.read_text("utf-8")).get("chat_template")
+        tokenizer.chat_template = read_json(older).get("chat_template")
     files, settings, templates = _parts(model, tokenizer, place)
     if list(templates) == ["default"]:
         files["chat_template.jinja"] = templates["default"].encode()
@@ -146,10 +147,10 @@ def _check_json(model: str, path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = read_json(path)
         if not isinstance(value, dict):
             raise TypeError("it is not an object")
-    except (OSError, ValueError, RecursionError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(
             f"model {model}: {path.name} cannot be read: {_line(error)}", "correct or remove it"
         ) from None

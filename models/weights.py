@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgec.errors import ModelError
+from edgec.json_files import parse_json, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,8 @@ _BYTES = {name: size for name, size, _ in _DTYPES.values()}
 _TORCH = {name: attribute for name, _, attribute in _DTYPES.values()}
 
 MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library sets
+MAX_TENSORS = 250_000  # in one file; the largest models have 200,000, in dozens of files
+MAX_RANK = 64
 WHOLE_FILE = 64 << 20  # bytes; smaller files are hashed whole
 SAMPLE = 4096  # bytes hashed at the start, the middle and the end of each tensor of larger ones
 
@@ -267,9 +270,9 @@ def _no_weights(folder: Path) -> ModelError:
 def _sharded(folder: Path) -> dict[str, _Place]:
     index = folder / INDEX_FILE
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         names: dict[str, str] = {str(tensor): str(file) for tensor, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(
             f"{index}: not an index of safetensors files", "download it again"
         ) from None
@@ -309,10 +312,12 @@ def _read_header(file: Path) -> dict[str, _Place]:
         if 8 + length > size:
             raise _damaged(file, f"truncated in its header: {size} of {8 + length} bytes or more")
         text = stream.read(length)
+    if (count := text.count(b'"data_offsets"')) > MAX_TENSORS:
+        raise _damaged(file, f"its header names {count} tensors, more than any model has")
     try:
-        header = json.loads(text)
-    except ValueError:
-        raise _damaged(file, "not a safetensors file (its header is not JSON)") from None
+        header = parse_json(text, strict=True)
+    except ValueError as error:
+        raise _damaged(file, f"not a safetensors file (its header is not JSON: {error})") from None
     if not isinstance(header, dict):
         raise _damaged(file, "not a safetensors file (its header is not an object)")
     header.pop("__metadata__", None)
@@ -320,11 +325,14 @@ def _read_header(file: Path) -> dict[str, _Place]:
     places: dict[str, _Place] = {}
     for name, entry in header.items():
         try:
-            begin, end = (int(offset) for offset in entry["data_offsets"])
-            info = TensorInfo(tuple(int(d) for d in entry["shape"]), _DTYPES[entry["dtype"]][0])
+            begin, end = (_integer(offset) for offset in entry["data_offsets"])
+            shape = tuple(_integer(size) for size in entry["shape"][:MAX_RANK])
+            if len(entry["shape"]) > MAX_RANK:
+                raise ValueError
+            info = TensorInfo(shape, _DTYPES[entry["dtype"]][0])
         except (KeyError, TypeError, ValueError):
             raise _damaged(file, f"header entry of {name} is damaged or of unknown dtype") from None
-        if min(info.shape, default=1) < 0 or end - begin != info.nbytes:
+        if end - begin != info.nbytes:
             raise _damaged(
                 file, f"{name} has {end - begin} bytes, its shape {info.shape} needs {info.nbytes}"
             )
@@ -341,6 +349,17 @@ def _read_header(file: Path) -> dict[str, _Place]:
     if 8 + length + position < size:
         raise _damaged(file, f"{size - 8 - length - position} bytes more than its header says")
     return places
+
+
+def _integer(value: Any) -> int:
+    """A size or an offset as the format has them.
+
+    Raises:
+        ValueError: not an integer, negative, or beyond 64 bits.
+    """
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise ValueError
+    return value
 
 
 def _damaged(file: Path, what: str) -> ModelError:

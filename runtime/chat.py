@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.errors import InputError
+from edgec.json_files import read_json
 from edgec.runtime.rendering import TemplateFailed, TemplateProcess
 
 if TYPE_CHECKING:
@@ -158,8 +159,8 @@ def _sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     older = folder / "chat_template.json"
     if found is None and older.is_file():
         try:
-            found = json.loads(_read(older))["chat_template"]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            found = read_json(older)["chat_template"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(f"{older}: cannot be read: {error}", "correct it") from None
     if found is None:
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.errors import ArtifactError, InputError
+from edgec.json_files import read_json
 from edgec.runtime.added_tokens import add_tokens, merged, named_tokens
 
 if TYPE_CHECKING:
@@ -243,8 +243,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}", "compile again") from None
     if not isinstance(data, dict):
         raise ArtifactError(f"{path}: must be a JSON object", "compile again")
