@@ -45,6 +45,7 @@ class Job:
     config: GenerationConfig
     session_id: str | None = None
     cache_prompt: bool = True
+    cache_scope: str | None = None
     token_filter: TokenFilter | None = None
     logprobs: int | None = None
     deadline: float | None = None
@@ -149,7 +150,9 @@ class Scheduler:
         while self.waiting:
             job = self.waiting[0]
             try:
-                acquired = self._pool.acquire(job.ids, job.session_id, job.cache_prompt)
+                acquired = self._pool.acquire(
+                    job.ids, job.session_id, job.cache_prompt, job.cache_scope
+                )
             except EdgecError as error:
                 self._fail(job, error)
                 continue

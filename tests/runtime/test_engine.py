@@ -403,3 +403,40 @@ def test_cancelled_tasks_do_not_cancel_requests(make_engine: Callable[..., Engin
         assert request.done and not request.cancelled
 
     asyncio.run(run())
+
+
+def test_prefixes_are_reused_within_a_scope(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    prompt = ids(80, 1)
+
+    def cached(scope: str | None, **options: Any) -> int:
+        return generate(engine, prompt, cache_scope=scope, **options).usage.cached_tokens
+
+    assert [cached("alice"), cached("bob"), cached(None)] == [0, 0, 0]
+    assert all(cached(scope) > 0 for scope in ("alice", "bob", None))
+    # Not from a sequence in use either, nor by the name of a conversation.
+    gate = Gate()
+    running = engine.submit(ids(50, 2), token_filter=gate, cache_scope="alice", max_new_tokens=2)
+    assert gate.entered.wait(20)
+    other = engine.submit(ids(50, 2), cache_scope="bob", max_new_tokens=2)
+    gate.open.set()
+    running.result(20)
+    assert other.result(20).usage.cached_tokens == 0
+    assert cached("alice", session_id="talk") > 0
+    assert cached("carol", session_id="talk") == 0
+
+
+def test_a_saved_conversation_belongs_to_its_scope(
+    make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = make_engine()
+    for scope, first in (("alice", 1), ("bob", 2)):
+        generate(engine, ids(40, first), session_id="talk", cache_scope=scope)
+    with pytest.raises(InputError, match="'talk'"):
+        engine.save("talk", tmp_path / "none")
+    engine.save("talk", tmp_path / "alice", cache_scope="alice")
+    other = make_engine()
+    other.restore(tmp_path / "alice", "talk", cache_scope="alice")
+    prompt = [*ids(40, 1), 5]
+    assert generate(other, prompt, cache_scope="bob").usage.cached_tokens == 0
+    assert generate(other, prompt, cache_scope="alice").usage.cached_tokens > 0
