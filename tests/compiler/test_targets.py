@@ -8,6 +8,7 @@ import pytest
 
 from edgec.compiler.targets import TARGETS, parse_targets
 from edgec.errors import InputError
+from edgec.runtime.cpu import check_cpu
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,15 @@ def test_the_host_is_resolved() -> None:
     machine = platform.machine().replace("arm64", "aarch64")
     assert host.requirements["architecture"] == machine
     assert host.requirements["cpu_features"]
+    # What this machine compiles for itself it also loads, whatever a hypervisor or kernel hides.
+    check_cpu(host.requirements)
+
+
+def test_requirements_name_no_amx() -> None:
+    """Generated code has no tile intrinsics, so a CPU whose kernel lacks AMX runs it."""
+    (target,) = parse_targets("cpu:sapphirerapids")
+    assert "avx512fp16" in target.requirements["cpu_features"]
+    assert "amx" not in target.requirements["cpu_features"]
 
 
 @pytest.mark.parametrize(
