@@ -84,6 +84,8 @@ def create_app(service: Service) -> FastAPI:
         served, log = _begin(service, request, body)
         try:
             calls = await unless_gone(request.receive, prepare_chat(service, served, body))
+            if body.logprobs:
+                await run_in_threadpool(lambda: served.grammars.vocabulary)
             running = _submit(served, calls)
             answer = ChatAnswer(service, served, body, running, log)
             return await _answer(request, body, answer, running, log)
@@ -95,6 +97,8 @@ def create_app(service: Service) -> FastAPI:
         served, log = _begin(service, request, body)
         try:
             calls = await unless_gone(request.receive, prepare_completion(service, served, body))
+            if body.logprobs is not None:
+                await run_in_threadpool(lambda: served.grammars.vocabulary)
             running = _submit(served, calls)
             answer = CompletionAnswer(service, served, body, calls, running, log)
             return await _answer(request, body, answer, running, log)

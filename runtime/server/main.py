@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import anyio.to_thread
 import uvicorn
 
 from edgec.errors import EdgecError, InputError
 from edgec.runtime.engine import Engine
 from edgec.runtime.server.app import create_app
+from edgec.runtime.server.grammar import WAITING
 from edgec.runtime.server.options import ServerOptions
 from edgec.runtime.server.service import Service
 
@@ -70,6 +72,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # Many may wait for a grammar; others need threads too.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = 2 * WAITING
         loop = asyncio.get_running_loop()
         self._loading = loop.create_task(self._load_model())
 

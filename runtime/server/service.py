@@ -54,7 +54,7 @@ class Served:
 
     @cached_property
     def grammars(self) -> GrammarCompiler:
-        """Made when first used: it keeps the vocabulary in memory once more."""
+        """Its process, which keeps the vocabulary once more, starts when first used."""
         return GrammarCompiler(self.model.tokenizer, self.model.vocab_size, self.eos)
 
 
