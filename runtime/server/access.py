@@ -105,7 +105,7 @@ class Access:
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None when the client went."""
-        limit = self._service.options.max_body
+        limit = self._service.max_body
         length = dict(scope["headers"]).get(b"content-length", b"0")
         too_large = int(length) > limit if length.isdigit() else False
         chunks: list[bytes] = []

@@ -30,7 +30,7 @@ from edgec.runtime.server.schemas import (
     GenerationRequest,
     TokenizeRequest,
 )
-from edgec.runtime.server.service import Served, Service
+from edgec.runtime.server.service import Served, Service, too_long
 from edgec.runtime.server.stream import ClientGoneError, EventStream, unless_gone
 from edgec.runtime.server.validation import first_problem
 
@@ -82,6 +82,8 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: Request, body: ChatRequest) -> Any:
         served, log = _begin(service, request, body)
+        if len(body.messages) > served.context:  # each is a token at least
+            raise too_long(served.context, f"{len(body.messages)} messages", "messages")
         try:
             calls = await unless_gone(request.receive, prepare_chat(service, served, body))
             if body.logprobs:
@@ -105,23 +107,16 @@ def create_app(service: Service) -> FastAPI:
         except ClientGoneError:
             return _gone(log)
 
-    @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+    @app.post("/tokenize", response_model=None)
+    def tokenize(body: TokenizeRequest) -> Response:
         served = service.served
-        ids = await run_in_threadpool(
-            served.model.tokenizer.encode, body.content, add_special_tokens=body.add_special
-        )
-        if not body.with_pieces:
-            return {"tokens": ids}
-        return {"tokens": await run_in_threadpool(_pieces, served, ids)}
+        ids = served.model.tokenizer.encode(body.content, add_special_tokens=body.add_special)
+        return JSONResponse({"tokens": _pieces(served, ids) if body.with_pieces else ids})
 
-    @app.post("/detokenize")
-    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
-        served = service.served
-        text = await run_in_threadpool(
-            served.model.tokenizer.decode, body.tokens, skip_special_tokens=False
-        )
-        return {"content": text}
+    @app.post("/detokenize", response_model=None)
+    def detokenize(body: DetokenizeRequest) -> Response:
+        text = service.served.model.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        return JSONResponse({"content": text})
 
     return app
 

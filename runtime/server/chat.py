@@ -48,7 +48,7 @@ async def prepare_chat(service: Service, served: Served, body: ChatRequest) -> l
             code="invalid_value",
         )  # fmt: skip
     prompt = await served.template.render(messages, variables)
-    ids = await run_in_threadpool(served.model.tokenizer.encode, prompt, add_special_tokens=False)
+    ids = await run_in_threadpool(served.encode, prompt, "messages", add_special_tokens=False)
     limit = body.max_completion_tokens or body.max_tokens
     check_length(served, ids, limit, "messages")
     grammar = await run_in_threadpool(_grammar, served, body, tools)

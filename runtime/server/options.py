@@ -19,7 +19,8 @@ class ServerOptions:
         api_key: The key that clients must send; None: no key.
         alias: The model's name to clients; None: the artifact's.
         timeout: Seconds after which a generation ends with what it has; None: never.
-        max_body: Bytes of the largest request body.
+        max_body: Bytes of the largest request body; None: 512 KiB and 64 for each token of the
+            context.
         client_timeout: Seconds that a client may take to send its body, or to take a piece of
             the answer.
         template_timeout: Seconds that the chat template may take.
@@ -34,7 +35,7 @@ class ServerOptions:
     api_key: str | None = None
     alias: str | None = None
     timeout: float | None = None
-    max_body: int = 4 * 2**20
+    max_body: int | None = None
     client_timeout: float = 30.0
     template_timeout: float = 5.0
     shutdown_timeout: float = 30.0

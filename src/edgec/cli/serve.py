@@ -51,8 +51,12 @@ def serve(
         float | None, typer.Option("--timeout", help="Seconds for one generation; default: any.")
     ] = None,
     max_body: Annotated[
-        str, typer.Option("--max-body", metavar="BYTES", help="Largest request body.")
-    ] = "4M",
+        str | None,
+        typer.Option(
+            "--max-body", metavar="BYTES",
+            help="Largest request body; default: 512K, and 64 bytes for each token of the context.",
+        ),
+    ] = None,
     client_timeout: Annotated[
         float,
         typer.Option("--client-timeout", help="Seconds a client may take to send or to read."),
@@ -79,7 +83,7 @@ def serve(
         api_key=api_key,
         alias=alias,
         timeout=timeout,
-        max_body=parse_bytes("--max-body", max_body),
+        max_body=None if max_body is None else parse_bytes("--max-body", max_body),
         client_timeout=client_timeout,
         template_timeout=template_timeout,
         shutdown_timeout=shutdown_timeout,
