@@ -9,7 +9,9 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import anyio.to_thread
 import uvicorn
@@ -17,11 +19,14 @@ import uvicorn
 from edgec.errors import EdgecError, InputError
 from edgec.runtime.engine import Engine
 from edgec.runtime.server.app import create_app
+from edgec.runtime.server.connections import LimitedConnection, most_connections, watch_accept
 from edgec.runtime.server.grammar import WAITING
 from edgec.runtime.server.options import ServerOptions
 from edgec.runtime.server.service import Service
 
 __all__ = ["serve"]
+
+BACKLOG = 64
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
 
@@ -54,10 +59,18 @@ class _Server(uvicorn.Server):
 
     def __init__(self, service: Service, load: Callable[[], Engine]) -> None:
         options = service.options
+        most = most_connections(options.max_connections)
+        connection = partial(LimitedConnection, options.client_timeout, most)
         super().__init__(
             uvicorn.Config(
                 create_app(service),
+                http=cast(Any, connection),
+                ws="none",
+                loop="asyncio",
+                # asyncio complains of a full table of files once for each of so many.
+                backlog=BACKLOG,
                 log_config=None,
+                log_level="error",  # clients can bring about any number of warnings
                 access_log=False,
                 lifespan="off",
                 # The engine ends every answer by then; this is for clients that do not read.
@@ -75,6 +88,7 @@ class _Server(uvicorn.Server):
         # Many may wait for a grammar; others need threads too.
         anyio.to_thread.current_default_thread_limiter().total_tokens = 2 * WAITING
         loop = asyncio.get_running_loop()
+        watch_accept(loop, self.server_state.connections)
         self._loading = loop.create_task(self._load_model())
 
     async def _load_model(self) -> None:
@@ -119,7 +133,7 @@ class _Server(uvicorn.Server):
 def _listen(options: ServerOptions) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        return socket.create_server((options.host, options.port), family=family, backlog=512)
+        return socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise InputError(
             f"cannot listen on {options.host}:{options.port}: {error.strerror}",

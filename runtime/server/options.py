@@ -21,8 +21,10 @@ class ServerOptions:
         timeout: Seconds after which a generation ends with what it has; None: never.
         max_body: Bytes of the largest request body; None: 512 KiB and 64 for each token of the
             context.
-        client_timeout: Seconds that a client may take to send its body, or to take a piece of
-            the answer.
+        max_connections: How many connections there may be; fewer where the system allows the
+            process fewer open files.
+        client_timeout: Seconds that a client may take to send the head of a request, its body,
+            or to take a piece of the answer.
         template_timeout: Seconds that the chat template may take.
         shutdown_timeout: Seconds that running answers have to end after a signal to stop.
 
@@ -36,6 +38,7 @@ class ServerOptions:
     alias: str | None = None
     timeout: float | None = None
     max_body: int | None = None
+    max_connections: int = 512
     client_timeout: float = 30.0
     template_timeout: float = 5.0
     shutdown_timeout: float = 30.0
@@ -45,7 +48,13 @@ class ServerOptions:
             raise InputError(f"--port {self.port}: must be from 0 to 65535")
         if self.api_key is not None and not (self.api_key and self.api_key.isascii()):
             raise InputError("--api-key: must be ASCII text that is not empty")
-        for name in ("timeout", "max_body", "client_timeout", "template_timeout"):
+        for name in (
+            "timeout",
+            "max_body",
+            "max_connections",
+            "client_timeout",
+            "template_timeout",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be above 0")

@@ -57,6 +57,9 @@ def serve(
             help="Largest request body; default: 512K, and 64 bytes for each token of the context.",
         ),
     ] = None,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", help="Connections that may be open.")
+    ] = 512,
     client_timeout: Annotated[
         float,
         typer.Option("--client-timeout", help="Seconds a client may take to send or to read."),
@@ -84,6 +87,7 @@ def serve(
         alias=alias,
         timeout=timeout,
         max_body=None if max_body is None else parse_bytes("--max-body", max_body),
+        max_connections=max_connections,
         client_timeout=client_timeout,
         template_timeout=template_timeout,
         shutdown_timeout=shutdown_timeout,
