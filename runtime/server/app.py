@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -47,12 +49,29 @@ PAGE_HEADERS = {
 }
 
 
+class PageFiles(StaticFiles):
+    """The page's files, each with the page's headers: any of them can be opened by itself."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
+PATIENCE = 1.0
+"""Seconds that a stream waits for its first piece before it begins."""
+PING, PING_SECONDS = b": ping\n\n", 10.0
+
+
 def create_app(service: Service) -> FastAPI:
     """The server as an ASGI application. Until the service has a model it answers with 503."""
     # FastAPI's own pages for the schema load scripts from elsewhere.
-    app = FastAPI(title="edgec", version=edgec.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="edgec", version=edgec.__version__, docs_url=None, redoc_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
     app.add_middleware(Access, service=service)
-    app.mount("/page", StaticFiles(directory=PAGE))
+    app.mount("/page", PageFiles(directory=PAGE))
     _handle_errors(app)
 
     @app.get("/", include_in_schema=False)
@@ -88,7 +107,7 @@ def create_app(service: Service) -> FastAPI:
             calls = await unless_gone(request.receive, prepare_chat(service, served, body))
             if body.logprobs:
                 await run_in_threadpool(lambda: served.grammars.vocabulary)
-            running = _submit(served, calls)
+            running = _submit(served, calls, _scope(service, request, body))
             answer = ChatAnswer(service, served, body, running, log)
             return await _answer(request, body, answer, running, log)
         except ClientGoneError:
@@ -101,7 +120,7 @@ def create_app(service: Service) -> FastAPI:
             calls = await unless_gone(request.receive, prepare_completion(service, served, body))
             if body.logprobs is not None:
                 await run_in_threadpool(lambda: served.grammars.vocabulary)
-            running = _submit(served, calls)
+            running = _submit(served, calls, _scope(service, request, body))
             answer = CompletionAnswer(service, served, body, calls, running, log)
             return await _answer(request, body, answer, running, log)
         except ClientGoneError:
@@ -135,12 +154,20 @@ def _begin(
     return served, log
 
 
-def _submit(served: Served, calls: Sequence[Call]) -> list[Generation]:
+def _scope(service: Service, request: Request, body: GenerationRequest) -> str | None:
+    """Who shares the state of prompts with this request: those of the same key and user."""
+    key = request.state.key
+    if service.options.share_cache or (key is None and body.user is None):
+        return None
+    return json.dumps([key, body.user])
+
+
+def _submit(served: Served, calls: Sequence[Call], scope: str | None) -> list[Generation]:
     """Starts all calls or none."""
     running: list[Generation] = []
     try:
         for call in calls:
-            running.append(call.submit(served))
+            running.append(call.submit(served, scope))
     except ApiError:
         for each in running:
             each.cancel()
@@ -155,29 +182,53 @@ async def _answer(
     running: Sequence[Generation],
     log: dict[str, Any],
 ) -> Any:
-    """The whole answer, or a stream of which the first piece is there: what fails before that
-    has an HTTP status of its own."""
+    """The whole answer, or a stream. What fails within the first second has an HTTP status of its
+    own; after it the stream begins, with its first piece or without."""
+    first = None
     try:
         if not body.stream:
             return JSONResponse(await unless_gone(request.receive, answer.whole()))
         events = answer.events()
-        first = await unless_gone(request.receive, _first(events))
+        first = asyncio.ensure_future(_next(events))
+        await unless_gone(request.receive, _wait(first, PATIENCE))
+        if first.done():
+            first.result()
     except BaseException:
         for each in running:
             if not each.done:
                 each.cancel()
+        if first is not None:
+            first.cancel()
         raise
 
-    async def all_events() -> AsyncIterator[bytes]:
-        yield first
-        async for event in events:
+    return EventStream(_with_pings(first, events), running, log)
+
+
+async def _with_pings(
+    first: asyncio.Future[bytes | None], events: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """The events, and comments while there are none: proxies give up what is silent."""
+    pending = first
+    try:
+        while True:
+            await _wait(pending, PING_SECONDS)
+            if not pending.done():
+                yield PING
+                continue
+            if (event := pending.result()) is None:
+                return
             yield event
+            pending = asyncio.ensure_future(_next(events))
+    finally:
+        pending.cancel()
 
-    return EventStream(all_events(), running, log)
+
+async def _next(events: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(events, None)
 
 
-async def _first(events: AsyncIterator[bytes]) -> bytes:
-    return await anext(events)
+async def _wait(pending: asyncio.Future[Any], seconds: float) -> None:
+    await asyncio.wait({pending}, timeout=seconds)
 
 
 def _gone(log: dict[str, Any]) -> Response:

@@ -31,8 +31,8 @@ class Call:
     cache_prompt: bool
     timeout: float | None
 
-    def submit(self, served: Served) -> Request:
-        """Starts it.
+    def submit(self, served: Served, scope: str | None = None) -> Request:
+        """Starts it. Prompts are reused within a scope.
 
         Raises:
             ApiError: the engine does not take it.
@@ -42,6 +42,7 @@ class Call:
                 self.ids,
                 session_id=self.session_id,
                 cache_prompt=self.cache_prompt,
+                cache_scope=scope,
                 token_filter=self.token_filter,
                 logprobs=self.logprobs,
                 timeout=self.timeout,

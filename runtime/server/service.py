@@ -118,13 +118,13 @@ class Service:
         self._served = served
         return served
 
-    def stop(self) -> None:
-        """Takes no more requests; those that run have until the shutdown timeout. Returns at once,
-        also from a signal handler."""
+    def stop(self, drain: float) -> None:
+        """Takes no more requests; those that run have some seconds. Returns at once, also from a
+        signal handler, and can be called again with fewer seconds."""
         self.stopping = True
         if self._served is not None:
-            engine, drain = self._served.engine, self.options.shutdown_timeout
-            threading.Thread(target=engine.close, args=(drain,), daemon=True).start()
+            close = self._served.engine.close
+            threading.Thread(target=close, args=(drain,), daemon=True).start()
 
 
 def too_long(context: int, tokens: str, param: str) -> ApiError:
