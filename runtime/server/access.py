@@ -21,7 +21,8 @@ PUBLIC = ("/", "/health", "/page/")
 
 
 class Access:
-    """ASGI middleware. A route adds to the log line through `scope["state"]["log"]`."""
+    """ASGI middleware. A route adds to the log line through `scope["state"]["log"]`, and to
+    the answer's headers through `scope["state"]["headers"]`."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
@@ -35,7 +36,8 @@ class Access:
         request_id = f"req_{secrets.token_hex(12)}"
         log: dict[str, Any] = {}
         scope.setdefault("state", {})
-        scope["state"] |= {"log": log, "request_id": request_id}
+        headers: list[tuple[bytes, bytes]] = []
+        scope["state"] |= {"log": log, "request_id": request_id, "headers": headers}
 
         async def send_and_note(message: Message) -> None:
             nonlocal status
@@ -44,6 +46,7 @@ class Access:
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
+                    *headers,
                 ]
             await self._send_in_time(send, message)
 

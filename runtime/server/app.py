@@ -19,10 +19,12 @@ from edgec.errors import EdgecError
 from edgec.runtime.request import Request as Generation
 from edgec.runtime.server import answers
 from edgec.runtime.server.access import Access
-from edgec.runtime.server.calls import Call, api_error
+from edgec.runtime.server.bodies import JsonRoute
+from edgec.runtime.server.calls import Call, api_error, unused_fields
 from edgec.runtime.server.chat import ChatAnswer, prepare_chat
 from edgec.runtime.server.completions import CompletionAnswer, prepare_completion
 from edgec.runtime.server.errors import ApiError, error_response
+from edgec.runtime.server.fields import HEADER, Body, passed_over
 from edgec.runtime.server.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -51,6 +53,7 @@ def create_app(service: Service) -> FastAPI:
     """The server as an ASGI application. Until the service has a model it answers with 503."""
     # FastAPI's own pages for the schema load scripts from elsewhere.
     app = FastAPI(title="edgec", version=edgec.__version__, docs_url=None, redoc_url=None)
+    app.router.route_class = JsonRoute
     app.add_middleware(Access, service=service)
     app.mount("/page", StaticFiles(directory=PAGE))
     _handle_errors(app)
@@ -102,8 +105,9 @@ def create_app(service: Service) -> FastAPI:
             return _gone(log)
 
     @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+    async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
         served = service.served
+        _pass_over(service, request, body)
         ids = await run_in_threadpool(
             served.model.tokenizer.encode, body.content, add_special_tokens=body.add_special
         )
@@ -112,8 +116,9 @@ def create_app(service: Service) -> FastAPI:
         return {"tokens": await run_in_threadpool(_pieces, served, ids)}
 
     @app.post("/detokenize")
-    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+    async def detokenize(request: Request, body: DetokenizeRequest) -> dict[str, str]:
         served = service.served
+        _pass_over(service, request, body)
         text = await run_in_threadpool(
             served.model.tokenizer.decode, body.tokens, skip_special_tokens=False
         )
@@ -127,13 +132,21 @@ def _begin(
 ) -> tuple[Served, dict[str, Any]]:
     """The model, and the log line with what the request says of itself."""
     served = service.served
-    _check_model(served, body.model)
+    if service.options.strict:
+        _check_model(served, body.model)
+    _pass_over(service, request, body, unused_fields(served, body))
     log: dict[str, Any] = request.state.log
     log |= {"stream": bool(body.stream)}
     for name in ("user", "session_id"):
         if (value := getattr(body, name)) is not None:
             log[name] = value
     return served, log
+
+
+def _pass_over(service: Service, request: Request, body: Body, unused: Sequence[str] = ()) -> None:
+    """Names the fields that are passed over, see `fields`, to the client and the operator."""
+    names = service.notices.header([*passed_over(body), *unused])
+    request.state.headers += [(HEADER.encode(), names.encode())] if names else []
 
 
 def _submit(served: Served, calls: Sequence[Call]) -> list[Generation]:
