@@ -225,7 +225,7 @@ def test_names_of_llama_cpp_and_vllm(server: Server) -> None:
         {"response_format": {"type": "json_schema", "schema": schema}},
         {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
     ):
-        assert text(**fields) in ('["yes"]', '["no"]')
+        assert json.loads(text(**fields)) in (["yes"], ["no"])
     assert text(guided_choice=["yes, my lord", "no"]) in ("yes, my lord", "no")
     assert text(guided_regex="(yes|no), my lord") in ("yes, my lord", "no, my lord")
     both = chat(server, guided_regex="a", response_format={"type": "json_object"})
