@@ -44,7 +44,7 @@ async def prepare_chat(service: Service, served: Served, body: ChatRequest) -> l
             400, "this model has no chat template: use /v1/completions", param="messages",
             code="no_chat_template",
         )  # fmt: skip
-    messages = for_template(body.messages)
+    messages = for_template(body.messages, served.tool_format)
     prompt = await served.template.render(messages, template_variables(served, body, tools))
     ids = await run_in_threadpool(served.model.tokenizer.encode, prompt, add_special_tokens=False)
     limit = answer_limit(served, ids, body.limit, "messages")
@@ -152,7 +152,8 @@ class ChatAnswer:
         if not tools or self._served.tool_format is None:
             return None
         functions = {tool.function.name: tool.function for tool in tools}
-        return ToolParser(FORMATS[self._served.tool_format], functions)
+        forced = self._body.tool_choice not in (None, "auto")
+        return ToolParser(FORMATS[self._served.tool_format], functions, forced=forced)
 
     async def whole(self) -> dict[str, Any]:
         """The answer when it is complete."""
@@ -227,7 +228,7 @@ class ChatAnswer:
         if choice.parser is not None:
             parts = list(choice.parser.feed(text))
             if chunk.result is not None:
-                parts += choice.parser.finish()
+                parts += choice.parser.finish(cut=chunk.finish_reason == "length")
         for part in parts:
             if isinstance(part, str):
                 choice.content.append(part)

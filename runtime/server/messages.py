@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgec.runtime.server.errors import ApiError
@@ -19,12 +20,17 @@ _RESERVED = {"messages", "add_generation_prompt", "self"}
 _SWITCHES = ("reasoning_effort", "verbosity")
 
 
-def for_template(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def for_template(messages: Sequence[Message], form: str | None = None) -> list[dict[str, Any]]:
     """The messages: content is text, the arguments of a call are an object.
+
+    Args:
+        form: The format of tool calls; Mistral's templates take ids of nine letters and digits
+            only, so others' are shortened.
 
     A call without an id gets one, and results without an id belong to the calls before them in
     order. So clients may leave ids out, as Ollama's do.
     """
+    ident: Callable[[str], str] = _short if (form or "").startswith("mistral") else str
     plain: list[dict[str, Any]] = []
     waiting: list[str] = []
     calls = 0
@@ -40,7 +46,7 @@ def for_template(messages: Sequence[Message]) -> list[dict[str, Any]]:
         if message.function_call is not None:
             made.append(ToolCall(function=message.function_call))
         if made:
-            waiting = [call.id or f"call_{calls + n}" for n, call in enumerate(made)]
+            waiting = [ident(call.id or f"call_{calls + n}") for n, call in enumerate(made)]
             calls += len(made)
             fields["tool_calls"] = [
                 {
@@ -57,9 +63,16 @@ def for_template(messages: Sequence[Message]) -> list[dict[str, Any]]:
             fields["content"] = ""
         if fields["role"] == "tool":
             expected = waiting.pop(0) if waiting else None
-            fields["tool_call_id"] = message.tool_call_id or expected
+            given = message.tool_call_id
+            fields["tool_call_id"] = ident(given) if given else expected
         plain.append({name: value for name, value in fields.items() if value is not None})
     return plain
+
+
+def _short(name: str) -> str:
+    if re.fullmatch("[A-Za-z0-9]{9}", name):
+        return name
+    return hashlib.sha256(name.encode()).hexdigest()[:9]
 
 
 def _arguments(call: FunctionCall) -> Any:
