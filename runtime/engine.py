@@ -177,6 +177,7 @@ class Engine:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         token_filter: TokenFilter | None = None,
         logprobs: int | None = None,
+        score_prompt: bool = False,
         timeout: float | None = None,
         **options: Any,
     ) -> Request:
@@ -195,6 +196,9 @@ class Engine:
             token_filter: Narrows each next token, see `TokenFilter`.
             logprobs: Log-probabilities with each chunk: of its token and of this many of the most
                 probable ones. None: neither.
+            score_prompt: Whether `Request.prompt_logprobs` is to say how probable the prompt's own
+                tokens were (with `logprobs`, which are the most probable ones, too). Each is a
+                decode step, nothing is reused or kept, and `max_new_tokens` may be 0.
             timeout: Seconds, from now, after which the request ends with `RequestTimeout`. For
                 a result that ends gently there is the option `max_time`.
             options: Fields of `GenerationConfig`, over the model's own defaults.
@@ -208,7 +212,12 @@ class Engine:
         `RequestTimeout`, `EngineClosed`, or what `token_filter` raised.
         """
         started = time.perf_counter()
-        ids, config = prepare(self.model, prompt, chat_template_kwargs, options)
+        score_only = score_prompt and options.get("max_new_tokens") == 0
+        ids, config = prepare(
+            self.model, prompt, chat_template_kwargs, options, score_only=score_only
+        )
+        if score_prompt:
+            logprobs, cache_prompt = logprobs or 0, False
         if logprobs is not None and not 0 <= logprobs <= self.model.vocab_size:
             raise InputError(f"logprobs={logprobs}: must be from 0 to {self.model.vocab_size}")
         if timeout is not None and not timeout > 0:
@@ -224,7 +233,7 @@ class Engine:
             deadline = None if timeout is None else started + timeout
             job = Job(
                 request, ids, config, session_id, cache_prompt, cache_scope, token_filter,
-                logprobs, deadline, started,
+                logprobs, score_prompt, score_only, deadline, started,
             )  # fmt: skip
             self._requests += 1
             self._inbox.append(job)

@@ -106,8 +106,11 @@ class SequencePool:
                 sequence.copy_prefix(source, held)
             except EdgecError:
                 # The source's own failure, which its request will hear of.
-                sequence.reset()
-                return sequence, 0
+                self.release(sequence, None, keep=False)
+                return self.acquire(prompt, session_id, False, scope)
+            except BaseException:
+                self.release(sequence, None, keep=False)
+                raise
             self.counters.copied += 1
         return sequence, held
 
@@ -130,7 +133,11 @@ class SequencePool:
         """An inactive sequence, brought back to what it has in common with the prompt."""
         self._idle.remove(idle)
         self._busy[idle.sequence] = idle.scope
-        idle.sequence.keep(prompt)
+        try:
+            idle.sequence.keep(prompt)
+        except BaseException:
+            self.release(idle.sequence, None, keep=False)
+            raise
         self.counters.reused += 1
         return idle.sequence
 
@@ -188,7 +195,7 @@ class SequencePool:
         self._busy[sequence] = scope
         try:
             sequence.restore(path)
-        except EdgecError:
+        except BaseException:
             self.release(sequence, None, keep=False)
             raise
         self.release(sequence, session_id, keep=True)

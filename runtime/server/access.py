@@ -27,7 +27,8 @@ PUBLIC = ("/", "/health", "/page/")
 
 
 class Access:
-    """ASGI middleware. A route adds to the log line through `scope["state"]["log"]`."""
+    """ASGI middleware. A route adds to the log line through `scope["state"]["log"]`, and to
+    the answer's headers through `scope["state"]["headers"]`."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
@@ -39,15 +40,16 @@ class Access:
             return
         started, status = time.perf_counter(), 0
         scope = _normal(scope)
-        headers = dict(scope["headers"])
-        cors = cors_headers(self._service.options, headers)
+        asked = dict(scope["headers"])
+        cors = cors_headers(self._service.options, asked)
         method = scope["method"]
         if method == "HEAD":  # uvicorn, which has the scope as it was, leaves out the body
             scope["method"] = "GET"
         request_id = f"req_{secrets.token_hex(12)}"
         log: dict[str, Any] = {}
         scope.setdefault("state", {})
-        scope["state"] |= {"log": log, "request_id": request_id}
+        headers: list[tuple[bytes, bytes]] = []
+        scope["state"] |= {"log": log, "request_id": request_id, "headers": headers}
 
         async def send_and_note(message: Message) -> None:
             nonlocal status
@@ -57,11 +59,12 @@ class Access:
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
                     *cors,
+                    *headers,
                 ]
             await self._send_in_time(send, message)
 
         try:
-            await self._admit(scope, headers, receive, send_and_note, log)
+            await self._admit(scope, asked, receive, send_and_note, log)
         except ClientTooSlowError:
             log["cancelled"] = True
         finally:

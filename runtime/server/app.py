@@ -21,10 +21,12 @@ from edgec.errors import EdgecError
 from edgec.runtime.request import Request as Generation
 from edgec.runtime.server import answers
 from edgec.runtime.server.access import Access
-from edgec.runtime.server.calls import Call, api_error
+from edgec.runtime.server.bodies import JsonRoute
+from edgec.runtime.server.calls import Call, api_error, unused_fields
 from edgec.runtime.server.chat import ChatAnswer, prepare_chat
 from edgec.runtime.server.completions import CompletionAnswer, prepare_completion
 from edgec.runtime.server.errors import ApiError, error_response
+from edgec.runtime.server.fields import HEADER, Body, passed_over
 from edgec.runtime.server.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -70,6 +72,7 @@ def create_app(service: Service) -> FastAPI:
         title="edgec", version=edgec.__version__, docs_url=None, redoc_url=None,
         redirect_slashes=False,
     )  # fmt: skip
+    app.router.route_class = JsonRoute
     app.add_middleware(Access, service=service)
     app.mount("/page", PageFiles(directory=PAGE))
     _handle_errors(app)
@@ -127,14 +130,17 @@ def create_app(service: Service) -> FastAPI:
             return _gone(log)
 
     @app.post("/tokenize", response_model=None)
-    def tokenize(body: TokenizeRequest) -> Response:
+    def tokenize(request: Request, body: TokenizeRequest) -> Response:
         served = service.served
+        _pass_over(service, request, body)
         ids = served.model.tokenizer.encode(body.content, add_special_tokens=body.add_special)
         return JSONResponse({"tokens": _pieces(served, ids) if body.with_pieces else ids})
 
     @app.post("/detokenize", response_model=None)
-    def detokenize(body: DetokenizeRequest) -> Response:
-        text = service.served.model.tokenizer.decode(body.tokens, skip_special_tokens=False)
+    def detokenize(request: Request, body: DetokenizeRequest) -> Response:
+        served = service.served
+        _pass_over(service, request, body)
+        text = served.model.tokenizer.decode(body.tokens, skip_special_tokens=False)
         return JSONResponse({"content": text})
 
     return app
@@ -145,13 +151,21 @@ def _begin(
 ) -> tuple[Served, dict[str, Any]]:
     """The model, and the log line with what the request says of itself."""
     served = service.served
-    _check_model(served, body.model)
+    if service.options.strict:
+        _check_model(served, body.model)
+    _pass_over(service, request, body, unused_fields(served, body))
     log: dict[str, Any] = request.state.log
     log |= {"stream": bool(body.stream)}
     for name in ("user", "session_id"):
         if (value := getattr(body, name)) is not None:
             log[name] = value
     return served, log
+
+
+def _pass_over(service: Service, request: Request, body: Body, unused: Sequence[str] = ()) -> None:
+    """Names the fields that are passed over, see `fields`, to the client and the operator."""
+    names = service.notices.header([*passed_over(body), *unused])
+    request.state.headers += [(HEADER.encode(), names.encode())] if names else []
 
 
 def _scope(service: Service, request: Request, body: GenerationRequest) -> str | None:

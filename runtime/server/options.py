@@ -30,6 +30,7 @@ class ServerOptions:
         client_timeout: Seconds that a client may take to send the head of a request, its body,
             or to take a piece of the answer.
         template_timeout: Seconds that the chat template may take.
+        strict: Refuse fields that are otherwise passed over, and other models' names.
         shutdown_timeout: Seconds that running answers have to end after a signal to stop.
 
     Raises:
@@ -48,6 +49,7 @@ class ServerOptions:
     max_connections: int = 512
     client_timeout: float = 30.0
     template_timeout: float = 5.0
+    strict: bool = False
     shutdown_timeout: float = 30.0
 
     def __post_init__(self) -> None:

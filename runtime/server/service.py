@@ -14,6 +14,7 @@ import edgec
 from edgec.runtime.engine import Engine
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.server.errors import ApiError
+from edgec.runtime.server.fields import Notices
 from edgec.runtime.server.grammar import GrammarCompiler
 from edgec.runtime.server.log import RequestLog
 from edgec.runtime.server.metrics import Metrics, gauge, total
@@ -79,6 +80,7 @@ class Service:
         self.options = options
         self.metrics = Metrics()
         self.log = RequestLog()
+        self.notices = Notices(options.strict)
         self.created = int(time.time())
         self.stopping = False
         self._served: Served | None = None

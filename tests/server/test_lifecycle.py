@@ -207,8 +207,8 @@ def test_a_second_signal_stops_at_once(
     for each in readers:
         each.join(10)
     assert any('"code":"server_stopping"' in line for line in lines)
-    assert "Traceback" not in "".join(server.said)
-    assert "CancelledError" not in "".join(server.said)
+    assert "Traceback" not in "".join(server.errors)
+    assert "CancelledError" not in "".join(server.errors)
 
 
 def test_a_stream_begins_before_its_first_token(

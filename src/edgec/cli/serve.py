@@ -87,6 +87,10 @@ def serve(
     template_timeout: Annotated[
         float, typer.Option("--template-timeout", help="Seconds for the chat template.")
     ] = 5.0,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse fields that are otherwise passed over."),
+    ] = False,
     shutdown_timeout: Annotated[
         float, typer.Option("--shutdown-timeout", help="Seconds for answers to end on SIGTERM.")
     ] = 30.0,
@@ -113,6 +117,7 @@ def serve(
         max_connections=max_connections,
         client_timeout=client_timeout,
         template_timeout=template_timeout,
+        strict=strict,
         shutdown_timeout=shutdown_timeout,
     )
     budget = None if memory is None else parse_bytes("--memory", memory)
