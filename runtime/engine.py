@@ -173,9 +173,11 @@ class Engine:
         *,
         session_id: str | None = None,
         cache_prompt: bool = True,
+        cache_scope: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         token_filter: TokenFilter | None = None,
         logprobs: int | None = None,
+        score_prompt: bool = False,
         timeout: float | None = None,
         **options: Any,
     ) -> Request:
@@ -188,10 +190,15 @@ class Engine:
                 even if this request is cancelled, and can be saved.
             cache_prompt: Whether to use what inactive sequences hold of the prompt, and to keep
                 this one for others. If not, its state is freed as soon as it ends.
+            cache_scope: Who shares what is kept: prefixes are reused, and conversations named,
+                within one scope only. None is a scope too.
             chat_template_kwargs: More variables for the chat template (`tools`, ...).
             token_filter: Narrows each next token, see `TokenFilter`.
             logprobs: Log-probabilities with each chunk: of its token and of this many of the most
                 probable ones. None: neither.
+            score_prompt: Whether `Request.prompt_logprobs` is to say how probable the prompt's own
+                tokens were (with `logprobs`, which are the most probable ones, too). Each is a
+                decode step, nothing is reused or kept, and `max_new_tokens` may be 0.
             timeout: Seconds, from now, after which the request ends with `RequestTimeout`. For
                 a result that ends gently there is the option `max_time`.
             options: Fields of `GenerationConfig`, over the model's own defaults.
@@ -205,7 +212,12 @@ class Engine:
         `RequestTimeout`, `EngineClosed`, or what `token_filter` raised.
         """
         started = time.perf_counter()
-        ids, config = prepare(self.model, prompt, chat_template_kwargs, options)
+        score_only = score_prompt and options.get("max_new_tokens") == 0
+        ids, config = prepare(
+            self.model, prompt, chat_template_kwargs, options, score_only=score_only
+        )
+        if score_prompt:
+            logprobs, cache_prompt = logprobs or 0, False
         if logprobs is not None and not 0 <= logprobs <= self.model.vocab_size:
             raise InputError(f"logprobs={logprobs}: must be from 0 to {self.model.vocab_size}")
         if timeout is not None and not timeout > 0:
@@ -220,8 +232,8 @@ class Engine:
             request = Request(f"req-{next(self._numbers)}", len(ids), self._poke)
             deadline = None if timeout is None else started + timeout
             job = Job(
-                request, ids, config, session_id, cache_prompt, token_filter, logprobs,
-                deadline, started,
+                request, ids, config, session_id, cache_prompt, cache_scope, token_filter,
+                logprobs, score_prompt, score_only, deadline, started,
             )  # fmt: skip
             self._requests += 1
             self._inbox.append(job)
@@ -259,16 +271,16 @@ class Engine:
                 **{f"sequences_{name}": value for name, value in vars(pool).items()},
             )
 
-    def save(self, session_id: str, path: str | Path) -> None:
+    def save(self, session_id: str, path: str | Path, *, cache_scope: str | None = None) -> None:
         """Writes the inactive sequence of a conversation into a file, for `restore`.
 
         Raises:
             InputError: no inactive sequence of that name, or the file cannot be written.
             EngineClosed: the engine is closed.
         """
-        self._call(lambda: self._save(session_id, Path(path)))
+        self._call(lambda: self._save(session_id, Path(path), cache_scope))
 
-    def restore(self, path: str | Path, session_id: str) -> int:
+    def restore(self, path: str | Path, session_id: str, *, cache_scope: str | None = None) -> int:
         """Brings a saved sequence back as the inactive one of a conversation.
 
         Returns:
@@ -278,10 +290,10 @@ class Engine:
             InputError: no such file, damaged, of another artifact, or no memory for it now.
             EngineClosed: the engine is closed.
         """
-        return self._call(lambda: self._pool.restore(Path(path), session_id))
+        return self._call(lambda: self._pool.restore(Path(path), session_id, cache_scope))
 
-    def _save(self, session_id: str, path: Path) -> None:
-        sequence = self._pool.find(session_id)
+    def _save(self, session_id: str, path: Path, scope: str | None) -> None:
+        sequence = self._pool.find(session_id, scope)
         if sequence is None:
             raise InputError(f"session {session_id!r}: nothing inactive is kept for it")
         sequence.save(path)
@@ -308,11 +320,11 @@ class Engine:
 
         Args:
             drain: Seconds to let running and waiting requests finish first; those that do not
-                end with `EngineClosed`.
+                end with `EngineClosed`. Another call can shorten it.
         """
         with self._changed:
-            if not self._closing:
-                self._drain_until = time.monotonic() + drain
+            until = time.monotonic() + drain
+            self._drain_until = min(self._drain_until, until) if self._closing else until
             self._closing = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:

@@ -73,6 +73,8 @@ class PhaseLog:
     def __init__(self) -> None:
         self._counters = {phase: PhaseCounters() for phase in SequencePhase}
         self._phase = SequencePhase.CREATED
+        self.interrupted = False
+        """Whether a Ctrl-C poisoned the sequence, and not a failure."""
         self._counters[self._phase].entries = 1
         self._entered = time.perf_counter()
 
@@ -94,9 +96,10 @@ class PhaseLog:
     def counters(self) -> Mapping[SequencePhase, PhaseCounters]:
         return MappingProxyType(self._counters)
 
-    def poison(self) -> None:
-        """Notes that a call failed: nothing can be computed until a reset."""
+    def poison(self, *, interrupted: bool = False) -> None:
+        """Notes that a call failed, or was interrupted: nothing is computed until a reset."""
         if self._phase not in (SequencePhase.POISONED, SequencePhase.RETIRED):
+            self.interrupted = interrupted
             self.enter(SequencePhase.POISONED)
 
     def enter(self, phase: SequencePhase) -> None:

@@ -35,6 +35,7 @@ class PoolCounters:
 class _Idle:
     sequence: Sequence
     session_id: str | None
+    scope: str | None
     since: float
 
 
@@ -61,7 +62,7 @@ class SequencePool:
         self.ttl = ttl
         self.counters = PoolCounters()
         self._program = program
-        self._busy: list[Sequence] = []
+        self._busy: dict[Sequence, str | None] = {}  # each with its scope
         self._idle: list[_Idle] = []
 
     @property
@@ -76,9 +77,12 @@ class SequencePool:
         return held + sum(idle.sequence.state_bytes for idle in tuple(self._idle))
 
     def acquire(
-        self, prompt: Seq[int], session_id: str | None, reuse: bool
+        self, prompt: Seq[int], session_id: str | None, reuse: bool, scope: str | None = None
     ) -> tuple[Sequence, int] | None:
         """A sequence for a prompt, which holds as many of its first tokens as can be had.
+
+        Args:
+            scope: Only what sequences of the same scope hold is used, and told of.
 
         Returns:
             The sequence and how many tokens of the prompt it holds; None when there is no memory
@@ -88,7 +92,7 @@ class SequencePool:
             DeviceError: no memory, though no other sequence holds any.
         """
         self.expire()
-        source, held = self._best(prompt, session_id) if reuse else (None, 0)
+        source, held = self._best(prompt, session_id, scope) if reuse else (None, 0)
         idle = next((idle for idle in self._idle if idle.sequence is source), None)
         own = idle is not None and session_id is not None and idle.session_id == session_id
         if idle is not None and (own or not self._worth_a_copy(idle, held)):
@@ -96,14 +100,17 @@ class SequencePool:
         sequence = self._fresh(idle)
         if sequence is None:
             return None if idle is None else (self._take(idle, prompt), held)
-        self._busy.append(sequence)
+        self._busy[sequence] = scope
         if source is not None:
             try:
                 sequence.copy_prefix(source, held)
             except EdgecError:
                 # The source's own failure, which its request will hear of.
-                sequence.reset()
-                return sequence, 0
+                self.release(sequence, None, keep=False)
+                return self.acquire(prompt, session_id, False, scope)
+            except BaseException:
+                self.release(sequence, None, keep=False)
+                raise
             self.counters.copied += 1
         return sequence, held
 
@@ -125,8 +132,12 @@ class SequencePool:
     def _take(self, idle: _Idle, prompt: Seq[int]) -> Sequence:
         """An inactive sequence, brought back to what it has in common with the prompt."""
         self._idle.remove(idle)
-        self._busy.append(idle.sequence)
-        idle.sequence.keep(prompt)
+        self._busy[idle.sequence] = idle.scope
+        try:
+            idle.sequence.keep(prompt)
+        except BaseException:
+            self.release(idle.sequence, None, keep=False)
+            raise
         self.counters.reused += 1
         return idle.sequence
 
@@ -137,15 +148,15 @@ class SequencePool:
             session_id: Of whose conversation it is now the latest.
             keep: Whether it stays, inactive, for a follow-up; otherwise its state is freed.
         """
-        self._busy.remove(sequence)
+        scope = self._busy.pop(sequence)
         if not keep or self.ttl == 0 or sequence.phase is SequencePhase.POISONED:
             self._retire(sequence)
             return
         sequence.pause()
         for idle in self._idle:
-            if session_id is not None and idle.session_id == session_id:
+            if session_id is not None and (idle.session_id, idle.scope) == (session_id, scope):
                 idle.session_id = None
-        self._idle.append(_Idle(sequence, session_id, time.monotonic()))
+        self._idle.append(_Idle(sequence, session_id, scope, time.monotonic()))
 
     def expire(self) -> None:
         """Frees what has been inactive for too long."""
@@ -167,11 +178,12 @@ class SequencePool:
         while self._idle:
             self._retire(self._idle.pop().sequence)
 
-    def find(self, session_id: str) -> Sequence | None:
+    def find(self, session_id: str, scope: str | None = None) -> Sequence | None:
         """The inactive sequence of a conversation."""
-        return next((i.sequence for i in self._idle if i.session_id == session_id), None)
+        name = (session_id, scope)
+        return next((i.sequence for i in self._idle if (i.session_id, i.scope) == name), None)
 
-    def restore(self, path: Path, session_id: str) -> int:
+    def restore(self, path: Path, session_id: str, scope: str | None = None) -> int:
         """Adds a saved sequence to the inactive ones; returns its length.
 
         Raises:
@@ -180,16 +192,18 @@ class SequencePool:
         sequence = self._fresh(None)
         if sequence is None:
             raise InputError("no memory for another sequence", "wait for a request to end")
-        self._busy.append(sequence)
+        self._busy[sequence] = scope
         try:
             sequence.restore(path)
-        except EdgecError:
+        except BaseException:
             self.release(sequence, None, keep=False)
             raise
         self.release(sequence, session_id, keep=True)
         return sequence.length
 
-    def _best(self, prompt: Seq[int], session_id: str | None) -> tuple[Sequence | None, int]:
+    def _best(
+        self, prompt: Seq[int], session_id: str | None, scope: str | None
+    ) -> tuple[Sequence | None, int]:
         """The sequence with the longest usable prefix, and that; of equals the session's own.
 
         A sequence in use can be copied, so what it holds must be that of the prefix too.
@@ -197,13 +211,16 @@ class SequencePool:
         best: tuple[int, bool, Sequence | None] = (0, False, None)
         unusable = 0
         for idle in self._idle:
+            if idle.scope != scope:
+                continue
             length = idle.sequence.reusable(prompt)
             unusable = max(unusable, idle.sequence.common(prompt))
             own = session_id is not None and idle.session_id == session_id
             if (length, own) > best[:2]:
                 best = (length, own, idle.sequence)
-        for sequence in self._busy:
-            if sequence.phase in (SequencePhase.POISONED, SequencePhase.RETIRED):
+        for sequence, its_scope in self._busy.items():
+            unusable_now = sequence.phase in (SequencePhase.POISONED, SequencePhase.RETIRED)
+            if unusable_now or its_scope != scope:
                 continue
             length = sequence.common(prompt)
             if sequence.can_truncate(length) and length > best[0]:

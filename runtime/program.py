@@ -25,13 +25,11 @@ from edgec.runtime.cuda import check_cuda
 from edgec.runtime.device import open_device
 from edgec.runtime.interfaces import Output
 from edgec.runtime.state import StateBuffers
+from edgec.runtime.transfer import IREE_ERRORS as _IREE_ERRORS
 from edgec.runtime.vulkan import check_vulkan
 from edgec.runtime.weights import map_weights
 
 __all__ = ["LoadedProgram", "select_program"]
-
-# What the bindings make of a status that is not OK.
-_IREE_ERRORS = (RuntimeError, ValueError, LookupError, OSError)
 
 
 class _Logits:
@@ -221,6 +219,7 @@ class LoadedProgram:
                 semaphore, value = row.state.timeline
                 before.insert(semaphore, value)
                 after.insert(semaphore, value + 1)
+                row.state.announce(arguments, results)
             arguments.push_ref(before)
             arguments.push_ref(after)
             with self._lock:
@@ -229,8 +228,6 @@ class LoadedProgram:
         except _IREE_ERRORS as error:
             where = ", ".join(str(row.start) for row in rows)
             raise DeviceError(f"{name} failed at position {where}: {_first_line(error)}") from error
-        for row in rows:
-            row.state.queued((arguments, logits))
         return [DeviceOutput(row.state, logits, at) for at, row in enumerate(rows)]
 
 

@@ -63,19 +63,26 @@ def prepare(
     prompt: Prompt,
     chat_template_kwargs: Mapping[str, Any] | None,
     options: Mapping[str, Any],
+    *,
+    score_only: bool = False,
 ) -> tuple[list[int], GenerationConfig]:
     """Ids and options of a generation that can be computed; refuses any other.
 
     The options returned have a `max_new_tokens` that fits in the context.
 
+    Args:
+        score_only: Nothing is generated, whatever `max_new_tokens` says.
+
     Raises:
         InputError: a bad prompt or option, or more tokens than the context holds.
     """
+    if score_only:
+        options = {**options, "max_new_tokens": 1}
     config = model.defaults.updated(options)
     ids = encode_prompt(model, prompt, chat_template_kwargs)
     info = model.program.manifest.model
     check_ids(ids, model.vocab_size)
-    room = info.context - len(ids)
+    room = info.context - len(ids) + score_only
     limit = config.max_new_tokens
     if options.get("max_new_tokens") is None:
         # Nobody asked for so many: what fits will do.

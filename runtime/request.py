@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from edgec.runtime.results import GenerationResult, StreamChunk
+from edgec.runtime.results import GenerationResult, StreamChunk, TokenLogprobs
 
 __all__ = ["Request"]
 
@@ -31,6 +31,9 @@ class Request:
         """Unique within the engine, such as `req-17`."""
         self.prompt_tokens = prompt_tokens
         """How many tokens the prompt has."""
+        self.prompt_logprobs: list[TokenLogprobs] = []
+        """With `score_prompt`, those of each token of the prompt but the first, in order. Complete
+        once the first chunk is there, or the end."""
         self._on_cancel = on_cancel
         self._changed = threading.Condition()
         self._chunks: deque[StreamChunk] = deque()

@@ -93,10 +93,7 @@ class Sampler:
             DeviceError: the logits are not finite (an overflow, as a rule).
             InputError: the filter leaves no token.
         """
-        if not np.isfinite(logits.max()):
-            raise DeviceError(
-                "the model's logits are not finite", "compile with --dtype f32 or bf16"
-            )
+        _check_finite(logits)
         if self._seen is not None:
             penalize_repetition(logits, np.flatnonzero(self._seen), self._config.repetition_penalty)
         if self._suppress_eos:
@@ -120,8 +117,18 @@ class Sampler:
             self._seen[token] = True
 
 
+def _check_finite(logits: Scores) -> None:
+    if not np.isfinite(logits.max()):
+        raise DeviceError("the model's logits are not finite", "compile with --dtype f32 or bf16")
+
+
 def logprobs_of(logits: Scores, token: int, count: int) -> TokenLogprobs:
-    """The log-probability of `token` and those of the `count` most probable tokens."""
+    """The log-probability of `token` and those of the `count` most probable tokens.
+
+    Raises:
+        DeviceError: the logits are not finite.
+    """
+    _check_finite(logits)
     wide = logits.astype(np.float64)
     wide -= wide.max()
     wide -= np.log(np.exp(wide).sum())

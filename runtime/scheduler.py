@@ -14,7 +14,7 @@ from edgec.runtime.model import LoadedModel
 from edgec.runtime.pool import SequencePool
 from edgec.runtime.request import Request
 from edgec.runtime.results import GenerationResult
-from edgec.runtime.sampling import TokenFilter
+from edgec.runtime.sampling import TokenFilter, logprobs_of
 from edgec.runtime.sequence import Sequence, Step, step_together
 
 __all__ = ["Counters", "Job", "Scheduler"]
@@ -45,8 +45,13 @@ class Job:
     config: GenerationConfig
     session_id: str | None = None
     cache_prompt: bool = True
+    cache_scope: str | None = None
     token_filter: TokenFilter | None = None
     logprobs: int | None = None
+    score_prompt: bool = False
+    """Whether the log-probabilities of the prompt's tokens are wanted, each by a decode step."""
+    score_only: bool = False
+    """Whether nothing is generated after that."""
     deadline: float | None = None
     """As of `time.perf_counter`."""
     started: float = field(default_factory=time.perf_counter)
@@ -149,7 +154,9 @@ class Scheduler:
         while self.waiting:
             job = self.waiting[0]
             try:
-                acquired = self._pool.acquire(job.ids, job.session_id, job.cache_prompt)
+                acquired = self._pool.acquire(
+                    job.ids, job.session_id, job.cache_prompt, job.cache_scope
+                )
             except EdgecError as error:
                 self._fail(job, error)
                 continue
@@ -158,7 +165,10 @@ class Scheduler:
             self.waiting.popleft()
             self.running.append(job)
             job.sequence, cached = acquired
-            job.chunks = job.sequence.chunks(job.ids[cached:])
+            if job.score_prompt:
+                job.token = job.ids[0]
+            else:
+                job.chunks = job.sequence.chunks(job.ids[cached:])
             job.generation = self._generation(job, cached)
             self.counters.cached_tokens += cached
 
@@ -212,6 +222,8 @@ class Scheduler:
     def _accept(self, job: Job, step: Step) -> None:
         """Takes the token of a step; waits for it."""
         assert job.generation is not None
+        if job.score_prompt and self._score(job, step):
+            return
         try:
             chunk = job.generation.accept(step)
         except Exception as error:
@@ -226,6 +238,26 @@ class Scheduler:
             # The state is free before anybody hears of the end.
             self._release(job, keep=job.cache_prompt)
         job.request.deliver(chunk)
+
+    def _score(self, job: Job, step: Step) -> bool:
+        """Takes from a step what it says of the prompt's next token; False: there is none."""
+        assert job.generation is not None
+        scored = job.request.prompt_logprobs
+        left = len(job.ids) - 1 - len(scored)
+        if left:
+            token = job.ids[len(scored) + 1]
+            try:
+                scored.append(logprobs_of(step.logits(), token, job.logprobs or 0))
+            except Exception as error:
+                self._fail(job, error)
+                return True
+            self.counters.prompt_tokens += 1
+            job.token, job.step = token, None
+        if left <= 1 and job.score_only:
+            self.counters.completed += 1
+            self._end(job, job.generation.result("length"))
+            return True
+        return left > 0
 
     def _fail(self, job: Job, error: Exception) -> None:
         self.counters.failed += 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +19,7 @@ from edgec.errors import DeviceError, InputError
 from edgec.runtime.interfaces import CompiledProgram, Output, State
 from edgec.runtime.phases import PhaseCounters, PhaseLog, SequencePhase
 from edgec.runtime.snapshot import read_snapshot, write_snapshot
+from edgec.runtime.state import saved_sizes
 
 __all__ = ["PADDING_TOKEN", "Sequence", "Step", "check_ids", "step_together"]
 
@@ -70,6 +74,9 @@ class Step:
 class Sequence:
     """One sequence on a loaded program. Not safe to use from two threads at once.
 
+    A Ctrl-C may interrupt any method. What it left half done is put right at the next use: the
+    sequence goes back to before the method, or is poisoned where the state may have moved on.
+
     Args:
         program: The loaded program; many sequences share it.
 
@@ -86,7 +93,11 @@ class Sequence:
         self._log = PhaseLog()
         self._tokens: list[int] = []
         self._last: Step | None = None
-        self._unread: Step | None = None
+        # The position of a token that was fed back unread, and the result that has it.
+        self._unread: tuple[int, Step] | None = None
+        # Set while a method changes anything: by which thread, and to how many tokens the sequence
+        # can go back if the method never ends; None: it cannot.
+        self._changing: tuple[int, int | None] | None = None
         # Down to how many tokens they can be taken back: rings have overwritten what is older.
         self._shortest = 0
         self._rings = {(b.shape[0], b.window): b for b in manifest.state if b.window}.values()
@@ -95,7 +106,14 @@ class Sequence:
 
     @property
     def phase(self) -> SequencePhase:
+        self._recover()
         return self._log.phase
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a Ctrl-C poisoned it, and not a failure: then a reset is all it needs."""
+        self._recover()
+        return self._log.phase is SequencePhase.POISONED and self._log.interrupted
 
     @property
     def counters(self) -> Mapping[SequencePhase, PhaseCounters]:
@@ -105,11 +123,13 @@ class Sequence:
     @property
     def tokens(self) -> tuple[int, ...]:
         """The token ids that the state holds. Waits for the last, where it is not read yet."""
+        self._recover()
         return tuple(self._known())
 
     @property
     def length(self) -> int:
         """How many tokens the state holds; the position of the next one."""
+        self._recover()
         return len(self._tokens)
 
     def expert_counts(self) -> list[npt.NDArray[np.int64]]:
@@ -195,7 +215,7 @@ class Sequence:
     def pause(self) -> None:
         """Ends the turn: nothing runs, the state stays in memory for a follow-up."""
         if self._log.working:
-            self._log.enter(SequencePhase.INACTIVE)
+            self._log.enter(SequencePhase.INACTIVE if self._tokens else SequencePhase.CREATED)
 
     def truncate(self, length: int) -> None:
         """Takes back all tokens from position `length` on.
@@ -212,22 +232,21 @@ class Sequence:
             raise InputError(f"truncate to {length}: the sequence holds {self.length} tokens")
         if length == self.length:
             return
-        if not self.can_truncate(length):
+        self._known()
+        if self.can_truncate(length):
+            self._begin_change(length)
+            self._go_back(length)
+            self._changing = None
+        else:
             if length == 0 or length != self._checkpoint or not self._can_roll_back():
                 raise InputError(
                     f"this model's state cannot be rolled back to {length} tokens",
                     "reset the sequence",
                 )
-            self._state.rollback()
-            self._shortest = length
-        self._known()
-        del self._tokens[length:]
-        if length < self._checkpoint:
-            self._checkpoint = 0
-        if length == 0:
-            self._shortest = 0
-        self._last = None
-        self._settle()
+            with self._all_or_poisoned():
+                self._state.rollback()
+                self._shortest = length
+                self._go_back(length)
 
     def reusable(self, prompt: Seq[int]) -> int:
         """How many of a prompt's first tokens the state holds and could be brought back to.
@@ -265,6 +284,7 @@ class Sequence:
         where there is nothing of either. There is one checkpoint: the last.
         """
         if any(buffer.checkpoint_rows for buffer in self._program.manifest.state):
+            self._checkpoint = 0  # an interrupt may leave half a copy
             self._state.checkpoint(self.length)
             self._checkpoint = self.length
 
@@ -279,8 +299,10 @@ class Sequence:
         other._check_usable()
         if self._tokens or not other.can_truncate(length):
             raise InputError(f"{length} of {other.length} tokens cannot be taken over")
-        self._state.copy_from(other._state, length)
-        self._hold_again(other.tokens[:length], other._shortest)
+        tokens = other.tokens[:length]
+        with self._all_or_poisoned():
+            self._state.copy_from(other._state, length)
+            self._hold_again(tokens, other._shortest)
 
     def save(self, path: str | Path) -> None:
         """Writes tokens and state into a file, for `restore`.
@@ -303,13 +325,18 @@ class Sequence:
             InputError: no such file, damaged, or of another artifact; nothing has changed.
             DeviceError: the sequence is retired, or the device failed.
         """
-        tokens, shortest, buffers = read_snapshot(Path(path), self._program.manifest.digest)
-        if not 0 < len(tokens) <= self.context:
-            raise InputError(f"{path}: {len(tokens)} tokens, the context is {self.context}")
-        check_ids(tokens, self.vocab_size)
+        manifest = self._program.manifest
+        tokens, shortest, buffers = read_snapshot(
+            Path(path), manifest.digest, self.context, partial(saved_sizes, manifest.state)
+        )
+        try:
+            check_ids(tokens, self.vocab_size)
+        except InputError as error:
+            raise InputError(f"{path}: {error.what}") from None
         self.reset()
-        self._state.write(buffers, len(tokens))
-        self._hold_again(tokens, shortest)
+        with self._all_or_poisoned():
+            self._state.write(buffers, len(tokens))
+            self._hold_again(tokens, shortest)
 
     def _hold_again(self, tokens: Seq[int], shortest: int) -> None:
         """Counts as held what was not computed here."""
@@ -324,22 +351,21 @@ class Sequence:
         Raises:
             DeviceError: the sequence is retired, or the device failed again.
         """
-        if self.phase is SequencePhase.RETIRED:
+        if self._log.phase is SequencePhase.RETIRED:
             raise DeviceError("the sequence is retired", "make a new one")
-        self._state.zero()
-        self._checkpoint = self._shortest = 0
-        self._tokens.clear()
-        self._last = self._unread = None
-        if self.phase is not SequencePhase.CREATED:
-            self._log.enter(SequencePhase.CREATED)
+        with self._all_or_poisoned():
+            self._state.zero()
+            self._go_back(0)
+            if self._log.phase is SequencePhase.POISONED:
+                self._log.enter(SequencePhase.CREATED)
 
     def retire(self) -> None:
         """Ends the sequence and frees its state at once. Can be called again."""
-        if self.phase is not SequencePhase.RETIRED:
+        if self._log.phase is not SequencePhase.RETIRED:
             self._log.enter(SequencePhase.RETIRED)
-            self._tokens.clear()
-            self._last = self._unread = None
-            self._state.free()
+        self._changing = self._last = self._unread = None
+        self._tokens.clear()
+        self._state.free()
 
     def check_tokens(self, tokens: Seq[int]) -> None:
         """Whether the sequence could compute such tokens, room aside.
@@ -360,14 +386,66 @@ class Sequence:
 
     def _check_usable(self) -> None:
         if self.phase is SequencePhase.POISONED:
-            raise DeviceError("the sequence is poisoned: an earlier step failed", "reset it")
+            why = "it was interrupted" if self._log.interrupted else "an earlier step failed"
+            raise DeviceError(f"the sequence is poisoned: {why}", "reset it")
         if self.phase is SequencePhase.RETIRED:
             raise DeviceError("the sequence is retired", "make a new one")
+        if self._changing is not None:
+            # Not ours: what this thread was interrupted in has been put right by now.
+            raise DeviceError("the sequence is in use by another thread", "use one for each")
+
+    def _begin_change(self, way_back: int | None) -> None:
+        """Says that what follows is to be put right if interrupted before `_changing` is None."""
+        self._changing = (threading.get_ident(), way_back)
+
+    @contextmanager
+    def _all_or_poisoned(self) -> Iterator[None]:
+        """A change of the state itself, from which there is no way back."""
+        self._begin_change(None)
+        try:
+            yield
+        except Exception:
+            self._log.poison()
+            self._changing = None
+            raise
+        self._changing = None
+
+    def _recover(self) -> None:
+        """Puts right what a Ctrl-C left half done. Can itself be interrupted and called again."""
+        if self._changing is None:
+            return
+        if self._log.phase in (SequencePhase.POISONED, SequencePhase.RETIRED):
+            return
+        thread, way_back = self._changing
+        if thread != threading.get_ident():
+            return  # half done as yet
+        if way_back is None or not all(buffer.has_rows for buffer in self._program.manifest.state):
+            self._log.poison(interrupted=True)
+            return
+        # Attention rows past the length are never read, and a ring has room for a call.
+        self._go_back(way_back)
+        self._changing = None
+
+    def _go_back(self, length: int) -> None:
+        """Holds the first `length` tokens only, and rests."""
+        self._last = None
+        if length < self._checkpoint:
+            self._checkpoint = 0
+        if self._unread is not None and self._unread[0] >= length:
+            self._unread = None
+        del self._tokens[length:]
+        if length == 0:
+            self._shortest = 0
+        self.pause()
+        if not self._tokens and self._log.phase is SequencePhase.INACTIVE:
+            self._log.enter(SequencePhase.CREATED)
 
     def _known(self) -> list[int]:
         """The ids held, with the last one read if it was fed back unread."""
         if self._unread is not None:
-            self._tokens[-1] = self._unread.token()
+            position, step = self._unread
+            if position < len(self._tokens):
+                self._tokens[position] = step.token()
             self._unread = None
         return self._tokens
 
@@ -378,20 +456,21 @@ class Sequence:
         size = max(self._prompt.min, -(-len(tokens) // multiple) * multiple)
         block = np.full((1, size), PADDING_TOKEN, np.int32)
         block[0, : len(tokens)] = tokens
-        self._known()
-        self._writes(self.length + size)
+        start = len(self._known())
+        self._writes(start + size)
+        self._begin_change(start)
         (output,) = _run(
-            [self],
-            lambda: [self._program.prefill(block, self.length, len(tokens), self._state)],
+            [self], lambda: [self._program.prefill(block, start, len(tokens), self._state)]
         )
         self._log.current.bytes += block.nbytes
         return self._hold(tokens, size, output)
 
     def _prefill_one(self, token: int) -> Step:
         """One more token is a decode step: what is left of a prompt of which all else is held."""
-        self._known()
-        self._writes(self.length + 1)
-        (output,) = _run([self], lambda: self._program.decode([(token, self.length, self._state)]))
+        start = len(self._known())
+        self._writes(start + 1)
+        self._begin_change(start)
+        (output,) = _run([self], lambda: self._program.decode([(token, start, self._state)]))
         self._log.current.bytes += 4
         return self._hold([token], 1, output)
 
@@ -414,7 +493,7 @@ class Sequence:
     def _end_step(self, token: int | Step, copied: bool, output: Output) -> Step:
         self._known()
         if isinstance(token, Step):
-            self._unread = token if token._token is None else None
+            self._unread = (len(self._tokens), token) if token._token is None else None
             token = token._token or 0
         self._log.current.bytes += 4 * copied
         return self._hold([token], 1, output)
@@ -427,25 +506,8 @@ class Sequence:
         counters.padded_tokens += padded
         self._tokens += [int(token) for token in tokens]
         self._last = Step(output, self._log)
+        self._changing = None
         return self._last
-
-    def _interrupted(self) -> None:
-        """After a Ctrl-C the call may have run all the same.
-
-        Attention rows past the length are never read, and a sliding window's ring has room for a
-        call; any other state may have moved on and cannot be trusted.
-        """
-        if all(buffer.has_rows for buffer in self._program.manifest.state):
-            self._settle()
-        else:
-            self._log.poison()
-
-    def _settle(self) -> None:
-        """Goes to the phase of a sequence at rest that holds what it holds."""
-        if self._tokens:
-            self.pause()
-        elif self.phase is not SequencePhase.CREATED:
-            self._log.enter(SequencePhase.CREATED)
 
 
 def check_ids(ids: Seq[int], vocab_size: int) -> None:
@@ -476,8 +538,10 @@ def step_together(steps: Seq[tuple[Sequence, int | Step]]) -> list[Step]:
     """
     calls = [sequence._begin_step(token) for sequence, token in steps]
     for sequence, _ in steps:
+        length = len(sequence._tokens)
+        sequence._begin_change(length)
         sequence._log.enter(SequencePhase.DECODE)
-        sequence._writes(sequence.length + 1)
+        sequence._writes(length + 1)
     sequences = [sequence for sequence, _ in steps]
     outputs = _run(sequences, lambda: sequences[0]._program.decode(calls))
     return [
@@ -494,10 +558,7 @@ def _run(sequences: Seq[Sequence], call: Callable[[], Seq[Output]]) -> Seq[Outpu
     except Exception:
         for sequence in sequences:
             sequence._log.poison()
-        raise
-    except BaseException:
-        for sequence in sequences:
-            sequence._interrupted()
+            sequence._changing = None
         raise
     finally:
         for counter in counters:

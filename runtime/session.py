@@ -184,6 +184,9 @@ class Session:
         """Refuses bad input before anything is computed."""
         started = time.perf_counter()
         ids, config = prepare(self.model, prompt, chat_template_kwargs, options)
+        if self.sequence.interrupted:
+            # The prompt is a full prompt, so nothing is lost by starting afresh.
+            self.sequence.reset()
         self.sequence.check_tokens(ids)
         return ids, config, started
 
@@ -213,11 +216,6 @@ class Session:
                     )
                 generation.resume()
                 step = ahead or sequence.step(chunk.token)
-        except KeyboardInterrupt:
-            # The next prompt is a full prompt, so nothing is lost by starting afresh.
-            if sequence.phase is SequencePhase.POISONED:
-                sequence.reset()
-            raise
         finally:
             if turn == self._turn:
                 sequence.pause()

@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ import numpy.typing as npt
 from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import StateBuffer
 from edgec.runtime import transfer
+from edgec.runtime.transfer import IREE_ERRORS
 
-__all__ = ["StateBuffers", "state_bytes"]
+__all__ = ["StateBuffers", "saved_sizes", "state_bytes"]
 
 # MLIR element type -> (name of IREE's element type, bytes).
 _ELEMENTS = {
@@ -38,6 +40,34 @@ _QUEUED = 2
 
 _SLOTS = 8
 """Token buffers of a sequence. A call takes two in turn, one to read and one to write."""
+
+
+@dataclass
+class _Timeline:
+    """The calls of a sequence, one behind the other: the semaphore's value says how many are done.
+
+    A Ctrl-C may come between a call and anything that Python notes of it. So a call is announced
+    before, and has been made when it has left its results.
+    """
+
+    semaphore: Any
+    made: int = 0
+    # What queued calls work with stays alive until they are done.
+    held: deque[Any] = field(default_factory=lambda: deque(maxlen=_QUEUED))
+    announced: tuple[int, Any, Any] | None = None
+
+    def announce(self, arguments: Any, results: Any) -> None:
+        self.announced = (self.calls + 1, arguments, results)
+
+    @property
+    def calls(self) -> int:
+        """How many calls were queued."""
+        if self.announced is not None:
+            number, _, results = self.announced
+            if number > self.made and results.size:
+                self.held.append(self.announced)
+                self.made = number
+        return self.made
 
 
 class StateBuffers:
@@ -62,7 +92,6 @@ class StateBuffers:
         self._saved_length = 0
         self._views: list[Any] = []
         self._slots: list[Any] = []
-        self._nbytes = 0
         for spec in specs:
             buffer = self._allocate(spec, _bytes(spec))
             element_type = int(getattr(rt.HalElementType, _element(spec)[0]))
@@ -78,26 +107,24 @@ class StateBuffers:
             buffer = self._device.allocator.allocate_buffer(
                 int(rt.MemoryType.DEVICE_LOCAL), int(rt.BufferUsage.DEFAULT), size
             )
-        except (RuntimeError, MemoryError) as error:
+        except (*IREE_ERRORS, MemoryError) as error:
             self.free()
             raise DeviceError(
                 f"no device memory for the state: {spec.name!r} needs {_mb(size)} MB",
                 "close other sessions, or compile with a smaller --ctx-size",
             ) from error
-        self._nbytes += size
         return buffer
 
     def _begin(self) -> None:
         """Starts a new timeline: nothing is queued."""
-        self._semaphore = self._device.create_semaphore(0)
-        self._calls = 0
-        # What queued calls work with stays alive until they are done.
-        self._held: deque[Any] = deque(maxlen=_QUEUED)
+        self._timeline = _Timeline(self._device.create_semaphore(0))
 
     @property
     def nbytes(self) -> int:
         """Bytes held on the device; 0 after `free`."""
-        return self._nbytes
+        buffers = zip(self._specs, tuple(self._views), strict=False)
+        saved = (_checkpoint_bytes(self._specs[at]) for at in tuple(self._saved))
+        return sum(_bytes(spec) for spec, _ in buffers) + sum(saved)
 
     @property
     def views(self) -> list[Any]:
@@ -107,7 +134,7 @@ class StateBuffers:
     @property
     def timeline(self) -> tuple[Any, int]:
         """The semaphore, and its value once all calls queued so far are done."""
-        return self._semaphore, self._calls
+        return self._timeline.semaphore, self._timeline.calls
 
     def reserve(self) -> None:
         """Waits until another call may be queued.
@@ -116,22 +143,21 @@ class StateBuffers:
             DeviceError: an earlier call failed.
         """
         try:
-            self._semaphore.wait(max(0, self._calls - _QUEUED + 1))
-        except RuntimeError as error:
+            self._timeline.semaphore.wait(max(0, self._timeline.calls - _QUEUED + 1))
+        except IREE_ERRORS as error:
             raise DeviceError(f"an earlier call failed on the device: {error}") from error
 
-    def queued(self, used: Any) -> None:
-        """Counts a call that will advance the timeline; keeps alive what it uses."""
-        self._calls += 1
-        self._held.append(used)
+    def announce(self, arguments: Any, results: Any) -> None:
+        """Says which call comes next on the timeline: it counts once there is a result."""
+        self._timeline.announce(arguments, results)
 
     def next_slot(self) -> Any:
         """i32[1, 1] in which the call about to be queued leaves its token."""
-        return self._slots[2 * self._calls % _SLOTS]
+        return self._slots[2 * self._timeline.calls % _SLOTS]
 
     def upload(self, token: int) -> Any:
         """i32[1, 1] with a token for the call about to be queued. No call in the queue uses it."""
-        view = self._slots[(2 * self._calls + 1) % _SLOTS]
+        view = self._slots[(2 * self._timeline.calls + 1) % _SLOTS]
         transfer.write_token(view, token)
         return view
 
@@ -141,13 +167,13 @@ class StateBuffers:
         Raises:
             DeviceError: later calls have overwritten it.
         """
-        if self._calls - call >= _SLOTS // 2:
+        if self._timeline.calls - call >= _SLOTS // 2:
             raise DeviceError("a result is read too late: later calls have overwritten it")
         return self._slots[2 * call % _SLOTS]
 
     def sync(self) -> None:
-        """Waits for everything queued. Raises RuntimeError if any of it failed."""
-        self._semaphore.wait(self._calls)
+        """Waits for everything queued. Raises one of IREE's errors if any of it failed."""
+        self._timeline.semaphore.wait(self._timeline.calls)
 
     def zero(self) -> None:
         """Fills every buffer with zeros, on the device: no host copy of the same size is made.
@@ -177,7 +203,7 @@ class StateBuffers:
         self._synced(other)
         commands = rt.HalCommandBuffer(self._device)
         for spec, source, target in zip(self._specs, other.views, self._views, strict=True):
-            size = self._used(spec, rows)
+            size = _used(spec, rows)
             if size:
                 commands.copy(source.get_buffer(), target.get_buffer(), 0, 0, size)
         self._execute(commands, "the state cannot be copied")
@@ -217,7 +243,7 @@ class StateBuffers:
         parts = []
         for spec, view in zip(self._specs, self._views, strict=True):
             content = transfer.read_bytes(self._device, view.get_buffer())
-            parts.append(content[: self._used(spec, rows)].copy())
+            parts.append(content[: _used(spec, rows)].copy())
         return parts
 
     def write(self, parts: Seq[npt.NDArray[np.uint8]], rows: int) -> None:
@@ -228,35 +254,32 @@ class StateBuffers:
         """
         import iree.runtime as rt
 
-        sizes = [self._used(spec, rows) for spec in self._specs]
+        sizes = saved_sizes(self._specs, rows)
         if [part.nbytes for part in parts] != sizes:
             raise InputError("the saved state does not fit the model")
         self._synced()
         commands = rt.HalCommandBuffer(self._device)
-        sources = [transfer.upload_bytes(self._device, part) for part in parts if part.nbytes]
+        try:
+            sources = [transfer.upload_bytes(self._device, part) for part in parts if part.nbytes]
+        except (*IREE_ERRORS, MemoryError) as error:
+            raise DeviceError(f"no device memory for a copy of the state: {error}") from error
         targets = [view for view, size in zip(self._views, sizes, strict=True) if size]
         for source, target, size in zip(sources, targets, filter(None, sizes), strict=True):
             commands.copy(source, target.get_buffer(), 0, 0, size)
         self._execute(commands, "the state cannot be written")
 
-    def _used(self, spec: StateBuffer, rows: int) -> int:
-        """Bytes of a buffer that hold something of the first `rows` positions, in whole words."""
-        if not spec.has_rows:
-            return _bytes(spec)
-        return min(_bytes(spec), -(-rows * _row_bytes(spec) // 4) * 4)
-
     def _synced(self, *others: StateBuffers) -> None:
         try:
             for state in (self, *others):
                 state.sync()
-        except RuntimeError as error:
+        except IREE_ERRORS as error:
             raise DeviceError(f"a call failed on the device: {error}") from error
 
     def _execute(self, commands: Any, failure: str) -> None:
         commands.end()
         try:
             transfer.execute(self._device, commands)
-        except RuntimeError as error:
+        except IREE_ERRORS as error:
             raise DeviceError(f"{failure}: {error}") from error
 
     def free(self) -> None:
@@ -267,17 +290,28 @@ class StateBuffers:
         self._views = []
         self._slots = []
         self._saved = {}
-        self._nbytes = 0
 
     def _quiet(self) -> None:
         """Waits until nothing runs on the buffers, whatever became of it."""
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(*IREE_ERRORS):
             self.sync()
 
 
 def state_bytes(specs: Seq[StateBuffer]) -> int:
     """Device memory that one sequence takes, with a checkpoint where it needs one."""
     return sum(_bytes(spec) + _checkpoint_bytes(spec) for spec in specs)
+
+
+def saved_sizes(specs: Seq[StateBuffer], rows: int) -> list[int]:
+    """The bytes of each buffer that `StateBuffers.read` gives."""
+    return [_used(spec, rows) for spec in specs]
+
+
+def _used(spec: StateBuffer, rows: int) -> int:
+    """Bytes of a buffer that hold something of the first `rows` positions, in whole words."""
+    if not spec.has_rows:
+        return _bytes(spec)
+    return min(_bytes(spec), -(-rows * _row_bytes(spec) // 4) * 4)
 
 
 def _checkpoint_bytes(spec: StateBuffer) -> int:

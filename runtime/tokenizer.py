@@ -113,8 +113,11 @@ class Tokenizer:
                 "shorten the prompt, or compile with a larger --ctx-size",
             )
         with _native(_refused_text):
-            encoded = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
-            return list(encoded.ids)
+            # A batch lets other threads run meanwhile; a single text does not.
+            encoded = self._tokenizer.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+            return list(encoded[0].ids)
 
     def least_tokens(self, text: str, enough: int = 0) -> int:
         """A lower bound of the number of tokens of `text`, from its length alone.
@@ -143,13 +146,17 @@ class Tokenizer:
             InputError: a number cannot be an id, or the tokenizer fails.
         """
         with _native(lambda reason: InputError(f"these tokens have no text: {reason}")):
-            text: str = self._tokenizer.decode(
-                list(tokens), skip_special_tokens=skip_special_tokens
-            )
+            # A long one as a batch, which lets other threads run meanwhile.
+            decode = self._tokenizer.decode if len(tokens) < 1000 else self._decode_long
+            text: str = decode(list(tokens), skip_special_tokens=skip_special_tokens)
         if self._cleans_up:
             for old, new in _REPLACED:
                 text = text.replace(old, new)
         return text
+
+    def _decode_long(self, tokens: list[int], *, skip_special_tokens: bool) -> str:
+        texts = self._tokenizer.decode_batch([tokens], skip_special_tokens=skip_special_tokens)
+        return str(texts[0])
 
     @cached_property
     def _cleans_up(self) -> bool:

@@ -6,12 +6,16 @@ alignment. Here a buffer that the host can see is mapped, any other goes through
 
 from __future__ import annotations
 
+from collections import deque
+from functools import partial
+from operator import call
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "IREE_ERRORS",
     "execute",
     "read",
     "read_bytes",
@@ -21,6 +25,9 @@ __all__ = [
     "upload_tokens",
     "write_token",
 ]
+
+IREE_ERRORS = (RuntimeError, ValueError, LookupError, OSError)
+"""What the bindings make of a status that is not OK."""
 
 
 def upload_tokens(device: Any, tokens: npt.NDArray[np.int32]) -> Any:
@@ -93,10 +100,14 @@ def upload_bytes(device: Any, content: npt.NDArray[np.uint8]) -> Any:
 
 
 def execute(device: Any, command_buffer: Any) -> None:
-    """Runs a finished command buffer and waits for it."""
+    """Runs a finished command buffer and waits for it.
+
+    A Ctrl-C comes before it or after it. Python raises one between its own instructions only, and
+    there is none between the two calls: commands that nobody waits for could overwrite later work.
+    """
     done = device.create_semaphore(0)
-    device.queue_execute(command_buffer, [], [(done, 1)])
-    done.wait(1)
+    run = partial(device.queue_execute, command_buffer, [], [(done, 1)])
+    deque(map(call, (run, partial(done.wait, 1))), maxlen=0)
 
 
 def _mappable(buffer: Any) -> bool:

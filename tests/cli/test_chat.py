@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from edgec.artifact import Artifact
+from edgec.cli.chat import Conversation
 from edgec.cli.sampling import parse_setting
-from edgec.errors import EdgecError, InputError
+from edgec.errors import DeviceError, EdgecError, InputError
 
 Chat = Callable[..., Any]
 
@@ -100,6 +101,35 @@ def test_an_answer_that_ends_early(
     assert said in done.stderr
     answers = [m["content"] for m in sessions[0].asked[1][0] if m["role"] == "assistant"]
     assert answers == ([kept] if kept else [])
+
+
+def test_a_failed_device_does_not_end_the_conversation(
+    chat: Chat, sessions: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import edgec.runtime
+
+    make = edgec.runtime.Session
+
+    def failing(*args: Any, **options: Any) -> Any:
+        session: Any = make(*args, **options)
+        session.error = DeviceError("device lost")
+        return session
+
+    monkeypatch.setattr(edgec.runtime, "Session", failing)
+    done = chat("hi", "more")
+    assert (done.code, done.stdout, sessions[0].resets) == (0, "Hello\nHello there\n", 2)
+
+
+def test_a_command_can_be_stopped(
+    chat: Chat, sessions: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Any, line: str) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Conversation, "command", interrupted)
+    done = chat("/stats", "hi")
+    assert (done.code, done.stdout) == (0, "Hello there\n")
+    assert "(stopped)" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +60,8 @@ def make_manifest(
 class FakeState:
     """Row by row what was written; None is a row that nobody wrote. With a window it is a ring."""
 
-    def __init__(self, rows: int, window: int = 0) -> None:
+    def __init__(self, rows: int, window: int = 0, has_rows: bool = True) -> None:
+        self.has_rows = has_rows
         self.rows: list[int | None] = [None] * rows
         self.window = window
         self.running = ""
@@ -92,10 +92,19 @@ class FakeState:
             self.rows[row] = token
 
     def read(self, rows: int) -> list[npt.NDArray[np.uint8]]:
-        return [np.frombuffer(json.dumps([self.rows[:rows], self.running]).encode(), np.uint8)]
+        if self.has_rows:
+            held = [-1 if token is None else token for token in self.rows[:rows]]
+        else:
+            held = [int(token) for token in self.running.split(",")[:-1]]
+            held += [-1] * (len(self.rows) - len(held))
+        return [np.array(held, np.int32).view(np.uint8)]
 
     def write(self, parts: Seq[npt.NDArray[np.uint8]], rows: int) -> None:
-        self.rows[:rows], self.running = json.loads(bytes(parts[0]))
+        held = parts[0].view(np.int32).tolist()
+        if self.has_rows:
+            self.rows[:rows] = [None if token < 0 else token for token in held]
+        else:
+            self.running = "".join(f"{token}," for token in held if token >= 0)
 
 
 @dataclass
@@ -129,7 +138,7 @@ class FakeProgram:
 
     def create_state(self) -> FakeState:
         spec = self.manifest.state[0]
-        return FakeState(spec.shape[0], spec.window)
+        return FakeState(spec.shape[0], spec.window, spec.has_rows)
 
     def prefill(
         self, tokens: npt.NDArray[np.int32], start: int, length: int, state: FakeState

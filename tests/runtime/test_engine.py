@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from tests.runtime.fakes import FakeProgram
 
+from edgec.artifact import Artifact
 from edgec.errors import DeviceError, EngineClosed, InputError, QueueFull, RequestTimeout
 from edgec.runtime import Engine, Session
+from edgec.runtime.perplexity import perplexity
 
 MakeSession = Callable[..., Session]
 
@@ -403,3 +405,117 @@ def test_cancelled_tasks_do_not_cancel_requests(make_engine: Callable[..., Engin
         assert request.done and not request.cancelled
 
     asyncio.run(run())
+
+
+def test_prefixes_are_reused_within_a_scope(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    prompt = ids(80, 1)
+
+    def cached(scope: str | None, **options: Any) -> int:
+        return generate(engine, prompt, cache_scope=scope, **options).usage.cached_tokens
+
+    assert [cached("alice"), cached("bob"), cached(None)] == [0, 0, 0]
+    assert all(cached(scope) > 0 for scope in ("alice", "bob", None))
+    # Not from a sequence in use either, nor by the name of a conversation.
+    gate = Gate()
+    running = engine.submit(ids(50, 2), token_filter=gate, cache_scope="alice", max_new_tokens=2)
+    assert gate.entered.wait(20)
+    other = engine.submit(ids(50, 2), cache_scope="bob", max_new_tokens=2)
+    gate.open.set()
+    running.result(20)
+    assert other.result(20).usage.cached_tokens == 0
+    assert cached("alice", session_id="talk") > 0
+    assert cached("carol", session_id="talk") == 0
+
+
+def test_a_saved_conversation_belongs_to_its_scope(
+    make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = make_engine()
+    for scope, first in (("alice", 1), ("bob", 2)):
+        generate(engine, ids(40, first), session_id="talk", cache_scope=scope)
+    with pytest.raises(InputError, match="'talk'"):
+        engine.save("talk", tmp_path / "none")
+    engine.save("talk", tmp_path / "alice", cache_scope="alice")
+    other = make_engine()
+    other.restore(tmp_path / "alice", "talk", cache_scope="alice")
+    prompt = [*ids(40, 1), 5]
+    assert generate(other, prompt, cache_scope="bob").usage.cached_tokens == 0
+    assert generate(other, prompt, cache_scope="alice").usage.cached_tokens > 0
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    wide = logits.astype(np.float64)
+    return wide - np.log(np.exp(wide - wide.max()).sum()) - wide.max()
+
+
+def check_scores(session: Session, prompt: list[int], scores: list[Any], places: list[int]) -> None:
+    """Against the logits after each of the prompt's beginnings."""
+    assert len(scores) == len(prompt) - 1
+    for at in places:
+        session.reset()
+        expected = log_softmax(session.prefill(prompt[:at]))
+        assert scores[at - 1].token == pytest.approx(expected[prompt[at]], abs=2e-4)
+        best = sorted(expected, reverse=True)[: len(scores[at - 1].top)]
+        assert [value for _, value in scores[at - 1].top] == pytest.approx(best, abs=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["attention", "recurrent"])
+@pytest.mark.parametrize("count", [1, 2, 70, 256])
+def test_a_prompt_is_scored(
+    make_engine: Callable[..., Engine], make_session: MakeSession, kind: str, count: int
+) -> None:
+    engine, prompt = make_engine(kind=kind), ids(count, 3)
+    generate(engine, prompt[:50], session_id="a")
+    request = engine.submit(prompt, score_prompt=True, logprobs=2, max_new_tokens=0)
+    result = request.result(20)
+    assert (result.text, result.tokens, result.finish_reason) == ("", (), "length")
+    assert (result.usage.completion_tokens, result.usage.cached_tokens) == (0, 0)
+    assert list(request) == []
+    check_scores(make_session(kind=kind), prompt, request.prompt_logprobs, [*range(1, count)])
+    stats = engine.stats()
+    assert (stats.completed, stats.failed, stats.decoding) == (2, 0, 0)
+
+
+def test_a_prompt_is_scored_and_gone_on_with(
+    make_engine: Callable[..., Engine], make_session: MakeSession
+) -> None:
+    engine, prompt = make_engine(context=300), ids(90, 3)
+    others = [engine.submit(ids(20, n), max_new_tokens=200, ignore_eos=True) for n in range(2)]
+    request = engine.submit(prompt, score_prompt=True, max_new_tokens=5, ignore_eos=True)
+    chunks = []
+    for chunk in request:
+        assert len(request.prompt_logprobs) == 89
+        chunks.append(chunk)
+    alone = make_session(context=300).generate(prompt, max_new_tokens=5, ignore_eos=True)
+    assert tuple(chunk.token for chunk in chunks) == alone.tokens
+    check_scores(make_session(), prompt, request.prompt_logprobs, [*range(1, 90)])
+    assert all(other.result(20).usage.completion_tokens == 200 for other in others)
+    with pytest.raises(InputError, match="prompt of 300 tokens and 1 new"):
+        engine.submit(ids(300, 3), score_prompt=True, max_new_tokens=1)
+    with pytest.raises(InputError, match="max_new_tokens=0"):
+        engine.submit(prompt, max_new_tokens=0)
+
+
+def test_scoring_can_be_cancelled(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(context=5000)
+    request = engine.submit(ids(5000, 3), score_prompt=True, max_new_tokens=0)
+    while not request.prompt_logprobs:
+        time.sleep(1e-3)
+    request.cancel()
+    assert request.result(20).finish_reason == "cancelled"
+    assert len(request.prompt_logprobs) < 4999
+    assert engine.stats().state_bytes == 0
+
+
+def test_scores_of_a_compiled_model(tiny_dense_artifact: Artifact) -> None:
+    text = "In the beginning God created the heaven and the earth. And the earth was without form."
+    session = Session(tiny_dense_artifact)
+    prompt = session.encode(text)
+    with Engine(session.model) as engine:
+        request = engine.submit(text, score_prompt=True, logprobs=5, max_new_tokens=0)
+        request.result(60)
+    scores = request.prompt_logprobs
+    check_scores(session, prompt, scores, [1, 2, len(prompt) // 2, len(prompt) - 1])
+    mean = -sum(score.token for score in scores) / len(scores)
+    assert mean == pytest.approx(perplexity(session, text).nll, abs=1e-9)

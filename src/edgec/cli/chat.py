@@ -21,7 +21,7 @@ from edgec.cli.options import (
     Verbose,
 )
 from edgec.cli.text import stderr
-from edgec.errors import EdgecError
+from edgec.errors import DeviceError, EdgecError
 
 if TYPE_CHECKING:
     from edgec.runtime import GenerationResult, Session
@@ -71,6 +71,10 @@ class Conversation:
                 self.last = chunk.result
         except KeyboardInterrupt:
             stderr().print("[dim](stopped)[/]")
+        except DeviceError:
+            # The next prompt is the conversation from its beginning, so nothing is lost.
+            self.session.reset()
+            raise
         self.messages = [*turn, {"role": "assistant", "content": "".join(said)}]
 
     def command(self, line: str) -> bool:
@@ -190,5 +194,7 @@ def talk(conversation: Conversation) -> None:
                     break
             elif line:
                 conversation.answer(line)
+        except KeyboardInterrupt:
+            stderr().print("[dim](stopped)[/]")
         except EdgecError as error:
             stderr().print(f"edgec: error: {error}", markup=False, soft_wrap=True)
