@@ -125,4 +125,5 @@ def unused_variables(served: Served, body: ChatRequest) -> list[str]:
 
 def _has(served: Served, name: str) -> bool:
     template = served.model.chat_template
-    return template is not None and re.search(rf"\b{name}\b", template.source) is not None
+    sources = template.sources.values() if template is not None else ()
+    return any(re.search(rf"\b{name}\b", source) for source in sources)

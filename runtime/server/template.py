@@ -37,7 +37,7 @@ class TemplateRenderer:
         """
         async with self._turn:
             try:
-                return await run_in_threadpool(self._template.render, messages, **variables)
+                return await run_in_threadpool(lambda: self._template.render(messages, **variables))
             except TemplateFailed as error:
                 raise ApiError(500, error.what, param="messages", code="template_failed") from None
             except InputError as error:
