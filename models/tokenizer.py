@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.errors import ModelError
 from edgec.json_files import read_json
+from edgec.models.hub import TEMPLATES
 from edgec.template import compile_template
 
 if TYPE_CHECKING:
@@ -47,35 +48,14 @@ def tokenizer_files(
     Raises:
         ModelError: a file is damaged, or the chat template does not parse.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         _check_json(model, folder / name)
-    texts = [
-        folder / "chat_template.jinja",
-        *(folder / "additional_chat_templates").glob("*.jinja"),
-    ]
     place = "tokenizer_config.json"
-    for text in texts:
+    for text in (folder / "chat_template.jinja", *folder.glob(TEMPLATES)):
         if text.is_file():
             place = "chat_template.jinja"
             _check_text(model, text)
-    named = copy.copy(config)
-    named.name_or_path = model
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    try:
-        tokenizer = _native(
-            lambda: AutoTokenizer.from_pretrained(
-                folder, config=named, mistral_format=False, **options
-            )
-        )
-    except Exception:
-        tokenizer = None  # a class of the model's own, say; the file may be read without it
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        try:
-            tokenizer = _native(lambda: PreTrainedTokenizerFast.from_pretrained(folder, **options))
-        except Exception as error:
-            raise _damaged(model, error) from None
+    tokenizer = _load(model, folder, config, trust_remote_code)
     older = folder / "chat_template.json"
     if tokenizer.chat_template is None and _check_json(model, older):
         tokenizer.chat_template = read_json(older).get("chat_template")
@@ -87,6 +67,34 @@ def tokenizer_files(
             {"name": name, "template": source} for name, source in templates.items()
         ]
     return {**files, "tokenizer_config.json": _json(settings)}
+
+
+def _load(
+    model: str, folder: Path, config: PreTrainedConfig, trust_remote_code: bool
+) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    named = copy.copy(config)
+    named.name_or_path = model
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    chosen = {**options, "config": named, "mistral_format": False}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its advice is for the model's authors
+    tokenizer: Any
+    try:
+        try:
+            tokenizer = _native(lambda: AutoTokenizer.from_pretrained(folder, **chosen))
+        except Exception:
+            tokenizer = None  # a class of the model's own, say: the file may be read without it
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            tokenizer = _native(lambda: PreTrainedTokenizerFast.from_pretrained(folder, **options))
+        made: PreTrainedTokenizerFast = tokenizer
+        return made
+    except Exception as error:
+        raise _damaged(model, error) from None
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def rebuilt_tokenizer_files(model: str, files: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ from edgec.errors import EdgecError, InputError
 from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.tokenizer import Detokenizer, Tokenizer
 
-FEW, MANY = 60, 3000
+FEW, MANY = 40, 3000
 SECONDS, MEMORY = 20.0, 4 * 2**30
 PRELOAD = ("tests.fuzz.test_text",)
 MESSAGES = [

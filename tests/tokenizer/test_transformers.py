@@ -27,20 +27,23 @@ FLAGS = [
     {"add_eos_token": False},
     {"add_bos_token": True, "add_eos_token": True},
 ]
-CLASSES = (
+CLASSES = [
     ("PreTrainedTokenizerFast", "granite", "byte level"),
-    ("TokenizersBackend", "mistral", "sentencepiece"),
     ("LlamaTokenizerFast", "llama", "sentencepiece"),
+    ("Qwen2Tokenizer", "qwen3", "byte level"),
+]
+MORE_CLASSES = [
+    ("TokenizersBackend", "mistral", "sentencepiece"),
     ("LlamaTokenizer", "llama", "byte level"),
     ("GemmaTokenizer", "gemma2", "sentencepiece"),
-    ("Qwen2Tokenizer", "qwen3", "byte level"),
     ("GPT2Tokenizer", "gpt2", "byte level"),
     ("GPTNeoXTokenizerFast", "gpt_neox", "byte level"),
     ("CohereTokenizerFast", "cohere", "byte level"),
     ("NoSuchTokenizer", "llama", "metaspace first"),
     (None, "phi3", "metaspace first"),
     (None, "opt", "byte level"),
-)
+    (None, "falcon", "wordpiece"),
+]
 
 
 def compiled(folder: Path) -> Tokenizer:
@@ -75,7 +78,10 @@ def check(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-@pytest.mark.parametrize(("name", "model_type", "kind"), CLASSES)
+@pytest.mark.parametrize(
+    ("name", "model_type", "kind"),
+    [*CLASSES, *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE_CLASSES)],
+)
 def test_flags_and_post_processors(
     name: str | None, model_type: str, kind: str, processor: str, tmp_path: Path
 ) -> None:
@@ -207,9 +213,9 @@ ADDED: dict[str, dict[str, Any]] = {
     ("name", "model_type", "kind"),
     [
         ("TokenizersBackend", "mistral", "byte level"),
-        ("PreTrainedTokenizerFast", "llama", "sentencepiece"),
         ("LlamaTokenizer", "llama", "sentencepiece"),
-        ("Qwen2Tokenizer", "qwen2", "byte level"),
+        pytest.param("PreTrainedTokenizerFast", "llama", "sentencepiece", marks=pytest.mark.slow),
+        pytest.param("Qwen2Tokenizer", "qwen2", "byte level", marks=pytest.mark.slow),
     ],
 )
 def test_added_tokens(case: str, name: str, model_type: str, kind: str, tmp_path: Path) -> None:
