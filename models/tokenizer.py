@@ -133,6 +133,10 @@ def _parts(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    try:
+        _native(lambda: backend.decode(backend.encode("a b").ids))
+    except Exception as error:
+        raise _damaged(model, error) from None
     files = {"tokenizer.json": backend.to_str().encode()}
     return files, settings, _templates(model, tokenizer.chat_template, place)
 

@@ -112,12 +112,18 @@ class ChatTemplate:
         name = self._name(chat_template, variables.get("tools") is not None)
         prompt = add_generation_prompt and not continue_final_message
         values = {"tools": None, "documents": None, **self.special_tokens, **variables}
-        values = _plain(messages, {**values, "add_generation_prompt": prompt})
+        values["add_generation_prompt"] = prompt
+        chat = _checked(messages, values)
         final = None
-        if continue_final_message:
-            field = continue_final_message if continue_final_message is not True else "content"
-            final = _mark(values["messages"], field, self.sources[name])
-        text = self._process.render(name, values, self.seconds)
+        try:
+            if continue_final_message:
+                field = continue_final_message if continue_final_message is not True else "content"
+                chat[-1] = json.loads(json.dumps(chat[-1]))  # a copy, whose text gets a mark
+                final = _mark(chat[-1], field, self.sources[name])
+            plain = json.dumps({**values, "messages": chat})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"chat messages must be plain JSON: {error}") from None
+        text = self._process.render(name, plain, self.seconds)
         return text if final is None else _up_to_mark(text, final)
 
     def start(self) -> None:
@@ -184,8 +190,8 @@ def _read(path: Path) -> str:
         raise InputError(f"{path}: cannot be read: {error}", "give the prompt as text") from None
 
 
-def _plain(messages: Sequence[Message], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the template sees, as JSON has it."""
+def _checked(messages: Sequence[Message], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages as templates see them."""
     if "messages" in variables:
         raise InputError("chat_template_kwargs: messages is not for it")
     if not messages:
@@ -193,21 +199,15 @@ def _plain(messages: Sequence[Message], variables: Mapping[str, Any]) -> dict[st
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise InputError(f"message {number}: must be an object with a role and content")
-    try:
-        text = json.dumps({**variables, "messages": [dict(m) for m in messages]})
-        plain: dict[str, Any] = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"chat messages must be plain JSON: {error}") from None
-    documents = plain["documents"]
+    documents = variables["documents"]
     if documents is not None and not (
-        isinstance(documents, list) and all(isinstance(each, dict) for each in documents)
+        isinstance(documents, list | tuple) and all(isinstance(each, dict) for each in documents)
     ):
         raise InputError("documents: must be a list of objects with a title and a text")
-    plain["messages"] = [_for_template(message) for message in plain["messages"]]
-    return plain
+    return [_for_template(message) for message in messages]
 
 
-def _for_template(message: dict[str, Any]) -> dict[str, Any]:
+def _for_template(message: Message) -> dict[str, Any]:
     """A message as transformers hands it on: without what is None, its reasoning under each name
     that templates read."""
     kept = {key: value for key, value in message.items() if value is not None}
@@ -217,19 +217,19 @@ def _for_template(message: dict[str, Any]) -> dict[str, Any]:
     return {"thinking": reasoning, **kept, "reasoning_content": reasoning}
 
 
-def _mark(chat: list[dict[str, Any]], field: Any, source: str) -> str:
-    """Puts a mark behind the last message, whose text is returned."""
+def _mark(message: dict[str, Any], field: Any, source: str) -> str:
+    """Puts a mark behind a message, whose text is returned."""
     if not isinstance(field, str):
         raise InputError("continue_final_message: must be true, or the name of a field")
-    final = chat[-1].get(field)
+    final = message.get(field)
     fields = [field]
     if field in _REASONING:
-        fields = [name for name in _REASONING if chat[-1].get(name) == final]
+        fields = [name for name in _REASONING if message.get(name) == final]
     if not any(name in source for name in fields):
         raise InputError(f"continue_final_message: the chat template reads no {field!r}")
     if isinstance(final, str):
         for name in fields:
-            chat[-1][name] = final + _MARK
+            message[name] = final + _MARK
         return final
     blocks = final if isinstance(final, list) else []
     for block in reversed(blocks):

@@ -50,16 +50,22 @@ class TemplateProcess:
         self._owner = 0
         self._end: weakref.finalize[Any, Any] | None = None
 
-    def render(self, template: str, variables: Mapping[str, Any], seconds: float) -> str:
-        """The text of the named template for plain JSON.
+    def render(self, template: str, variables: str, seconds: float) -> str:
+        """The text of the named template.
+
+        Args:
+            template: Its name.
+            variables: A JSON object.
+            seconds: How long it may take.
 
         Raises:
             InputError: the template does not parse, or refuses the variables.
             TemplateFailed: it takes longer than `seconds`, or breaks.
         """
-        request = {"template": template, "variables": variables, "seconds": seconds}
+        head = json.dumps({"template": template, "seconds": seconds})
+        line = f'{head[:-1]}, "variables": {variables}}}\n'.encode()
         with self._turn:
-            answer = self._ask(request, seconds)
+            answer = self._ask(line, seconds)
         if "refused" in answer:
             raise InputError(answer["refused"])
         if "text" in answer:
@@ -76,8 +82,7 @@ class TemplateProcess:
         with self._turn:
             self._stop()
 
-    def _ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, str]:
-        line = json.dumps(request).encode() + b"\n"
+    def _ask(self, line: bytes, seconds: float) -> dict[str, str]:
         channel = self._running()
         try:
             return _exchange(channel, line, seconds)
