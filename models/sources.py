@@ -359,7 +359,7 @@ def _gguf(model: str, layers: int | None) -> ModelSource:
     if layers is not None:
         config = _first_layers(model, config, layers)
     files: dict[str, bytes | Path] = {
-        **gguf_tokenizer(path),
+        **gguf_tokenizer(file),
         "generation_config.json": _generation_config(config),
     }
     return ModelSource(os.path.normpath(model), "gguf", commit, config, None, weights, files)
