@@ -72,7 +72,7 @@ _MODELS = {
     "gpt2": _Model(bos=11, eos=11),
     "gemma4": _Model(add_bos=True),
     "llama": _Model(bos=1, eos=2, unknown=0, add_bos=True, space=True),
-    "t5": _Model(eos=1, unknown=2, add_eos=True, space=True),
+    "t5": _Model(eos=1, unknown=2, add_eos=True),
 }
 
 
@@ -439,18 +439,23 @@ def _sentencepiece(v: Vocabulary) -> dict[str, Any]:
     }
 
 
+def _replace(regex: str, content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"Regex": regex}, "content": content}
+
+
 def _unigram(v: Vocabulary) -> dict[str, Any]:
     """The likeliest tokens of a text by their scores."""
     parts: list[dict[str, Any]] = []
     if (charsmap := v.charsmap()) is not None:
         coded = base64.b64encode(charsmap).decode()
         parts.append({"type": "Precompiled", "precompiled_charsmap": coded})
-    prefix = v.add_space
-    if v.flag("remove_extra_whitespaces", False):
-        prefix = True  # as in llama.cpp, where each run of blanks becomes the one before a word
-        parts.append({"type": "Strip", "strip_left": True, "strip_right": True})
-        parts.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
-    parts += [{"type": "Prepend", "prepend": " "}] * prefix + [_TO_BLANK]
+    removes = v.flag("remove_extra_whitespaces", False)
+    if removes:
+        parts += [_replace(r"\A +| +\z", ""), _replace(" {2,}", " ")]
+    # As in llama.cpp, where each run of blanks becomes the one before a word, the first too.
+    if removes or v.add_space:
+        parts += [{"type": "Prepend", "prepend": " "}, _replace(r"\A (?= +\z)", "")]
+    parts.append(_TO_BLANK)
     pairs = zip(v.tokens, v.scores(), strict=True)
     return {
         "normalizer": _sequence("normalizers", parts),
