@@ -43,7 +43,8 @@ def check_files(model: str, folder: Path) -> None:
             name = "chat_template.jinja"
             if not (folder / name).is_file():
                 name = "tokenizer_config.json"
-            ChatTemplate.load(folder, tokenizer)
+            if (template := ChatTemplate.load(folder, tokenizer)) is not None:
+                template.check()
             name = "generation_config.json"
             if (folder / name).is_file():
                 GenerationConfig.from_file(folder / name)

@@ -18,7 +18,7 @@ from edgec.json_files import read_json
 from edgec.models.hub import TEMPLATES, TOKENIZER_FILES, download
 from edgec.models.plausible import check_place, check_sizes
 from edgec.models.presets import PRESETS, Preset
-from edgec.models.tokenizer import rebuilt_tokenizer_files, tokenizer_files
+from edgec.models.tokenizer import tokenizer_files
 from edgec.models.weights import Progress, RandomWeights, SafetensorsWeights, WeightSource
 
 if TYPE_CHECKING:
@@ -387,7 +387,7 @@ def _gguf(model: str, layers: int | None) -> ModelSource:
     if layers is not None:
         config = _first_layers(model, config, layers)
     files: dict[str, bytes | Path] = {
-        **rebuilt_tokenizer_files(model, gguf_tokenizer(path)),
+        **gguf_tokenizer(file),
         "generation_config.json": _generation_config(config),
     }
     return ModelSource(os.path.normpath(model), "gguf", commit, config, None, weights, files)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from edgec.template import compile_template
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-__all__ = ["rebuilt_tokenizer_files", "tokenizer_files"]
+__all__ = ["tokenizer_files"]
 
 _FLAGS = (
     "split_special_tokens",
@@ -95,30 +95,6 @@ def _load(
         raise _damaged(model, error) from None
     finally:
         logging.set_verbosity(verbosity)
-
-
-def rebuilt_tokenizer_files(model: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The same for a tokenizer that was rebuilt from a file of another format.
-
-    `add_bos_token` and `add_eos_token` of its `tokenizer_config.json` count here: they are all that
-    says which tokens to add. The chat template stays where it is.
-    """
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    settings = json.loads(files["tokenizer_config.json"])
-    try:
-        tokenizer = _native(
-            lambda: PreTrainedTokenizerFast(
-                tokenizer_object=Tokenizer.from_str(files["tokenizer.json"].decode()), **settings
-            )
-        )
-    except Exception as error:
-        raise _damaged(model, error) from None
-    rebuilt, kept, templates = _parts(model, tokenizer, "its metadata")
-    if templates:
-        kept["chat_template"] = settings["chat_template"]
-    return {**files, **rebuilt, "tokenizer_config.json": _json(kept)}
 
 
 def _parts(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgec.errors import InputError
 from edgec.json_files import read_json
 from edgec.runtime.rendering import TemplateFailed, TemplateProcess
+from edgec.template import compile_template
 
 if TYPE_CHECKING:
     from edgec.runtime.tokenizer import Tokenizer
@@ -125,6 +126,17 @@ class ChatTemplate:
             raise InputError(f"chat messages must be plain JSON: {error}") from None
         text = self._process.render(name, plain, self.seconds)
         return text if final is None else _up_to_mark(text, final)
+
+    def check(self) -> None:
+        """Parses all templates, here and now.
+
+        Raises:
+            InputError: one cannot be read, or does not parse.
+        """
+        if self._problem is not None:
+            raise self._problem
+        for source in self.sources.values():
+            compile_template(source)
 
     def start(self) -> None:
         """Starts the process, so that the first rendering need not wait for it."""

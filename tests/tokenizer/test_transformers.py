@@ -15,7 +15,7 @@ from tests.tokenizer.folders import KINDS, PROCESSORS, TEXTS, write
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
-from edgec.models.tokenizer import rebuilt_tokenizer_files, tokenizer_files
+from edgec.models.tokenizer import tokenizer_files
 from edgec.runtime.tokenizer import Detokenizer, Tokenizer
 
 NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -231,15 +231,3 @@ def test_added_tokens(case: str, name: str, model_type: str, kind: str, tmp_path
 def test_prefix_space(space: bool | None, legacy: bool, name: str, tmp_path: Path) -> None:
     config = {**NAMES, "add_prefix_space": space, "legacy": legacy, "tokenizer_class": name}
     check(write(tmp_path / "m", KINDS["metaspace first"](), tokenizer_config=config))
-
-
-@pytest.mark.parametrize("flags", [*FLAGS, {"add_bos_token": False, "add_eos_token": True}])
-def test_flags_count_where_a_tokenizer_is_rebuilt(flags: dict[str, Any], tmp_path: Path) -> None:
-    """A GGUF file has no post-processor: there the flags say what to add."""
-    made = KINDS["byte level"]()
-    folder = write(tmp_path / "m", made, tokenizer_config={**NAMES, **flags})
-    theirs = PreTrainedTokenizerFast(tokenizer_object=made, **NAMES, **flags)
-    files = {f: (folder / f).read_bytes() for f in ("tokenizer.json", "tokenizer_config.json")}
-    ours = from_files(tmp_path / "artifact", rebuilt_tokenizer_files("m.gguf", files))
-    assert ours.encode("Hello") == theirs.encode("Hello")
-    assert (1 in ours.encode("Hello")) is bool(flags.get("add_bos_token"))
