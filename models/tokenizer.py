@@ -118,7 +118,9 @@ def _parts(
 
 
 def _json(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, ensure_ascii=False, indent=2).encode() + b"\n"
+    text = json.dumps(values, ensure_ascii=False, indent=2)
+    # A lone surrogate becomes the escape that JSON has for it.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _check_text(model: str, path: Path) -> None:

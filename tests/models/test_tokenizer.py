@@ -74,6 +74,12 @@ def test_broken_files_are_named(folder: Path, name: str) -> None:
     assert caught.value.remedy and "\n" not in str(caught.value)
 
 
+def test_half_a_character_in_a_name(folder: Path) -> None:
+    config = {"extra_special_tokens": {"x\ud800": "<s>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert json.loads(files_of(folder)["tokenizer_config.json"]) == config
+
+
 def test_parsing_a_template_computes_nothing(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ 'x' * 10**11 }}")
     assert files_of(folder)["chat_template.jinja"] == b"{{ 'x' * 10**11 }}"
