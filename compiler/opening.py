@@ -9,8 +9,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from edgec.artifact import TOKENIZER_FILES as FILES
 from edgec.errors import EdgecError, ModelError
+from edgec.models.hub import TOKENIZER_FILES as FILES
 from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.config import GenerationConfig
 from edgec.runtime.tokenizer import Tokenizer
@@ -43,7 +43,8 @@ def check_files(model: str, folder: Path) -> None:
             name = "chat_template.jinja"
             if not (folder / name).is_file():
                 name = "tokenizer_config.json"
-            ChatTemplate.load(folder, tokenizer)
+            if (template := ChatTemplate.load(folder, tokenizer)) is not None:
+                template.check()
             name = "generation_config.json"
             if (folder / name).is_file():
                 GenerationConfig.from_file(folder / name)

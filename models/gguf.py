@@ -1,14 +1,15 @@
 """GGUF files: their integers become edgec's formats as they are, tensor by tensor.
 
-The layouts of blocks are those of ggml's `ggml-common.h` and `ggml-quants.c`. What a file says
-about its model is read by transformers (configuration, tokenizer) and by the `gguf` package
-(header, tensor names, reference dequantisation).
+The layouts of blocks are those of ggml's `ggml-common.h` and `ggml-quants.c`. The `gguf` package
+has the reference dequantisation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import functools
+import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 
 from edgec.errors import ModelError
+from edgec.models.gguf_header import DAMAGED, Header, StoredTensor, shown
+from edgec.models.gguf_tokenizer import Vocabulary
 from edgec.models.quantize import (
     PANEL,
     WeightFormat,
@@ -32,6 +35,8 @@ __all__ = ["GgufFile", "GgufWeights"]
 
 _Type = gguf.GGMLQuantizationType
 _BLOCK = 1 << 18  # weights unpacked at a time
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+_MAX_PARTS = 10_000
 _FLOATS = {_Type.F32: "f32", _Type.F16: "f16", _Type.BF16: "bf16"}
 _REMEDY = (
     "take a Q8_0, Q4_0, Q4_K_M or F16 file of the same model, or its original and --quantize int4"
@@ -117,36 +122,29 @@ _ROUNDED = {_Type.Q5_1, _Type.Q5_K, _Type.Q6_K}
 
 
 class GgufFile:
-    """The header of a GGUF file.
+    """A GGUF file, or all parts of one: their headers.
 
     Args:
-        path: The file.
+        path: The file; of several parts, the first. The others lie beside it.
 
     Raises:
-        ModelError: not a GGUF file, damaged, of several parts, or with tensors of a type that
-            edgec does not take; these are named.
+        ModelError: not a GGUF file, damaged, a part missing, or with tensors of a type that edgec
+            does not take; these are named.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _reading(path):
-            reader = gguf.GGUFReader(path)
-            self.architecture = str(reader.fields["general.architecture"].contents())
-            self.metadata = {
-                name: field.contents()
-                for name, field in reader.fields.items()
-                if field.types[:1] != [gguf.GGUFValueType.ARRAY]
-            }
-        self.tensors = {str(tensor.name): _Tensor.of(tensor) for tensor in reader.tensors}
-        if int(self.metadata.get("split.count", 1)) > 1:
-            raise ModelError(
-                f"{path}: one of {self.metadata['split.count']} parts",
-                "merge them: llama-gguf-split --merge FIRST OUTPUT",
-            )
-        size = path.stat().st_size
-        for name, tensor in self.tensors.items():
-            if tensor.offset + tensor.nbytes > size:
-                raise ModelError(f"{path}: truncated in {name}", "download it again")
+        self.header = Header(path)
+        self.metadata = self.header.metadata
+        self.tensors = dict(self.header.tensors)
+        self.parts = [path, *self._other_parts()]
+        architecture = self.metadata.get("general.architecture")
+        if not isinstance(architecture, str):
+            raise ModelError(f"{path}: no general.architecture", DAMAGED)
+        self.architecture = architecture
+        kind = self.metadata.get("general.type", "model")
+        if kind != "model":
+            raise ModelError(f"{path}: holds no model but {shown(kind)}", "give the model's file")
         refused: dict[str, list[str]] = {}
         for name, tensor in self.tensors.items():
             if tensor.type not in (_FLOATS.keys() | _EXACT.keys() | _ROUNDED):
@@ -155,36 +153,71 @@ class GgufFile:
             what = "; ".join(f"{kind} ({first_few(names, 2)})" for kind, names in refused.items())
             raise ModelError(f"{path}: tensors of types that edgec does not take: {what}", _REMEDY)
 
+    def _other_parts(self) -> list[Path]:
+        """The parts after the first, with their tensors taken over."""
+        count, total = self._part(self.header)
+        if count == 1:
+            return []
+        named = _PART.fullmatch(self.path.name)
+        if named is None or int(named[2]) != 1 or int(named[3]) != count:
+            raise ModelError(
+                f"{self.path}: the first of {count} parts, by another name",
+                f"name it NAME-00001-of-{count:05}.gguf, as the others",
+            )
+        others = [
+            self.path.with_name(f"{named[1]}-{number:05}-of-{count:05}.gguf")
+            for number in range(2, count + 1)
+        ]
+        if missing := [other.name for other in others if not other.exists()]:
+            raise ModelError(
+                f"{self.path}: {len(missing)} of {count} parts missing: {first_few(missing, 3)}",
+                "put all parts into one folder",
+            )
+        for number, other in enumerate(others, 1):
+            header = Header(other)
+            if self._part(header, number)[0] != count:
+                raise ModelError(f"{other}: belongs to another number of parts", DAMAGED)
+            if twice := header.tensors.keys() & self.tensors.keys():
+                raise ModelError(f"{other}: {min(twice)} is in a part before it, too", DAMAGED)
+            self.tensors |= header.tensors
+        if total is not None and total != len(self.tensors):
+            raise ModelError(
+                f"{self.path}: {total} tensors in all parts, {len(self.tensors)} found", DAMAGED
+            )
+        return others
+
+    def _part(self, header: Header, number: int = 0) -> tuple[int, int | None]:
+        """The number of parts and of tensors in all, from the header of part `number`."""
+        keys = ("split.count", "split.no", "split.tensors.count")
+        count, place, total = (header.metadata.get(key) for key in keys)
+        for key, value in zip(keys, (count, place, total), strict=True):
+            if value is not None and (type(value) is not int or not 0 <= value < 1 << 31):
+                raise ModelError(f"{header.path}: {key} is {shown(value)}", DAMAGED)
+        if count is not None and count > _MAX_PARTS:
+            raise ModelError(f"{header.path}: split.count is {count}", DAMAGED)
+        if (count or 1) > 1 and (place or 0) != number:
+            found = _PART.fullmatch(header.path.name)
+            first = f"{found[1]}-00001-of-{found[3]}.gguf" if found else "the first"
+            raise ModelError(
+                f"{header.path}: holds part {(place or 0) + 1} of {count}, not {number + 1}",
+                f"give {first}" if number == 0 else DAMAGED,
+            )
+        return count or 1, total
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary, checked.
+
+        Raises:
+            ModelError: there is none, or one that cannot be used.
+        """
+        return Vocabulary(self.header)
+
     @property
     def types(self) -> dict[str, int]:
         """How many tensors there are of each type, by name."""
         names = [tensor.type.name for tensor in self.tensors.values()]
         return {name: names.count(name) for name in sorted(set(names))}
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """Where a tensor lies, and how: its shape is in torch's order."""
-
-    type: Any
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-    @staticmethod
-    def of(tensor: Any) -> _Tensor:
-        shape = tuple(int(size) for size in reversed(tensor.shape))
-        return _Tensor(tensor.tensor_type, shape, int(tensor.data_offset), int(tensor.n_bytes))
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """The gguf package says what is wrong with a file in errors of many types."""
-    try:
-        yield
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"{path}: not a whole GGUF file: {reason}", "download it again") from None
 
 
 class GgufWeights:
@@ -268,7 +301,7 @@ class GgufWeights:
         return packed, scales
 
     def _pack(
-        self, name: str, tensor: _Tensor, raw: torch.Tensor
+        self, name: str, tensor: StoredTensor, raw: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Some rows of raw blocks, u8 `[rows, bytes]`, as panels."""
         if tensor.type in _ROUNDED:
@@ -284,8 +317,13 @@ class GgufWeights:
 
     def digest(self) -> str:
         """See `WeightSource`."""
-        return sample_digest(
-            self._file.path, ((t.offset, t.nbytes) for t in self._file.tensors.values())
+        tensors = self._file.tensors.values()
+        digests = [
+            sample_digest(part, ((t.offset, t.nbytes) for t in tensors if t.path == part))
+            for part in self._file.parts
+        ]
+        return (
+            digests[0] if len(digests) == 1 else hashlib.sha256(repr(digests).encode()).hexdigest()
         )
 
     def _order(self, stored: str) -> torch.Tensor | None:
@@ -306,10 +344,10 @@ class GgufWeights:
 
     def _bytes(self, stored: str) -> torch.Tensor:
         tensor = self._file.tensors[stored]
-        return map_bytes(self._file.path, tensor.offset, tensor.nbytes, stored).clone()
+        return map_bytes(tensor.path, tensor.offset, tensor.nbytes, stored).clone()
 
     def _rows(self, stored: str) -> torch.Tensor:
         """The raw blocks, u8 `[rows, bytes]`, mapped."""
         tensor = self._file.tensors[stored]
-        raw = map_bytes(self._file.path, tensor.offset, tensor.nbytes, stored)
+        raw = map_bytes(tensor.path, tensor.offset, tensor.nbytes, stored)
         return raw.view(-1, tensor.nbytes * tensor.shape[-1] // int(np.prod(tensor.shape)))

@@ -1,47 +1,31 @@
-"""What a GGUF file says about its model: configuration, tensor names, tokenizer."""
+"""What a GGUF file says about its model: configuration, tensor names, tokenizer.
+
+What a key means, and what holds where it is missing, is as in llama.cpp's `llama-model.cpp`.
+"""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import math
 from typing import Any
 
+import gguf
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
-from transformers.integrations.gguf.gguf_tokenizer_mapping import (
-    convert_gguf_tokenizer,
-    get_gguf_tokenizer,
-)
-from transformers.modeling_gguf_pytorch_utils import (
-    LlamaTensorProcessor,
-    TensorProcessor,
-    get_gguf_hf_weights_map,
-)
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor, TensorProcessor
 
 from edgec.errors import ModelError
 from edgec.models.gguf import GgufFile, GgufWeights
+from edgec.models.gguf_header import DAMAGED, shown
+from edgec.models.gguf_keys import ModelKeys
+from edgec.models.gguf_rope import ROPE_FREQS, rope_parameters
+from edgec.models.gguf_tokenizer import tokenizer_files
 from edgec.models.weights import first_few
 
 __all__ = ["gguf_config", "gguf_tokenizer", "gguf_weights"]
 
-_GRANITE = {
-    "attention.scale": "attention_multiplier",
-    "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier",
-    "logit_scale": "logits_scaling",
-}
-_HEAD = {"attention.key_length": "head_dim"}
-_MAPPING: dict[str, Any] = GGUF_CONFIG_MAPPING
-_KEYS: dict[str, dict[str, str | None]] = {
-    "llama": {**_MAPPING["llama"], **_HEAD},
-    "qwen2": _MAPPING["qwen2"],
-    "qwen3": {**_MAPPING["qwen3"], **_HEAD},
-    "granite": {**_MAPPING["qwen2"], **_GRANITE},
-}
-"""Architectures that are taken: the file's keys, without the architecture, to the configuration's.
+_ARCHITECTURES = ("llama", "qwen2", "qwen3", "granite")
+"""Architectures that are taken, each with the name that transformers has for it.
 
 Each is in tests/models/test_gguf.py. Others need more than a renaming of keys.
 """
@@ -49,133 +33,172 @@ Each is in tests/models/test_gguf.py. Others need more than a renaming of keys.
 _PAIRED = ("llama", "granite")
 """The two rows of a rotated pair are neighbours in these files, not half a head apart."""
 
-_ROPE_FREQS = "rope_freqs.weight"
+_EMBEDDINGS, _HEAD = "token_embd.weight", "output.weight"
+_REMEDY = "compile the original model with --quantize int4"
 
 
 def gguf_config(file: GgufFile) -> Any:
     """The configuration that the metadata describe.
 
     Raises:
-        ModelError: an architecture, or a scaling of positions, that edgec cannot rebuild.
+        ModelError: an architecture, a key or a scaling of positions that edgec cannot rebuild, or
+            numbers that do not fit together or the tensors.
     """
     kind = file.architecture
-    if kind not in _KEYS or file.metadata.get(f"{kind}.expert_count", 0):
-        experts = " with experts" if kind in _KEYS else ""
+    keys = ModelKeys(file.header, kind)
+    experts = f"{kind}.expert_count" in file.metadata and file.metadata[f"{kind}.expert_count"] != 0
+    if kind not in _ARCHITECTURES or experts:
+        said = kind if len(kind) < 40 and kind.isprintable() else shown(kind)
         raise ModelError(
-            f"{file.path}: architecture {kind}{experts} cannot be imported from GGUF yet",
-            f"there are {', '.join(_KEYS)}; compile the original model with --quantize int4",
+            f"{file.path}: architecture {said}{' with experts' * experts} cannot be imported from "
+            "GGUF yet",
+            f"there are {', '.join(_ARCHITECTURES)}; {_REMEDY}",
         )
-    values: dict[str, Any] = {
-        renamed: file.metadata[f"{kind}.{key}"]
-        for key, renamed in _KEYS[kind].items()
-        if renamed is not None and f"{kind}.{key}" in file.metadata
-    }
-    missing = {"num_hidden_layers", "hidden_size", "num_attention_heads"} - values.keys()
-    if missing or "token_embd.weight" not in file.tensors:
-        raise ModelError(
-            f"{file.path}: its metadata lack {', '.join(sorted(missing)) or 'an embedding table'}",
-            "download it again",
-        )
-    values["vocab_size"] = file.tensors["token_embd.weight"].shape[0]
-    values["tie_word_embeddings"] = "output.weight" not in file.tensors
+    values = _values(file, keys) | _multipliers(keys, kind)
     for end in (".attn_q.bias", ".attn_output.bias"):
-        if kind in _PAIRED and any(name.endswith(end) for name in file.tensors):
+        if kind != "qwen2" and any(name.endswith(end) for name in file.tensors):
             values["attention_bias"] = True
-    for name in ("bos", "eos", "padding"):
-        token = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
-        values[f"{'pad' if name == 'padding' else name}_token_id"] = token
-    config = AutoConfig.for_model(kind, **values)
-    config.architectures = [type(_meta_model(config)).__name__]
-    _scale_positions(file, config)
+    vocabulary = file.vocabulary
+    if len(vocabulary.tokens) > values["vocab_size"]:
+        raise ModelError(
+            f"{file.path}: {len(vocabulary.tokens)} tokens, {_EMBEDDINGS} has "
+            f"{values['vocab_size']}",
+            DAMAGED,
+        )
+    ends = vocabulary.ends()
+    values["bos_token_id"] = vocabulary.id_of("bos")
+    values["pad_token_id"] = vocabulary.id_of("padding")
+    values["eos_token_id"] = ends if len(ends) > 1 else ends[0] if ends else None
+    try:
+        config = AutoConfig.for_model(kind, **values)
+        config.rope_parameters |= rope_parameters(file, keys, config)
+        config.architectures = [type(_meta_model(config)).__name__]
+    except ModelError:
+        raise
+    except Exception as error:  # transformers validates with errors of many unrelated types
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{file.path}: transformers cannot build it: {reason}", DAMAGED) from None
+    keys.refuse_others()
     return config
 
 
-def _scale_positions(file: GgufFile, config: Any) -> None:
-    """What the file says about longer contexts: `rope.scaling`, or factors for each frequency."""
-    kind = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
-    factor = file.metadata.get(f"{file.architecture}.rope.scaling.factor", 1.0)
-    if kind == "linear" and factor != 1.0:
-        config.rope_parameters |= {"rope_type": "linear", "factor": float(factor)}
-    elif kind != "none" and factor != 1.0:
+def _values(file: GgufFile, keys: ModelKeys) -> dict[str, Any]:
+    """The configuration's sizes, which must be those of the tensors."""
+    table = file.tensors.get(_EMBEDDINGS)
+    if table is None or len(table.shape) != 2:
+        raise ModelError(f"{file.path}: no embedding table ({_EMBEDDINGS})", DAMAGED)
+    blocks = {name.split(".")[1] for name in file.tensors if name.startswith("blk.")}
+    layers = keys.count("block_count")
+    if layers != len(blocks):
         raise ModelError(
-            f"{file.path}: positions are scaled by {kind}, which is not imported yet",
-            "compile the original model with --quantize int4",
+            f"{file.path}: {layers} blocks by {file.architecture}.block_count, {len(blocks)} in "
+            "its tensors",
+            DAMAGED,
         )
-    if _ROPE_FREQS in file.tensors:
-        config.rope_parameters |= _llama3(file, config)
+    width = keys.count("embedding_length")
+    if width != table.shape[1]:
+        raise ModelError(
+            f"{file.path}: {file.architecture}.embedding_length is {width}, {_EMBEDDINGS} has "
+            f"{table.shape[1]}",
+            DAMAGED,
+        )
+    heads = keys.count("attention.head_count")
+    shared = keys.count("attention.head_count_kv", heads)
+    head = keys.count("attention.key_length", max(1, width // heads))
+    if heads % shared or head % 2:
+        raise ModelError(
+            f"{file.path}: {heads} heads of {head} with {shared} for keys do not fit", DAMAGED
+        )
+    keys.expect("attention.value_length", head, f"heads of keys have {head}")
+    keys.expect("rope.dimension_count", head, f"positions turn whole heads, of {head}")
+    keys.expect("attention.causal", True, "only causal models generate")
+    keys.expect("expert_count", 0, "experts are not imported")
+    base = keys.positive("rope.freq_base", 10000.0)
+    return {
+        "vocab_size": table.shape[0],
+        "tie_word_embeddings": _HEAD not in file.tensors,
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "intermediate_size": keys.count("feed_forward_length"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": shared,
+        "head_dim": head,
+        "max_position_embeddings": keys.count("context_length", most=1 << 31),
+        "rms_norm_eps": keys.positive("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": base},
+    }
 
 
-def _llama3(file: GgufFile, config: Any) -> dict[str, Any]:
-    """The parameters of the scaling by which Llama 3 divided its frequencies.
-
-    The file has only the quotients. Those that were published are tried.
-    """
-    weights = GgufWeights(file, {_ROPE_FREQS: _ROPE_FREQS}, lambda values, _: values)
-    divisors = weights.read(_ROPE_FREQS).float()
-    plain = {"rope_theta": config.rope_parameters["rope_theta"]}
-    for original in (8192, 4096, 2048, 1024, 512, 256, 128):
-        found = {
-            "rope_type": "llama3",
-            "factor": round(float(divisors.max()), 3),
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": original,
-        }
-        trial = type(config).from_dict(config.to_dict())
-        trial.rope_parameters = plain | found
-        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](trial, torch.device("cpu"))
-        width = 2 * scaled.numel()
-        whole = plain["rope_theta"] ** -(torch.arange(0, width, 2).double() / width)
-        if torch.allclose((whole / scaled).float(), divisors, rtol=1e-3):
-            return found
-    raise ModelError(
-        f"{file.path}: {_ROPE_FREQS} is not the scaling of a published Llama",
-        "compile the original model with --quantize int4",
-    )
+def _multipliers(keys: ModelKeys, kind: str) -> dict[str, float]:
+    """Granite's. 0 stands for none; of attention, for the usual one."""
+    if kind != "granite":
+        return {}
+    keys.expect("rope.scaling.finetuned", True, "a model without positions is not imported")
+    head = keys.count("attention.key_length", 1)
+    if "attention.key_length" not in keys:
+        head = keys.count("embedding_length") // keys.count("attention.head_count")
+    return {
+        "attention_multiplier": keys.number("attention.scale", 0.0) or 1 / math.sqrt(head),
+        "embedding_multiplier": keys.number("embedding_scale", 0.0) or 1.0,
+        "residual_multiplier": keys.number("residual_scale", 0.0) or 1.0,
+        "logits_scaling": keys.number("logit_scale") or 1.0,
+    }
 
 
 def gguf_weights(file: GgufFile, config: Any) -> GgufWeights:
     """The file's tensors under transformers' names.
 
     Raises:
-        ModelError: there are tensors that the model has no place for.
+        ModelError: tensors are missing, of another shape, or more than the model has a place for.
     """
     kind: Any = LlamaTensorProcessor if file.architecture in _PAIRED else TensorProcessor
     processor = kind(config.to_dict())
-    names = get_gguf_hf_weights_map(_meta_model(config), processor, model_type=file.architecture)
-    if unknown := [name for name in file.tensors if name not in names and name != _ROPE_FREQS]:
+    model = _meta_model(config)
+    names = _names(model, file.architecture)
+    if unknown := [name for name in file.tensors if name not in names and name != ROPE_FREQS]:
         raise ModelError(
-            f"{file.path}: {file.architecture} has no place for {first_few(unknown)}",
-            "compile the original model with --quantize int4",
+            f"{file.path}: {file.architecture} has no place for {first_few(unknown)}", _REMEDY
         )
+    tied = {_HEAD} if config.tie_word_embeddings else set()
+    if missing := [name for name in names if name not in file.tensors.keys() | tied]:
+        raise ModelError(f"{file.path}: tensors missing: {first_few(missing)}", DAMAGED)
 
     def process(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
         made: np.ndarray[Any, Any] = processor.process(weights=values, name=name).weights
         return made
 
+    # What is done to them moves rows about, and needs the right number of them.
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for stored, name in names.items():
+        if stored in file.tensors and file.tensors[stored].shape != wanted[name]:
+            raise ModelError(
+                f"{file.path}: {stored} is {list(file.tensors[stored].shape)}, by the metadata "
+                f"{list(wanted[name])}",
+                DAMAGED,
+            )
     return GgufWeights(file, names, process)
 
 
-def gguf_tokenizer(path: Path) -> dict[str, bytes]:
+def _names(model: Any, architecture: str) -> dict[str, str]:
+    """Name in the file to transformers' name, by the `gguf` package's table."""
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    table = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
+    names = {}
+    for name in model.state_dict():
+        stored = table.get_name(name, try_suffixes=(".weight", ".bias"))
+        if stored is None:
+            raise ModelError(f"{architecture}: the gguf package has no name for {name}", _REMEDY)
+        names[stored] = name
+    return names
+
+
+def gguf_tokenizer(file: GgufFile) -> dict[str, bytes]:
     """`tokenizer.json` and `tokenizer_config.json`, with the chat template.
 
     Raises:
-        ModelError: the file has no vocabulary, or one of a kind that transformers cannot rebuild.
+        ModelError: the file has no vocabulary, or one that cannot be used.
     """
-    try:
-        architecture, vocabulary, settings = get_gguf_tokenizer(str(path))
-        tokenizer, _ = convert_gguf_tokenizer(architecture, vocabulary)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(
-            f"{path}: its tokenizer cannot be rebuilt: {reason}",
-            "compile the original model with --quantize int4",
-        ) from None
-    kept = {name: value for name, value in settings.items() if value is not None}
-    return {
-        "tokenizer.json": tokenizer.to_str().encode(),
-        "tokenizer_config.json": json.dumps(kept, ensure_ascii=False, indent=2).encode(),
-    }
+    return tokenizer_files(file.vocabulary)
 
 
 def _meta_model(config: Any) -> Any:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.errors import InputError, ModelError
 from edgec.json_files import read_json
-from edgec.models.hub import TOKENIZER_FILES, download
+from edgec.models.hub import TEMPLATES, TOKENIZER_FILES, download
 from edgec.models.packages import PACKAGED, fetch, packaged_name
 from edgec.models.plausible import check_place, check_sizes
 from edgec.models.presets import PRESETS, Preset
+from edgec.models.tokenizer import tokenizer_files
 from edgec.models.weights import Progress, RandomWeights, SafetensorsWeights, WeightSource
 
 if TYPE_CHECKING:
@@ -137,9 +138,10 @@ def resolve(
     if layers is not None:
         config = _first_layers(model, config, layers)
     files: dict[str, bytes | Path] = {
-        file: folder / file for file in TOKENIZER_FILES if (folder / file).is_file()
+        **tokenizer_files(model, folder, config, trust_remote_code=trust_remote_code),
+        "generation_config.json": folder / "generation_config.json",
     }
-    if "generation_config.json" not in files:
+    if not (folder / "generation_config.json").is_file():
         files["generation_config.json"] = _generation_config(config)
     name = os.path.normpath(name) if kind == "folder" else model
     return ModelSource(name, kind, commit, config, folder, weights, files, trust_remote_code)
@@ -225,7 +227,8 @@ def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
         for file in _code_files(model, config):
             if not (folder / file).is_file():
                 raise ModelError(f"model {model}: no {file}", "auto_map in config.json names it")
-    for name in (*TOKENIZER_FILES, "config.json"):
+    more = [str(path.relative_to(folder)) for path in folder.glob(TEMPLATES)]
+    for name in (*TOKENIZER_FILES, "config.json", str(Path(TEMPLATES).parent), *more):
         check_place(model, folder, name)
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
@@ -393,7 +396,7 @@ def _gguf(model: str, layers: int | None) -> ModelSource:
     if layers is not None:
         config = _first_layers(model, config, layers)
     files: dict[str, bytes | Path] = {
-        **gguf_tokenizer(path),
+        **gguf_tokenizer(file),
         "generation_config.json": _generation_config(config),
     }
     return ModelSource(os.path.normpath(model), "gguf", commit, config, None, weights, files)

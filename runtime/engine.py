@@ -326,14 +326,14 @@ class Engine:
 
         Args:
             drain: Seconds to let running and waiting requests finish first; those that do not
-                end with `EngineClosed`.
+                end with `EngineClosed`. Another call can shorten it.
         """
         _open.discard(self)
         if forked():
             return  # the thread and what it holds are the parent's
         with self._changed:
-            if not self._closing:
-                self._drain_until = time.monotonic() + drain
+            until = time.monotonic() + drain
+            self._drain_until = min(self._drain_until, until) if self._closing else until
             self._closing = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:

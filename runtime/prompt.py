@@ -16,7 +16,7 @@ from edgec.runtime.config import TO_THE_END, GenerationConfig
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.sequence import check_ids
 
-__all__ = ["Prompt", "encode_prompt", "prepare"]
+__all__ = ["Prompt", "encode_prompt", "encode_text", "prepare"]
 
 Prompt = str | Seq[Message] | Seq[int] | npt.NDArray[np.integer[Any]]
 """Text, chat messages, or token ids."""
@@ -31,17 +31,31 @@ def encode_prompt(
         InputError: it is empty, of another kind, or the model has no chat template.
     """
     if isinstance(prompt, str):
-        return _not_empty(model.tokenizer.encode(prompt))
+        return _not_empty(encode_text(model, prompt))
     # Bytes would pass for ids.
     items: list[Any] = _not_empty([prompt] if isinstance(prompt, bytes) else list(prompt))
     if all(isinstance(item, Mapping) for item in items):
         if model.chat_template is None:
             raise InputError("this model has no chat template", "give the prompt as text")
-        text = model.chat_template.render(items, **(chat_template_kwargs or {}))
-        return _not_empty(model.tokenizer.encode(text, add_special_tokens=False))
+        variables = dict(chat_template_kwargs or {})
+        if not all(isinstance(name, str) for name in variables):
+            raise InputError("chat_template_kwargs: names must be text")
+        text = model.chat_template.render(items, **variables)
+        return _not_empty(encode_text(model, text, add_special_tokens=False))
     if all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in items):
         return [int(item) for item in items]
     raise InputError("prompt: must be text, a list of chat messages, or a list of token ids")
+
+
+def encode_text(model: LoadedModel, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """Text as token ids; what cannot fit into the context is refused before it is looked at.
+
+    Raises:
+        TextTooLong: it cannot fit.
+        InputError: the tokenizer fails on it.
+    """
+    context = model.program.manifest.model.context
+    return model.tokenizer.encode(text, add_special_tokens=add_special_tokens, context=context)
 
 
 def prepare(

@@ -13,10 +13,19 @@ from edgec.runtime.sampling import TokenFilter
 from edgec.runtime.server.bias import FilterChain, LogitBias, RepetitionCounts
 from edgec.runtime.server.errors import ApiError
 from edgec.runtime.server.grammar import GrammarFilter
-from edgec.runtime.server.schemas import GenerationRequest
+from edgec.runtime.server.messages import unused_variables
+from edgec.runtime.server.schemas import ChatRequest, GenerationRequest, Grammar
 from edgec.runtime.server.service import Served
 
-__all__ = ["Call", "api_error", "check_length", "make_filter", "sampling_options"]
+__all__ = [
+    "Call",
+    "answer_limit",
+    "api_error",
+    "make_filter",
+    "make_grammar",
+    "sampling_options",
+    "unused_fields",
+]
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,8 @@ class Call:
     cache_prompt: bool
     timeout: float | None
 
-    def submit(self, served: Served) -> Request:
-        """Starts it.
+    def submit(self, served: Served, scope: str | None = None) -> Request:
+        """Starts it. Prompts are reused within a scope.
 
         Raises:
             ApiError: the engine does not take it.
@@ -42,6 +51,7 @@ class Call:
                 self.ids,
                 session_id=self.session_id,
                 cache_prompt=self.cache_prompt,
+                cache_scope=scope,
                 token_filter=self.token_filter,
                 logprobs=self.logprobs,
                 timeout=self.timeout,
@@ -70,45 +80,70 @@ def api_error(error: BaseException) -> ApiError:
             return ApiError(500, "internal error; the server's log has more", code="internal_error")
 
 
-def check_length(served: Served, ids: list[int], limit: int | None, param: str) -> None:
-    """Refuses what the context cannot hold.
+def unused_fields(served: Served, body: GenerationRequest) -> list[str]:
+    """Honoured fields that mean nothing to this model: they are passed over."""
+    unused = [] if body.model in (None, served.name) else ["model"]
+    return unused + (unused_variables(served, body) if isinstance(body, ChatRequest) else [])
+
+
+def answer_limit(served: Served, ids: list[int], limit: int | None, param: str) -> int:
+    """The most tokens of an answer: what is asked for, as far as the context holds it.
 
     Raises:
-        ApiError: 400, with OpenAI's code `context_length_exceeded`.
+        ApiError: 400, the prompt is empty, or leaves no room (OpenAI's code
+            `context_length_exceeded`).
     """
     if not ids:
         raise ApiError(400, f"{param}: the prompt is empty", param=param, code="invalid_value")
-    total = len(ids) + (limit or 1)
-    if total > served.context:
+    room = served.context - len(ids)
+    if room < (1 if limit is None else min(limit, 1)):
         raise ApiError(
             400,
-            f"this model's context is {served.context} tokens; the prompt has {len(ids)} and "
-            f"{limit or 1} more are to be generated: shorten one of them",
+            f"this model's context is {served.context} tokens and the prompt has {len(ids)}: "
+            "shorten it",
             param=param,
             code="context_length_exceeded",
         )
+    return room if limit is None else min(limit, room)
 
 
-def sampling_options(body: GenerationRequest, limit: int | None, choice: int) -> dict[str, Any]:
+def sampling_options(
+    served: Served, body: GenerationRequest, limit: int, choice: int
+) -> dict[str, Any]:
     """Fields of `GenerationConfig` for one choice; what was not given is left to the model."""
     seed = None
     if body.seed is not None:
         seed = (body.seed + choice) % 2**63
-    stop = [body.stop] if isinstance(body.stop, str) else body.stop
-    if stop and not all(stop):
-        raise ApiError(400, "stop: must not be empty text", param="stop", code="invalid_value")
-    given = {
+    ends = tuple(body.stop_token_ids or ())
+    penalty = body.repetition_penalty
+    given: dict[str, Any] = {
         "max_new_tokens": limit,
+        "min_new_tokens": body.min_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
-        "top_k": body.top_k,
+        "top_k": None if body.top_k is None else max(body.top_k, 0),
         "min_p": body.min_p,
-        "repetition_penalty": body.repetition_penalty,
+        "repetition_penalty": body.repeat_penalty if penalty is None else penalty,
         "seed": seed,
-        "stop_strings": tuple(stop) if stop else None,
+        "stop_strings": tuple(body.stop) if body.stop else None,
         "ignore_eos": body.ignore_eos,
     }
+    if ends:  # they hold though the model's own may not
+        given["eos_token_id"] = ends if body.ignore_eos else served.eos + ends
+        given["ignore_eos"] = False
     return {name: value for name, value in given.items() if value is not None}
+
+
+def make_grammar(served: Served, body: GenerationRequest) -> GrammarFilter | None:
+    """What a request says the answer must match, if anything.
+
+    Raises:
+        ApiError: 400, it is no grammar, or nothing matches it.
+    """
+    form = body.form()
+    if isinstance(form, Grammar):
+        return served.grammars.from_grammar(form)
+    return served.grammars.from_format(form)
 
 
 def make_filter(
@@ -145,9 +180,11 @@ def make_filter(
 def _bias(served: Served, given: MutableMapping[str, float]) -> dict[int, float]:
     bias = {}
     for key, value in given.items():
-        if not (key.isascii() and key.isdigit() and int(key) < served.model.vocab_size):
+        # Python refuses to read numbers of thousands of digits.
+        number = key.isascii() and key.isdigit() and len(key) <= 20
+        if not (number and int(key) < served.model.vocab_size):
             raise ApiError(
-                400, f"logit_bias: {key!r} is no token id of this model", param="logit_bias",
+                400, f"logit_bias: {key[:40]!r} is no token id of this model", param="logit_bias",
                 code="invalid_value",
             )  # fmt: skip
         bias[int(key)] = value

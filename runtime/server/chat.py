@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -14,10 +13,17 @@ from starlette.concurrency import run_in_threadpool
 from edgec.runtime.request import Request
 from edgec.runtime.results import GenerationResult, StreamChunk
 from edgec.runtime.server import answers
-from edgec.runtime.server.calls import Call, check_length, make_filter, sampling_options
+from edgec.runtime.server.calls import (
+    Call,
+    answer_limit,
+    make_filter,
+    make_grammar,
+    sampling_options,
+)
 from edgec.runtime.server.errors import ApiError
 from edgec.runtime.server.grammar import GrammarFilter
-from edgec.runtime.server.schemas import ChatRequest, Message, NamedTool, Tool
+from edgec.runtime.server.messages import for_template, template_variables
+from edgec.runtime.server.schemas import ChatRequest, NamedTool, Tool
 from edgec.runtime.server.service import Served, Service
 from edgec.runtime.server.stream import event, merge
 from edgec.runtime.server.tool_grammar import tool_grammar
@@ -33,30 +39,21 @@ async def prepare_chat(service: Service, served: Served, body: ChatRequest) -> l
         ApiError: the request cannot be honoured.
     """
     tools = _tools_for(served, body)
-    variables = dict(body.chat_template_kwargs or {})
-    if tools:
-        variables["tools"] = [tool.model_dump(exclude_none=True) for tool in tools]
-    messages = [_for_template(message) for message in body.messages]
     if served.template is None:
         raise ApiError(
             400, "this model has no chat template: use /v1/completions", param="messages",
             code="no_chat_template",
         )  # fmt: skip
-    if wrong := {"messages", "add_generation_prompt"} & set(variables):
-        raise ApiError(
-            400, f"chat_template_kwargs: {min(wrong)} is not for it", param="chat_template_kwargs",
-            code="invalid_value",
-        )  # fmt: skip
-    prompt = await served.template.render(messages, variables)
-    ids = await run_in_threadpool(served.model.tokenizer.encode, prompt, add_special_tokens=False)
-    limit = body.max_completion_tokens or body.max_tokens
-    check_length(served, ids, limit, "messages")
+    messages = for_template(body.messages, served.tool_format)
+    prompt = await served.template.render(messages, template_variables(served, body, tools))
+    ids = await run_in_threadpool(served.encode, prompt, "messages", add_special_tokens=False)
+    limit = answer_limit(served, ids, body.limit, "messages")
     grammar = await run_in_threadpool(_grammar, served, body, tools)
     filters = make_filter(served, body, grammar)
     return [
         Call(
             ids,
-            sampling_options(body, limit, choice),
+            sampling_options(served, body, limit, choice),
             filters(),
             (body.top_logprobs or 0) if body.logprobs else None,
             body.session_id,
@@ -90,45 +87,18 @@ def _tools_for(served: Served, body: ChatRequest) -> list[Tool]:
     return body.tools
 
 
-def _for_template(message: Message) -> dict[str, Any]:
-    """A message as templates expect it: the arguments of a call are an object, not text."""
-    plain = message.model_dump(exclude_none=True)
-    plain.setdefault("content", "" if not message.tool_calls else None)
-    if message.role == "developer":  # OpenAI's later name
-        plain["role"] = "system"
-    for call in plain.get("tool_calls", ()):
-        try:
-            arguments = json.loads(call["function"]["arguments"])
-        except ValueError:
-            raise ApiError(
-                400, "messages: the arguments of a tool call are no JSON", param="messages",
-                code="invalid_value",
-            ) from None  # fmt: skip
-        call["function"]["arguments"] = arguments
-    return plain
-
-
 def _grammar(served: Served, body: ChatRequest, tools: Sequence[Tool]) -> GrammarFilter | None:
     """What the answer must match, if anything."""
-    formatted = body.response_format is not None and body.response_format.type != "text"
     forced = bool(tools) and body.tool_choice not in (None, "auto")
     parallel = body.parallel_tool_calls is not False
     strict = any(tool.function.strict for tool in tools) or not parallel
-    wishes = {
-        "response_format": formatted,
-        "grammar": body.grammar is not None,
-        "tools": bool(tools) and (formatted or body.grammar is not None),
-    }
-    if sum(wishes.values()) > 1:
-        names = " and ".join(name for name, wish in wishes.items() if wish)
-        raise ApiError(
-            400, f"{names}: only one of them can say what the answer looks like",
-            param="response_format" if formatted else "grammar", code="invalid_value",
-        )  # fmt: skip
-    if body.grammar is not None:
-        return served.grammars.from_grammar(body.grammar)
-    if formatted:
-        return served.grammars.from_format(body.response_format)
+    if formats := body.formats():
+        if tools:
+            raise ApiError(
+                400, f"{formats[0]}: not together with tools: only one of them can say what the "
+                "answer looks like", param=formats[0], code="invalid_value",
+            )  # fmt: skip
+        return make_grammar(served, body)
     if not tools or not (forced or strict):
         return None
     assert served.tool_format is not None
@@ -182,7 +152,8 @@ class ChatAnswer:
         if not tools or self._served.tool_format is None:
             return None
         functions = {tool.function.name: tool.function for tool in tools}
-        return ToolParser(FORMATS[self._served.tool_format], functions)
+        forced = self._body.tool_choice not in (None, "auto")
+        return ToolParser(FORMATS[self._served.tool_format], functions, forced=forced)
 
     async def whole(self) -> dict[str, Any]:
         """The answer when it is complete."""
@@ -257,7 +228,7 @@ class ChatAnswer:
         if choice.parser is not None:
             parts = list(choice.parser.feed(text))
             if chunk.result is not None:
-                parts += choice.parser.finish()
+                parts += choice.parser.finish(cut=chunk.finish_reason == "length")
         for part in parts:
             if isinstance(part, str):
                 choice.content.append(part)

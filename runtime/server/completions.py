@@ -12,17 +12,19 @@ from starlette.concurrency import run_in_threadpool
 from edgec.runtime.request import Request
 from edgec.runtime.results import GenerationResult, StreamChunk
 from edgec.runtime.server import answers
-from edgec.runtime.server.calls import Call, check_length, make_filter, sampling_options
+from edgec.runtime.server.calls import (
+    Call,
+    answer_limit,
+    make_filter,
+    make_grammar,
+    sampling_options,
+)
 from edgec.runtime.server.errors import ApiError
-from edgec.runtime.server.schemas import CompletionRequest
+from edgec.runtime.server.schemas import MOST_CHOICES, CompletionRequest
 from edgec.runtime.server.service import Served, Service
 from edgec.runtime.server.stream import event, merge
 
 __all__ = ["CompletionAnswer", "prepare_completion"]
-
-MOST_CHOICES = 16
-DEFAULT_TOKENS = 16
-"""OpenAI's `max_tokens` when nobody says."""
 
 
 async def prepare_completion(
@@ -39,27 +41,24 @@ async def prepare_completion(
             400, f"prompt: from 1 to {MOST_CHOICES} choices in all", param="prompt",
             code="invalid_value",
         )  # fmt: skip
-    limit = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
-    grammar = None
-    if body.grammar is not None:
-        grammar = await run_in_threadpool(served.grammars.from_grammar, body.grammar)
+    grammar = await run_in_threadpool(make_grammar, served, body) if body.formats() else None
     filters = make_filter(served, body, grammar)
     calls = []
     for prompt in prompts:
         ids = prompt
         if isinstance(ids, str):
-            ids = await run_in_threadpool(served.model.tokenizer.encode, ids)
+            ids = await run_in_threadpool(served.encode, ids, "prompt")
         elif ids and not 0 <= min(ids) <= max(ids) < served.model.vocab_size:
             raise ApiError(
                 400, f"prompt: token ids are 0 to {served.model.vocab_size - 1}", param="prompt",
                 code="invalid_value",
             )  # fmt: skip
-        check_length(served, ids, limit, "prompt")
+        limit = answer_limit(served, ids, body.limit, "prompt")
         for choice in range(body.n or 1):
             calls.append(
                 Call(
                     ids,
-                    sampling_options(body, limit, choice),
+                    sampling_options(served, body, limit, choice),
                     filters(),
                     body.logprobs,
                     body.session_id,

@@ -11,7 +11,8 @@ from typing import Any
 
 from edgec.runtime.server.grammar import SPACE
 from edgec.runtime.server.schemas import FunctionDefinition
-from edgec.runtime.server.tools import FORMATS, is_text
+from edgec.runtime.server.tools import FORMATS
+from edgec.runtime.server.xml_calls import is_text
 
 __all__ = ["tool_grammar"]
 
@@ -95,7 +96,7 @@ def _xml(
         parameters = _parameters(function)
         for p, (key, schema) in enumerate(parameters.get("properties", {}).items()):
             rule, end = f"p_{f}_{p}", "\n</parameter>\n"
-            if not is_text(schema):
+            if not is_text(schema, parameters):
                 value = f"{_json(schema)} {json.dumps(end)}"
             elif "enum" in schema:
                 choices = " | ".join(json.dumps(choice) for choice in schema["enum"])

@@ -13,28 +13,32 @@ __all__ = ["first_problem"]
 
 
 def first_problem(error: RequestValidationError) -> ApiError:
-    """The error to answer with: the first problem; unknown fields before others."""
-    problems = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    problem = problems[0]
+    """The error to answer with: the first problem."""
+    problem = error.errors()[0]
     kind, message = problem["type"], problem["msg"]
     if problem["loc"][:1] == ("path",):
         return ApiError(404, "there is nothing of this name", code="unknown_url")
     if kind == "json_invalid":
         why = problem.get("ctx", {}).get("error", message)
         return ApiError(400, f"the body is not JSON: {why}", code="invalid_json")
-    if problem["loc"] == ("body",) and kind != "value_error":
+    if problem["loc"] == ("body",) and kind not in ("value_error", "unsupported_value"):
         return ApiError(
             400, "the body must be a JSON object, with Content-Type: application/json",
             code="invalid_json",
         )  # fmt: skip
     param = _path(problem["loc"][1:], error.body, kind)
-    if kind == "value_error":  # one of the schemas' own, which may name its field
+    if kind in (
+        "value_error",
+        "unsupported_value",
+    ):  # one of the schemas' own, which may name its field
         message = message.removeprefix("Value error, ")
         if named := re.match(r"([a-z_]+): (.*)", message, re.DOTALL):
             param = f"{param}.{named[1]}" if param else named[1]
             message = named[2]
-    if kind == "extra_forbidden":
-        return ApiError(400, f"unknown field: {param}", param=param, code="unknown_parameter")
+    if kind == "unsupported_value":
+        return ApiError(
+            400, f"{param}: {message}", param=param, code="unsupported_parameter"
+        )  # fmt: skip
     if kind == "missing":
         return ApiError(400, f"{param}: required", param=param, code="missing_required_parameter")
     message = message[:1].lower() + message[1:]

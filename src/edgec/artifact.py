@@ -13,17 +13,20 @@ from pathlib import Path
 from edgec.errors import ArtifactError, InputError
 from edgec.manifest import MANIFEST_NAME, Manifest
 
-__all__ = ["Artifact", "cannot_read", "sha256_of"]
+__all__ = ["READ_FILES", "Artifact", "cannot_read", "sha256_of"]
 
-TOKENIZER_FILES = (
+
+READ_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates",
     "generation_config.json",
 )
-"""The model's files that an artifact carries along, those that exist; `tokenizer.json` must."""
-
+"""What the runtime reads beside programs and weights, as far as it is there."""
 
 _LARGEST_MANIFEST = 16 << 20
 
@@ -82,7 +85,7 @@ class Artifact:
         manifest = self.manifest
         large = {*(p.file for p in manifest.programs.values()), manifest.parameters.file}
         self._verify(name for name in manifest.files if name not in large)
-        for name in TOKENIZER_FILES:
+        for name in READ_FILES:
             if name not in manifest.files and (self.path / name).exists():
                 raise ArtifactError(
                     f"artifact {self.path}: {name} is not one of its files, so it is not used",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgec.artifact import Artifact
+from edgec.artifact import Artifact, sha256_of
 
 RunEdgec = Callable[..., Any]
 
@@ -42,6 +43,26 @@ def test_chat_computes_only_what_is_new(run_edgec: RunEdgec, tiny_dense_artifact
     cached = [line for line in done.stdout.splitlines() if line.startswith("cached ")]
     assert len(cached) == 1
     assert int(cached[0].split()[1]) > 0
+
+
+def test_a_template_that_fills_the_memory(
+    run_edgec: RunEdgec, tiny_dense_artifact: Artifact, tmp_path: Path
+) -> None:
+    """An error of the chat, in `run` and in `chat`; text is completed all the same."""
+    folder = tmp_path / "m.edgec"
+    shutil.copytree(tiny_dense_artifact.path, folder)
+    template = folder / "chat_template.jinja"
+    template.write_text("{{ 'x' * 10**10 }}")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    size = template.stat().st_size
+    manifest["files"][template.name] = {"size": size, "sha256": sha256_of(template)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    says = "the model's chat template failed: MemoryError"
+    asked = run_edgec("run", folder, "-p", "Hi", "--chat", "-n", "2")
+    assert (asked.returncode, says in asked.stderr) == (2, True), asked.stderr
+    talked = run_edgec("chat", folder, input="Hi\n/exit\n")
+    assert says in talked.stderr + talked.stdout
+    assert run_edgec("run", folder, "-p", "Hi", "-n", "2").returncode == 0
 
 
 def test_inspect(run_edgec: RunEdgec, tiny_dense_artifact: Artifact) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 import edgec
-from edgec.artifact import Artifact
+from edgec.artifact import READ_FILES, Artifact
 from edgec.compiler import artifact as writing
 from edgec.compiler import driver
 from edgec.compiler.progress import Silent
 from edgec.errors import CompileError, InputError
 from edgec.manifest import MANIFEST_NAME
+from edgec.models.hub import TEMPLATES, TOKENIZER_FILES
 
 Compile = Callable[..., Artifact]
 
@@ -309,3 +310,8 @@ def test_default_cache(
     monkeypatch.delenv("EDGEC_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert edgec.compiler.driver.default_cache_dir() == tmp_path / "xdg" / "edgec"
+
+
+def test_what_a_model_brings_is_what_the_runtime_reads() -> None:
+    """A file of such a name that the manifest does not list is refused when it is opened."""
+    assert {*TOKENIZER_FILES, Path(TEMPLATES).parts[0]} == set(READ_FILES)

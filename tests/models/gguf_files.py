@@ -1,8 +1,12 @@
-"""GGUF files of small models, laid out as llama.cpp's converter does."""
+"""GGUF files of small models and vocabularies, laid out as llama.cpp's converter does.
+
+`raw_gguf` writes a header byte by byte, for those that no converter would write.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import numpy as np
 import torch
 
 Type = gguf.GGMLQuantizationType
+Value = gguf.GGUFValueType
 _PAIRED = ("llama", "granite")
 
 
@@ -21,6 +26,7 @@ def write_gguf(
     *,
     rope_factors: np.ndarray[Any, Any] | None = None,
     metadata: dict[str, Any] | None = None,
+    tensors_in_part: int = 0,
 ) -> None:
     """Writes a transformers model, and makes its matrices what the file then holds of them.
 
@@ -30,15 +36,15 @@ def write_gguf(
         kind_of: Name in the file of a matrix to its type. Of types that the gguf package does not
             write, the integers are random.
         rope_factors: What becomes `rope_freqs.weight`.
-        metadata: More strings and numbers.
+        metadata: More keys, or others; None takes one away. A tuple is a value and its type.
+        tensors_in_part: Of several files; 0 for one.
     """
     config = model.config
     family = config.model_type
-    writer = gguf.GGUFWriter(str(path), family)
+    writer = gguf.GGUFWriter(str(path), family, split_max_tensors=tensors_in_part)
     _describe(writer, config)
-    for key, value in (metadata or {}).items():
-        (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
     _vocabulary(writer, config)
+    put(writer, metadata or {})
     architecture = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[family]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, parameter in model.named_parameters():
@@ -68,6 +74,68 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def put(writer: Any, metadata: dict[str, Any]) -> None:
+    """Adds keys, or replaces them; None takes one away."""
+    kinds = {str: Value.STRING, bool: Value.BOOL, int: Value.UINT32, float: Value.FLOAT32}
+    for key, value in metadata.items():
+        writer.kv_data[0].pop(key, None)
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif value is not None:
+            value, kind = value if isinstance(value, tuple) else (value, kinds[type(value)])
+            writer.add_key_value(key, value, kind)
+
+
+def write_vocabulary(path: Path, metadata: dict[str, Any]) -> Path:
+    """Writes a file that has a vocabulary and no tensors."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    put(writer, metadata)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def raw_gguf(
+    keys: Sequence[bytes] = (),
+    tensors: Sequence[bytes] = (),
+    data: bytes = b"",
+    *,
+    version: int = 3,
+    counts: tuple[int, int] | None = None,
+) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        keys: From `raw_key`.
+        tensors: From `raw_tensor`.
+        data: What follows, at the next multiple of 32.
+        version: Of the format.
+        counts: What it says of the numbers of tensors and keys; the true ones if None.
+    """
+    found = counts or (len(tensors), len(keys))
+    head = b"GGUF" + struct.pack("<IQQ", version, *found) + b"".join((*keys, *tensors))
+    return head + b"\0" * (-len(head) % 32) + data
+
+
+def raw_text(text: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(text) if length is None else length) + text
+
+
+def raw_key(name: str, kind: int, value: bytes) -> bytes:
+    return raw_text(name.encode()) + struct.pack("<I", kind) + value
+
+
+def raw_array(kind: int, count: int, values: bytes = b"") -> bytes:
+    return struct.pack("<IQ", kind, count) + values
+
+
+def raw_tensor(name: str, shape: Sequence[int], kind: int = 0, offset: int = 0) -> bytes:
+    sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return raw_text(name.encode()) + sizes + struct.pack("<IQ", kind, offset)
 
 
 def blocks(data: np.ndarray[Any, Any], kind: Any) -> np.ndarray[Any, Any]:

@@ -194,6 +194,22 @@ def test_refused_before_its_weights(hub: Hub) -> None:
     assert "model.safetensors" not in hub.fetched
 
 
+def test_what_names_tokens_and_templates_is_fetched(hub: Hub) -> None:
+    hub.files["additional_chat_templates/tool_use.jinja"] = b"for tools"
+    hub.files["additional_chat_templates/notes.txt"] = b"no template"
+    hub.files["added_tokens.json"] = b'{"<|tool|>": 290}'
+    hub.files["special_tokens_map.json"] = b'{"mask_token": "<|mask|>"}'
+    files = resolve("org/tiny").files
+    asked = {"additional_chat_templates/tool_use.jinja", "added_tokens.json"}
+    assert set(hub.fetched) == NEEDED | asked | {"special_tokens_map.json"}
+    settings, tokenizer = files["tokenizer_config.json"], files["tokenizer.json"]
+    assert isinstance(settings, bytes) and isinstance(tokenizer, bytes)
+    named = {each["name"]: each["template"] for each in json.loads(settings)["chat_template"]}
+    assert named["tool_use"] == "for tools" and "messages" in named["default"]
+    added = {each["content"] for each in json.loads(tokenizer)["added_tokens"]}
+    assert {"<|tool|>", "<|mask|>"} <= added
+
+
 def test_tokenizer_missing(hub: Hub) -> None:
     del hub.files["tokenizer.json"]
     fails(ModelError, "no tokenizer.json")

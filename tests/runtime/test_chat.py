@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,10 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from edgec.errors import InputError
-from edgec.runtime.chat import ChatTemplate
+from edgec.runtime import Session
+from edgec.runtime.chat import ChatTemplate, TemplateFailed
 from edgec.runtime.tokenizer import Tokenizer
+from edgec.template import compile_template
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be <brief> & 'kind'."},
@@ -75,7 +81,7 @@ def test_a_template_that_fails_is_an_input_error(source: str, says: str) -> None
 
 def test_a_template_that_does_not_parse() -> None:
     with pytest.raises(InputError, match="does not parse"):
-        ChatTemplate("{% for %}", {})
+        ChatTemplate("{% for %}", {}).render(MESSAGES)
 
 
 @pytest.mark.parametrize("message", [{"content": "no role"}, {"role": 3}])
@@ -113,7 +119,122 @@ def test_where_templates_come_from(tmp_path: Path, tokenizer_folder: Path) -> No
 def test_parsing_computes_nothing(huge: str) -> None:
     tracemalloc.start()
     try:
-        ChatTemplate(f"{{% if false %}}{{% set y = {huge} %}}{{{{ {huge} }}}}{{% endif %}}", {})
+        compile_template(f"{{% if false %}}{{% set y = {huge} %}}{{{{ {huge} }}}}{{% endif %}}")
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
+
+
+MISCHIEF = {
+    "a loop": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "a long range": "{{ range(10**9) | length }}",
+    "division": "{{ 1 // 0 }}",
+    "a recursive macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "multiplied text": "{{ 'x' * 10**10 }}",
+    "wide text": "{{ 'x'.ljust(2 * 10**9) | length }}",
+    "a long answer": "{{ 'x' * 10**8 }}",
+    "an attribute": "{{ 5 | dictsort }}",
+    "lipsum": "{{ lipsum(n=10**7) }}",
+    "slices": "{{ [1] | slice(10**9) | list }}",
+    "a long date": "{{ strftime_now('%Y' * 10**8) }}",
+    "parentheses": "{{" + "(" * 90 + "1" + ")" * 90 + "}}",
+    "many ifs": "{% if 1 %}" * 500 + "{% endif %}" * 500,
+    "many loops": "{% for i in [1] %}" * 30 + "{% endfor %}" * 30,
+    "a break": "{% break %}",
+}
+
+
+@pytest.mark.parametrize("name", MISCHIEF)
+def test_templates_have_limits(make_session: Callable[..., Session], name: str) -> None:
+    """As in the server: an error in bounded time, and the session is as it was."""
+    session = make_session("ok")
+    template = ChatTemplate(MISCHIEF[name], {}, seconds=1)
+    model = dataclasses.replace(session.model, chat_template=template)
+    session = Session(model)
+    began = time.monotonic()
+    with pytest.raises(InputError, match="chat template"):
+        session.generate(MESSAGES)
+    assert time.monotonic() - began < 15
+    assert session.encode("ab") == [97, 98]
+
+
+def test_a_template_that_failed_is_tried_again() -> None:
+    template = ChatTemplate("{{ 'x' * (messages[0].content | int) }}", {})
+    for size, text in (("3", "xxx"), ("99999999999", None), ("2", "xx")):
+        messages = [{"role": "user", "content": size}]
+        if text is None:
+            with pytest.raises(TemplateFailed, match="MemoryError"):
+                template.render(messages)
+        else:
+            assert template.render(messages) == text
+
+
+def test_the_process_ends_with_the_template() -> None:
+    template = ChatTemplate("{{ messages }}", {})
+    template.render(MESSAGES)
+    channel = template._process._socket
+    assert channel is not None
+    template.close()
+    assert channel.fileno() == -1
+    assert template.render(MESSAGES)  # another one
+
+
+def test_threads_share_a_template() -> None:
+    template = ChatTemplate("{{ messages[0].content }}", {})
+
+    def ask(number: int) -> str:
+        return template.render([{"role": "user", "content": str(number)}])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(60))) == [str(number) for number in range(60)]
+
+
+BROKEN: dict[str, tuple[bytes | None, Any]] = {
+    "does not parse": (b"{% for", None),
+    "is no text": (b"\xff\xfe{{", None),
+    "is a number": (None, 5),
+    "is a list of numbers": (None, [1]),
+    "has no names": (None, [{"template": "x"}]),
+    "has no default": (None, [{"name": "rag", "template": "x"}]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_text_needs_no_template(name: str, tmp_path: Path, tokenizer_folder: Path) -> None:
+    """A template is looked at when a chat is asked for."""
+    file, config = BROKEN[name]
+    folder = folder_with(tmp_path, tokenizer_folder, chat_template=config)
+    if file is not None:
+        (folder / "chat_template.jinja").write_bytes(file)
+    tokenizer = Tokenizer(folder)
+    template = ChatTemplate.load(folder, tokenizer)
+    assert template is not None and tokenizer.encode("a") == [97]
+    assert isinstance(template.source_with_tools, str)
+    with pytest.raises(InputError, match=r"chat.template"):
+        template.render(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"messages": []},
+        {"tools": [object()]},
+        {"chat_template": "none such"},
+        {"chat_template": ["default"]},
+        {"continue_final_message": 3},
+        {"documents": ["text"]},
+        {"documents": 4},
+        {3: 4},
+    ],
+)
+def test_variables_that_cannot_be(make_session: Callable[..., Session], variables: Any) -> None:
+    with pytest.raises(InputError):
+        make_session("ok").generate(MESSAGES, chat_template_kwargs=variables)
+
+
+def test_messages_that_are_too_deep() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InputError, match="plain JSON"):
+        ChatTemplate("", {}).render([{"role": "user", "content": deep}])

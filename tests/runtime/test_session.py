@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.runtime.fakes import EOS, FakeProgram, make_manifest
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers.generation.streamers import TextStreamer
 
 from edgec.artifact import Artifact
@@ -307,9 +309,11 @@ def test_only_text_gets_the_tokenizers_own_tokens(
     make_session: MakeSession, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     """A chat template writes its beginning-of-text itself."""
-    (tmp_path / "tokenizer.json").write_bytes((tokenizer_folder / "tokenizer.json").read_bytes())
-    config = '{"bos_token": "<|user|>", "add_bos_token": true}'
-    (tmp_path / "tokenizer_config.json").write_text(config)
+    made = HFTokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    made.post_processor = TemplateProcessing(
+        single="<|user|> $A", pair="$A $B", special_tokens=[("<|user|>", 257)]
+    )
+    made.save(str(tmp_path / "tokenizer.json"))
     model = dataclasses.replace(make_session().model, tokenizer=Tokenizer(tmp_path))
     session = Session(model)
     assert session.encode("a") == [257, ord("a")]

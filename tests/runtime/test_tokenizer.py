@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
+import time
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as HFTokenizer
 
-from edgec.errors import ArtifactError
-from edgec.runtime.tokenizer import Detokenizer, Tokenizer
+from edgec.errors import ArtifactError, InputError
+from edgec.runtime.tokenizer import Detokenizer, TextTooLong, Tokenizer
 
 
 def streamed(tokenizer: Tokenizer, tokens: list[int], prompt: list[int] | None = None) -> list[str]:
@@ -104,15 +106,21 @@ def configured(folder: Path, **config: object) -> Tokenizer:
     return Tokenizer(folder)
 
 
-def test_add_bos_token_is_obeyed(sentencepiece: Path) -> None:
+def test_only_the_post_processor_adds_tokens(sentencepiece: Path) -> None:
+    """The rule of transformers 5; tests/tokenizer compares with it."""
     plain = configured(sentencepiece).encode("a")
     assert 1 not in plain
-    assert configured(sentencepiece, add_bos_token=True).encode("a") == [1, *plain]
-    assert configured(sentencepiece, add_bos_token=False).encode("a") == plain
-    both = configured(sentencepiece, add_bos_token=True, add_eos_token=True)
-    assert both.encode("a") == [1, *plain, 2]
-    assert both.encode("a", add_special_tokens=False) == plain
-    assert both.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert configured(sentencepiece, add_bos_token=True).encode("a") == plain
+    path = sentencepiece / "tokenizer.json"
+    made = HFTokenizer.from_file(str(path))
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="$A $B", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    made.save(str(path))
+    flags = configured(sentencepiece, add_bos_token=False, add_eos_token=False)
+    assert flags.encode("a") == [1, *plain, 2]
+    assert flags.encode("a", add_special_tokens=False) == plain
+    assert flags.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def test_a_stored_truncation_does_not_cut_prompts(sentencepiece: Path) -> None:
@@ -135,3 +143,60 @@ def test_missing_and_broken_files_are_named(tmp_path: Path, tokenizer_folder: Pa
     (tmp_path / "tokenizer_config.json").write_text("[1]")
     with pytest.raises(ArtifactError, match=r"tokenizer_config\.json: must be a JSON object"):
         Tokenizer(tmp_path)
+
+
+def test_a_panic_is_an_input_error(tmp_path: Path) -> None:
+    """The patterns of Llama 3 and Qwen give up so on ten million spaces."""
+    made = HFTokenizer(models.BPE(vocab={"x": 0}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("(x+x+)+y"), "isolated")
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path)
+    with pytest.raises(InputError, match="fails on this text: .*retry-limit"):
+        tokenizer.encode("x" * 60)
+    assert tokenizer.encode("xx") == [0, 0]
+
+
+@pytest.mark.parametrize("token", [-1, 2**32, 2**70])
+def test_numbers_that_are_no_ids(tokenizer: Tokenizer, token: int) -> None:
+    with pytest.raises(InputError, match="no text"):
+        tokenizer.decode([token])
+
+
+def test_text_that_cannot_fit_is_not_looked_at(tokenizer: Tokenizer) -> None:
+    context = 1024
+    longest = max(len(token.encode()) for token in tokenizer._tokenizer.get_vocab())
+    began = time.process_time()
+    with pytest.raises(TextTooLong, match=r"at least \d+ tokens is beyond the context of 1024"):
+        tokenizer.encode("a" * 5_000_000, context=context)
+    assert time.process_time() - began < 1
+    # What could fit is looked at, whatever comes of it.
+    assert len(tokenizer.encode("a" * context, context=context)) == context
+    assert len(tokenizer.encode("a" * context * longest, context=context)) == context * longest
+    with pytest.raises(TextTooLong):
+        tokenizer.encode("a" * (context * longest + 1), context=context)
+
+
+def test_a_bound_that_a_normaliser_must_not_break(tmp_path: Path) -> None:
+    """Three jamo of three bytes each are one syllable of three bytes."""
+    made = HFTokenizer(models.BPE(vocab={"각": 0}, merges=[], unk_token=None))
+    made.normalizer = normalizers.NFC()
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path)
+    text = unicodedata.normalize("NFD", "각") * 50
+    assert tokenizer.encode(text, context=50) == [0] * 50
+    assert tokenizer.least_tokens(text) <= 50
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("a\ud83d", "a\ufffd"),
+        ("\ude00b", "\ufffdb"),
+        ("\ud83d\ude00", "\U0001f600"),
+        ("x\udcffy", "x\ufffdy"),
+        ("\U0001f600", "\U0001f600"),
+    ],
+)
+def test_halves_of_characters(tokenizer: Tokenizer, text: str, meant: str) -> None:
+    assert tokenizer.encode(text) == tokenizer.encode(meant) == list(meant.encode())
+    assert tokenizer.id_of(text) is None

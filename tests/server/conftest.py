@@ -61,6 +61,8 @@ class Server:
     url: str
     key: str = "none"
     lines: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    """What came on stderr, after the address."""
 
     @property
     def client(self) -> openai.OpenAI:
@@ -140,7 +142,7 @@ def start_server() -> Iterator[Callable[..., Server]]:
         if "--api-key" in flags:
             server.key = flags[flags.index("--api-key") + 1]
         servers.append(server)
-        for stream, keep in ((process.stdout, server.lines), (process.stderr, [])):
+        for stream, keep in ((process.stdout, server.lines), (process.stderr, server.errors)):
             threading.Thread(target=_drain, args=(stream, keep), daemon=True).start()
         end = time.monotonic() + 60
         while wait and server.http.get("/health").status_code != 200:

@@ -287,7 +287,7 @@ def test_tools_that_are_not_called(tool_server: Server) -> None:
 
 def test_client_errors(server: Server, tool_server: Server) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
-        ask(server, model="gpt-4")
+        server.client.models.retrieve("gpt-4")
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as long:
         ask(server, messages=[{"role": "user", "content": "word " * 3000}])

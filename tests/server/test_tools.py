@@ -6,13 +6,18 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.server.conftest import HERMES
 
+from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.server.grammar import GrammarCompiler
+from edgec.runtime.server.options import ServerOptions
 from edgec.runtime.server.schemas import FunctionDefinition
+from edgec.runtime.server.service import Service
 from edgec.runtime.server.tool_grammar import tool_grammar
 from edgec.runtime.server.tools import FORMATS, ToolCall, ToolParser, detect_format
 from edgec.runtime.tokenizer import Tokenizer
@@ -101,6 +106,13 @@ def test_parser(form: str, text: str, content: str, calls: list[Any]) -> None:
 )
 def test_detection(template: str, form: str | None) -> None:
     assert detect_format(template) == form
+
+
+def test_detection_looks_at_the_template_for_tools() -> None:
+    template = ChatTemplate({"default": "{{ messages }}", "tool_use": HERMES}, {})
+    engine: Any = SimpleNamespace(model=SimpleNamespace(chat_template=template))
+    served = Service(ServerOptions(alias="m")).serve(engine)
+    assert (served.tool_format, served.has_tools) == ("hermes", True)
 
 
 @pytest.fixture(scope="module")
