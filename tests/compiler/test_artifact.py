@@ -278,7 +278,7 @@ def test_what_a_killed_build_leaves_is_removed_by_the_next(
     left = [path.name for path in tmp_path.iterdir() if path.name != "model"]
     assert len(left) == 1 and left[0].startswith(".edgec-building-")
     fake_compile(output=tmp_path / "beside")  # the folder of a living build stays
-    assert (tmp_path / left[0] / "artifact" / "cpu.vmfb").is_file()
+    assert (tmp_path / left[0] / "cpu.vmfb").is_file()
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
