@@ -109,11 +109,12 @@ def _parts(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    text = backend.to_str()
     try:
-        _native(lambda: backend.decode(backend.encode("a b").ids))
+        _native(lambda: _try(text))
     except Exception as error:
         raise _damaged(model, error) from None
-    files = {"tokenizer.json": backend.to_str().encode()}
+    files = {"tokenizer.json": text.encode()}
     return files, settings, _templates(model, tokenizer.chat_template, place)
 
 
@@ -167,6 +168,14 @@ def _templates(model: str, found: Any, place: str) -> dict[str, str]:
                 "correct it, or remove it: without one a model takes plain text",
             ) from None
     return templates
+
+
+def _try(text: str) -> None:
+    """Reads and uses what was written: two tokens of one id, say, are one afterwards."""
+    from tokenizers import Tokenizer
+
+    written = Tokenizer.from_str(text)
+    written.decode(written.encode("a b").ids)
 
 
 def _native(call: Callable[[], Any]) -> Any:

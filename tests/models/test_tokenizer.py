@@ -74,6 +74,15 @@ def test_broken_files_are_named(folder: Path, name: str) -> None:
     assert caught.value.remedy and "\n" not in str(caught.value)
 
 
+def test_what_cannot_be_read_again(folder: Path) -> None:
+    """Two tokens of one id: only one of them is written, and a merge needs the other."""
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    stored["model"]["vocab"]["He"] = stored["model"]["vocab"]["ll"]
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    with pytest.raises(ModelError, match="cannot be loaded: Token `(He|ll)` out of vocabulary"):
+        files_of(folder)
+
+
 def test_half_a_character_in_a_name(folder: Path) -> None:
     config = {"extra_special_tokens": {"x\ud800": "<s>"}}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

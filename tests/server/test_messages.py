@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.server.messages import for_template, template_variables, unused_variables
 from edgec.runtime.server.schemas import ChatRequest
 
@@ -100,7 +101,7 @@ def test_calls_without_ids() -> None:
 
 
 def served(source: str) -> Any:
-    return SimpleNamespace(model=SimpleNamespace(chat_template=SimpleNamespace(source=source)))
+    return SimpleNamespace(model=SimpleNamespace(chat_template=ChatTemplate(source, {})))
 
 
 def test_effort_and_verbosity_are_for_templates_that_have_them() -> None:
