@@ -20,6 +20,7 @@ session, engine = edgec.Session(folder), edgec.Engine(folder)
 expected = session.generate("In the", max_new_tokens=3, temperature=0).text
 stream = session.share().stream("In the", max_new_tokens=9, temperature=0)
 next(stream)
+request = engine.submit("In the", max_new_tokens=400, ignore_eos=True)
 child = os.fork()
 if child == 0:
     for act in (
@@ -29,6 +30,8 @@ if child == 0:
         lambda: session.reset(),
         lambda: engine.submit("In the", max_new_tokens=3),
         lambda: engine.save("a", "x"),
+        lambda: request.result(),
+        lambda: [chunk for chunk in request],
         lambda: edgec.Session(folder),
         lambda: edgec.Engine(folder),
     ):
