@@ -210,9 +210,9 @@ def _layout(model: str, config: Mapping[str, Any]) -> _Layout:
 
 
 def _compressed_bits(config: Mapping[str, Any], refuse: Any) -> int:
-    listed = config.get("config_groups")
-    groups = list(listed.values()) if isinstance(listed, dict) else []
-    weights = [group.get("weights") if isinstance(group, dict) else None for group in groups]
+    listed: Any = config.get("config_groups")
+    groups: list[Any] = list(listed.values()) if isinstance(listed, dict) else []
+    weights: list[Any] = [g.get("weights") if isinstance(g, dict) else None for g in groups]
     if not weights or not all(isinstance(w, dict) for w in weights):
         raise refuse("compressed-tensors, without config_groups that say how")
     found = [(w.get("type", "int"), w.get("num_bits")) for w in weights]
@@ -222,7 +222,7 @@ def _compressed_bits(config: Mapping[str, Any], refuse: Any) -> int:
         raise refuse(f"compressed-tensors, {config.get('format')}, {form}")
     if not _one_of(bits, 4, 8):
         raise refuse(f"compressed-tensors with {bits} bits")
-    if any(group.get("input_activations") for group in listed.values()):
+    if any(group.get("input_activations") for group in groups):
         raise refuse("compressed-tensors with quantised activations")
     return int(bits)
 
