@@ -96,7 +96,7 @@ class CompileOptions:
                 raise InputError(
                     f"{name.replace('_', '-')} {value}: must be a multiple of the prompt multiple,"
                     f" {multiple}",
-                    f"try {max(1, round(value / multiple)) * multiple}",
+                    f"try {max(1, (value + multiple // 2) // multiple) * multiple}",
                 )
         if not self.batch or any(not 1 <= size <= MAX_BATCH for size in self.batch):
             raise InputError(f"batch {self.batch}: must be sizes from 1 to {MAX_BATCH}")

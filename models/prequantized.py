@@ -210,11 +210,10 @@ def _layout(model: str, config: Mapping[str, Any]) -> _Layout:
 
 
 def _compressed_bits(config: Mapping[str, Any], refuse: Any) -> int:
-    listed = config.get("config_groups")
-    values = list(listed.values()) if isinstance(listed, dict) else []
-    groups = [group for group in values if isinstance(group, dict)]
-    weights = [w for group in groups if isinstance(w := group.get("weights"), dict)]
-    if not weights or len(weights) < len(values):
+    listed: Any = config.get("config_groups")
+    groups: list[Any] = list(listed.values()) if isinstance(listed, dict) else []
+    weights: list[Any] = [g.get("weights") if isinstance(g, dict) else None for g in groups]
+    if not weights or not all(isinstance(w, dict) for w in weights):
         raise refuse("compressed-tensors, without config_groups that say how")
     found = [(w.get("type", "int"), w.get("num_bits")) for w in weights]
     bits = found[0][1]
@@ -225,7 +224,7 @@ def _compressed_bits(config: Mapping[str, Any], refuse: Any) -> int:
         raise refuse(f"compressed-tensors with {bits} bits")
     if any(group.get("input_activations") for group in groups):
         raise refuse("compressed-tensors with quantised activations")
-    return int(str(bits))
+    return int(bits)
 
 
 def _one_of(value: Any, *known: int) -> bool:

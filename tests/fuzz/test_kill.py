@@ -142,7 +142,7 @@ KINDS = ("new output", "over another", "cache", "two, one output", "two, one cac
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(10, id="ten"), pytest.param(100, id="hundred", marks=pytest.mark.slow)]
+    "kills", [pytest.param(5, id="five"), pytest.param(100, id="hundred", marks=pytest.mark.slow)]
 )
 def test_kill(made: tuple[Compiler, dict[str, bytes]], tmp_path: Path, kills: int) -> None:
     compiler, right = made

@@ -162,6 +162,9 @@ def _ablation(
     from edgec.cli.extra import require_compile
 
     require_compile("edgec bench --ablation")
+    from edgec.models.sources import check_name
+
+    check_name(model)
     lengths = tuple(_numbers("-p", n_prompt)) if n_prompt else None
     from edgec.bench.ablation import run_ablation
 

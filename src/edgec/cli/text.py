@@ -85,8 +85,9 @@ def stderr() -> Console:
 
 
 def _scaled(number: float, units: tuple[str, ...]) -> str:
-    if number >= 10**18:  # no size, and beyond floats where a file says so
-        return f"over {10**18 // 1000 ** (len(units) - 1)} {units[-1]}"
+    if abs(number) >= 10**18:  # no size, and beyond floats where a file says so
+        sign = "over " if number > 0 else "under -"
+        return f"{sign}{10**18 // 1000 ** (len(units) - 1)} {units[-1]}"
     power = 0
     while number >= 999.5 and power < len(units) - 1:
         number, power = number / 1000, power + 1
