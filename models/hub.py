@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
 )
-"""Files beside the weights that an artifact carries along: `edgec.artifact` has the same list."""
+"""Files beside the weights of which an artifact keeps the sense."""
+
+TEMPLATES = "additional_chat_templates/*.jinja"
 
 SHARDS = "model-*-of-*.safetensors"
 PICKLES = (".bin", ".pt", ".pth")
@@ -105,7 +110,7 @@ def download(
 def _small_files(names: list[str], trust_remote_code: bool) -> list[str]:
     wanted = {"config.json", INDEX_FILE, *TOKENIZER_FILES}
     code = (n for n in names if trust_remote_code and n.endswith(".py"))
-    return [n for n in names if n in wanted] + list(code)
+    return [n for n in names if n in wanted or fnmatchcase(n, TEMPLATES)] + list(code)
 
 
 def _weight_files(repo: str, names: list[str], offline: bool) -> list[str]:

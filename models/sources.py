@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.errors import InputError, ModelError
-from edgec.models.hub import TOKENIZER_FILES, download
+from edgec.models.hub import download
 from edgec.models.presets import PRESETS, Preset
+from edgec.models.tokenizer import rebuilt_tokenizer_files, tokenizer_files
 from edgec.models.weights import Progress, RandomWeights, SafetensorsWeights, WeightSource
 
 if TYPE_CHECKING:
@@ -127,9 +128,10 @@ def resolve(
     if layers is not None:
         config = _first_layers(model, config, layers)
     files: dict[str, bytes | Path] = {
-        file: folder / file for file in TOKENIZER_FILES if (folder / file).is_file()
+        **tokenizer_files(model, folder, config, trust_remote_code=trust_remote_code),
+        "generation_config.json": folder / "generation_config.json",
     }
-    if "generation_config.json" not in files:
+    if not (folder / "generation_config.json").is_file():
         files["generation_config.json"] = _generation_config(config)
     name = os.path.normpath(name) if kind == "folder" else model
     return ModelSource(name, kind, commit, config, folder, weights, files, trust_remote_code)
@@ -359,7 +361,7 @@ def _gguf(model: str, layers: int | None) -> ModelSource:
     if layers is not None:
         config = _first_layers(model, config, layers)
     files: dict[str, bytes | Path] = {
-        **gguf_tokenizer(path),
+        **rebuilt_tokenizer_files(model, gguf_tokenizer(path)),
         "generation_config.json": _generation_config(config),
     }
     return ModelSource(os.path.normpath(model), "gguf", commit, config, None, weights, files)

@@ -320,11 +320,11 @@ class Engine:
 
         Args:
             drain: Seconds to let running and waiting requests finish first; those that do not
-                end with `EngineClosed`.
+                end with `EngineClosed`. Another call can shorten it.
         """
         with self._changed:
-            if not self._closing:
-                self._drain_until = time.monotonic() + drain
+            until = time.monotonic() + drain
+            self._drain_until = min(self._drain_until, until) if self._closing else until
             self._closing = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec.errors import ArtifactError
+from edgec.errors import ArtifactError, InputError
+from edgec.runtime.added_tokens import add_tokens, merged, named_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HFTokenizer
 
 __all__ = ["Detokenizer", "Tokenizer"]
 
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+_REPLACED = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),
+    (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+"""What transformers' clean_up_tokenization_spaces replaces, in this order."""
 
 
 class Tokenizer:
     """The tokenizer of an artifact or a Hugging Face folder.
 
+    Whether a beginning-of-text token is added says the post-processor in `tokenizer.json`, as in
+    transformers 5: `add_bos_token` and `add_eos_token` of a configuration beside it do not count.
+
     Args:
-        folder: Has `tokenizer.json`, and where the model has them `tokenizer_config.json` and
-            `special_tokens_map.json`.
+        folder: Has `tokenizer.json`, and where the model has them `tokenizer_config.json`,
+            `special_tokens_map.json` and `added_tokens.json`.
 
     Raises:
         ArtifactError: `tokenizer.json` is missing, or a file cannot be read.
@@ -34,35 +44,21 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise ArtifactError(f"{folder}: no tokenizer.json", "compile again with its tokenizer")
-        try:
-            self._tokenizer: HFTokenizer = HFTokenizer.from_file(str(path))
-        except Exception as error:  # the bindings raise bare Exception
-            raise ArtifactError(f"{path}: cannot be read: {error}", "compile again") from None
-        # A stored limit of a training run would cut or pad prompts silently.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self.config: dict[str, Any] = _read_json(folder / "tokenizer_config.json")
-        self.special_tokens = _special_tokens(
-            {**_read_json(folder / "special_tokens_map.json"), **self.config}
-        )
-        self._set_post_processor()
+        values = merged(self.config, _read_json(folder / "special_tokens_map.json"))
+        self.special_tokens = named_tokens(values)
 
-    def _set_post_processor(self) -> None:
-        """Lets `add_bos_token` and `add_eos_token` overrule the file, as in transformers."""
-        if "add_bos_token" not in self.config and "add_eos_token" not in self.config:
-            return
-        from tokenizers.processors import TemplateProcessing
+        def refuse(reason: str) -> ArtifactError:
+            return ArtifactError(f"{path}: cannot be read: {reason}", "compile again")
 
-        bos = self.special_tokens.get("bos_token") if self.config.get("add_bos_token") else None
-        eos = self.special_tokens.get("eos_token") if self.config.get("add_eos_token") else None
-        single = [*([f"{bos}:0"] if bos else []), "$A:0", *([f"{eos}:0"] if eos else [])]
-        pair = [*single, *([f"{bos}:1"] if bos else []), "$B:1", *([f"{eos}:1"] if eos else [])]
-        added = [(token, self.id_of(token)) for token in (bos, eos) if token]
-        self._tokenizer.post_processor = TemplateProcessing(
-            single=single,
-            pair=pair,
-            special_tokens=[(token, index) for token, index in added if index is not None],
-        )
+        with _native(refuse):
+            self._tokenizer: HFTokenizer = HFTokenizer.from_file(str(path))
+            add_tokens(self._tokenizer, values, _read_json(folder / "added_tokens.json"))
+            # A stored limit of a training run would cut or pad prompts silently.
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._tokenizer.encode_special_tokens = bool(self.config.get("split_special_tokens"))
+            self._is_bpe = type(self._tokenizer.model).__name__ == "BPE"
 
     @property
     def vocab_size(self) -> int:
@@ -81,7 +77,8 @@ class Tokenizer:
 
     def id_of(self, token: str) -> int | None:
         """The id of a token by its exact spelling, special ones too."""
-        index: int | None = self._tokenizer.token_to_id(token)
+        with _native(_refused_text):
+            index: int | None = self._tokenizer.token_to_id(well_formed(token))
         return index
 
     def special_id(self, text: str) -> int | None:
@@ -91,14 +88,112 @@ class Tokenizer:
                 return int(index)
         return None
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids. `add_special_tokens` adds the model's own, such as a beginning-of-text."""
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, context: int | None = None
+    ) -> list[int]:
+        """Token ids.
+
+        Args:
+            text: Halves of surrogate pairs become the character that they make, or U+FFFD.
+            add_special_tokens: Adds the model's own, such as a beginning-of-text.
+            context: Refuses text that cannot fit into so many tokens before any work is done.
+
+        Raises:
+            InputError: the text is too long for `context`, or the tokenizer fails on it.
+        """
+        text = well_formed(text)
+        if context is not None and (least := self.least_tokens(text, context)) > context:
+            raise InputError(
+                f"a prompt of at least {least} tokens is beyond the context of {context}",
+                "shorten the prompt, or compile with a larger --ctx-size",
+            )
+        with _native(_refused_text):
+            # A batch lets other threads run meanwhile; a single text does not.
+            encoded = self._tokenizer.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+            return list(encoded[0].ids)
+
+    def least_tokens(self, text: str, enough: int = 0) -> int:
+        """A lower bound of the number of tokens of `text`, from its length alone.
+
+        A normaliser that drops text, such as repeated spaces, is given a factor of four.
+
+        Args:
+            text: Any text.
+            enough: Do not count where this bound cannot exceed it.
+        """
+        if len(text) <= enough:
+            return min(1, len(text))
+        length = len(text.encode("utf-8", "surrogatepass"))
+        return -(-length // self._most_bytes)
+
+    @cached_property
+    def _most_bytes(self) -> int:
+        """How many bytes of text one token may stand for."""
+        longest = max((len(t.encode()) for t in self._tokenizer.get_vocab()), default=1)
+        return max(1, longest) * (1 if self._tokenizer.normalizer is None else 4)
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of all ids at once; ids that the tokenizer does not know have none."""
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens)
+        """The text of all ids at once; ids that the tokenizer does not know have none.
+
+        Raises:
+            InputError: a number cannot be an id, or the tokenizer fails.
+        """
+        with _native(lambda reason: InputError(f"these tokens have no text: {reason}")):
+            # A long one as a batch, which lets other threads run meanwhile.
+            decode = self._tokenizer.decode if len(tokens) < 1000 else self._decode_long
+            text: str = decode(list(tokens), skip_special_tokens=skip_special_tokens)
+        if self._cleans_up:
+            for old, new in _REPLACED:
+                text = text.replace(old, new)
         return text
+
+    def _decode_long(self, tokens: list[int], *, skip_special_tokens: bool) -> str:
+        texts = self._tokenizer.decode_batch([tokens], skip_special_tokens=skip_special_tokens)
+        return str(texts[0])
+
+    @cached_property
+    def _cleans_up(self) -> bool:
+        """Whether decoding removes spaces before punctuation, which transformers leaves to BPE."""
+        forced = self.config.get(
+            "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+        )
+        return bool(
+            self.config.get("clean_up_tokenization_spaces") and (forced or not self._is_bpe)
+        )
+
+    def unsettled(self, text: str) -> bool:
+        """Whether more tokens may change the end of decoded text."""
+        if text.endswith("\ufffd"):
+            return True
+        beginnings = (old[:n] for old, _ in _REPLACED for n in range(1, len(old)))
+        return self._cleans_up and text.endswith(tuple(beginnings))
+
+
+def well_formed(text: str) -> str:
+    """`text` as Unicode: a lone surrogate, half of a character that was cut in two, is U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _refused_text(reason: str) -> InputError:
+    return InputError(f"the tokenizer fails on this text: {reason}", "shorten or change it")
+
+
+@contextmanager
+def _native(error: Callable[[str], InputError]) -> Iterator[None]:
+    """Around calls into the tokenizers library, whose panics are `BaseException` only."""
+    try:
+        yield
+    except (InputError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as problem:
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        raise error(reason[:200]) from None
 
 
 class Detokenizer:
@@ -131,7 +226,7 @@ class Detokenizer:
     def _difference(self, *, hold: bool) -> str:
         before = self._tokenizer.decode(self._window[: self._shown])
         after = self._tokenizer.decode(self._window)
-        if hold and after.endswith("\ufffd"):
+        if hold and self._tokenizer.unsettled(after):
             return ""
         # Not simply after[len(before):]: a prompt may itself end within a character.
         new = after[_common_prefix(before, after) :]
@@ -151,19 +246,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}", "compile again") from None
     if not isinstance(data, dict):
         raise ArtifactError(f"{path}: must be a JSON object", "compile again")
     return data
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """Name to spelling; a token is written as a string or as an object with `content`."""
-    tokens = {}
-    for name in _SPECIAL:
-        value = config.get(name)
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            tokens[name] = value
-    return tokens

@@ -1,4 +1,4 @@
-"""What happens to every request before and after its route: limits, key, log line, counters."""
+"""What happens to every request before and after its route: who may ask, limits, key, log line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgec.runtime.server.errors import ApiError, error_response
+from edgec.runtime.server.origin import (
+    check_host,
+    check_origin,
+    cors_headers,
+    preflight_headers,
+)
 from edgec.runtime.server.service import Service
 
 __all__ = ["Access"]
@@ -33,6 +39,12 @@ class Access:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 0
+        scope = _normal(scope)
+        asked = dict(scope["headers"])
+        cors = cors_headers(self._service.options, asked)
+        method = scope["method"]
+        if method == "HEAD":  # uvicorn, which has the scope as it was, leaves out the body
+            scope["method"] = "GET"
         request_id = f"req_{secrets.token_hex(12)}"
         log: dict[str, Any] = {}
         scope.setdefault("state", {})
@@ -46,12 +58,13 @@ class Access:
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
+                    *cors,
                     *headers,
                 ]
             await self._send_in_time(send, message)
 
         try:
-            await self._admit(scope, receive, send_and_note, log)
+            await self._admit(scope, asked, receive, send_and_note, log)
         except ClientTooSlowError:
             log["cancelled"] = True
         finally:
@@ -62,7 +75,7 @@ class Access:
                     "time": round(time.time(), 3),
                     "request_id": request_id,
                     "client": (scope.get("client") or ("",))[0],
-                    "method": scope["method"],
+                    "method": method,
                     "path": scope["path"],
                     # As nginx has it: the client went before there was an answer.
                     "status": status or 499,
@@ -72,11 +85,23 @@ class Access:
             )
 
     async def _admit(
-        self, scope: Scope, receive: Receive, send: Send, log: MutableMapping[str, Any]
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
+        log: MutableMapping[str, Any],
     ) -> None:
         try:
-            self._check_key(scope)
-            body = await self._read_body(scope, receive)
+            check_host(self._service.options, headers)
+            check_origin(self._service.options, headers)
+            if scope["method"] == "OPTIONS":
+                answer = preflight_headers(headers)
+                await send({"type": "http.response.start", "status": 204, "headers": answer})
+                await send({"type": "http.response.body", "body": b""})
+                return
+            scope["state"]["key"] = self._check_key(scope["path"], headers)
+            body = await self._read_body(headers, receive)
         except ApiError as error:
             log["error"] = error.code
             await error_response(error)(scope, receive, send)
@@ -94,23 +119,28 @@ class Access:
 
         await self._app(scope, replay, send)
 
-    def _check_key(self, scope: Scope) -> None:
-        key = self._service.options.api_key
-        path: str = scope["path"]
-        if key is None or path in PUBLIC[:2] or path.startswith(PUBLIC[2]):
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, b"Bearer " + key.encode()):
-            what = "wrong API key" if given else "no API key"
-            raise ApiError(
-                401, f"{what}: send the header 'Authorization: Bearer KEY'", code="invalid_api_key"
-            )
+    def _check_key(self, path: str, headers: Mapping[bytes, bytes]) -> int | None:
+        """The number of the key that was sent; None where none is needed."""
+        keys = self._service.options.api_keys
+        if not keys or path in PUBLIC[:2] or path.startswith(PUBLIC[2]):
+            return None
+        given = headers.get(b"authorization", b"")
+        scheme, _, secret = given.partition(b" ")
+        if scheme.lower() == b"bearer":
+            # All are compared, so that the time says nothing.
+            right = [hmac.compare_digest(secret.strip(), key.encode()) for key in keys]
+            if any(right):
+                return right.index(True)
+        what = "wrong API key" if given else "no API key"
+        raise ApiError(
+            401, f"{what}: send the header 'Authorization: Bearer KEY'", code="invalid_api_key"
+        )
 
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _read_body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
         """The whole body; None when the client went."""
-        limit = self._service.options.max_body
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        too_large = int(length) > limit if length.isdigit() else False
+        limit = self._service.max_body
+        length = headers.get(b"content-length", b"0")
+        too_large = len(length) > 18 or (length.isdigit() and int(length) > limit)
         chunks: list[bytes] = []
         size = 0
         try:
@@ -145,6 +175,12 @@ class Access:
                 await send(message)
         except TimeoutError:
             raise ClientTooSlowError from None
+
+
+def _normal(scope: Scope) -> Scope:
+    """A copy whose path has no slash at its end."""
+    path: str = scope["path"]
+    return {**scope, "path": path.rstrip("/") or "/"}
 
 
 class ClientTooSlowError(OSError):

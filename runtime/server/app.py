@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -32,7 +34,7 @@ from edgec.runtime.server.schemas import (
     GenerationRequest,
     TokenizeRequest,
 )
-from edgec.runtime.server.service import Served, Service
+from edgec.runtime.server.service import Served, Service, too_long
 from edgec.runtime.server.stream import ClientGoneError, EventStream, unless_gone
 from edgec.runtime.server.validation import first_problem
 
@@ -49,13 +51,30 @@ PAGE_HEADERS = {
 }
 
 
+class PageFiles(StaticFiles):
+    """The page's files, each with the page's headers: any of them can be opened by itself."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
+PATIENCE = 1.0
+"""Seconds that a stream waits for its first piece before it begins."""
+PING, PING_SECONDS = b": ping\n\n", 10.0
+
+
 def create_app(service: Service) -> FastAPI:
     """The server as an ASGI application. Until the service has a model it answers with 503."""
     # FastAPI's own pages for the schema load scripts from elsewhere.
-    app = FastAPI(title="edgec", version=edgec.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="edgec", version=edgec.__version__, docs_url=None, redoc_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
     app.router.route_class = JsonRoute
     app.add_middleware(Access, service=service)
-    app.mount("/page", StaticFiles(directory=PAGE))
+    app.mount("/page", PageFiles(directory=PAGE))
     _handle_errors(app)
 
     @app.get("/", include_in_schema=False)
@@ -85,9 +104,13 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: Request, body: ChatRequest) -> Any:
         served, log = _begin(service, request, body)
+        if len(body.messages) > served.context:  # each is a token at least
+            raise too_long(served.context, f"{len(body.messages)} messages", "messages")
         try:
             calls = await unless_gone(request.receive, prepare_chat(service, served, body))
-            running = _submit(served, calls)
+            if body.logprobs:
+                await run_in_threadpool(lambda: served.grammars.vocabulary)
+            running = _submit(served, calls, _scope(service, request, body))
             answer = ChatAnswer(service, served, body, running, log)
             return await _answer(request, body, answer, running, log)
         except ClientGoneError:
@@ -98,31 +121,27 @@ def create_app(service: Service) -> FastAPI:
         served, log = _begin(service, request, body)
         try:
             calls = await unless_gone(request.receive, prepare_completion(service, served, body))
-            running = _submit(served, calls)
+            if body.logprobs is not None:
+                await run_in_threadpool(lambda: served.grammars.vocabulary)
+            running = _submit(served, calls, _scope(service, request, body))
             answer = CompletionAnswer(service, served, body, calls, running, log)
             return await _answer(request, body, answer, running, log)
         except ClientGoneError:
             return _gone(log)
 
-    @app.post("/tokenize")
-    async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
+    @app.post("/tokenize", response_model=None)
+    def tokenize(request: Request, body: TokenizeRequest) -> Response:
         served = service.served
         _pass_over(service, request, body)
-        ids = await run_in_threadpool(
-            served.model.tokenizer.encode, body.content, add_special_tokens=body.add_special
-        )
-        if not body.with_pieces:
-            return {"tokens": ids}
-        return {"tokens": await run_in_threadpool(_pieces, served, ids)}
+        ids = served.model.tokenizer.encode(body.content, add_special_tokens=body.add_special)
+        return JSONResponse({"tokens": _pieces(served, ids) if body.with_pieces else ids})
 
-    @app.post("/detokenize")
-    async def detokenize(request: Request, body: DetokenizeRequest) -> dict[str, str]:
+    @app.post("/detokenize", response_model=None)
+    def detokenize(request: Request, body: DetokenizeRequest) -> Response:
         served = service.served
         _pass_over(service, request, body)
-        text = await run_in_threadpool(
-            served.model.tokenizer.decode, body.tokens, skip_special_tokens=False
-        )
-        return {"content": text}
+        text = served.model.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        return JSONResponse({"content": text})
 
     return app
 
@@ -149,12 +168,20 @@ def _pass_over(service: Service, request: Request, body: Body, unused: Sequence[
     request.state.headers += [(HEADER.encode(), names.encode())] if names else []
 
 
-def _submit(served: Served, calls: Sequence[Call]) -> list[Generation]:
+def _scope(service: Service, request: Request, body: GenerationRequest) -> str | None:
+    """Who shares the state of prompts with this request: those of the same key and user."""
+    key = request.state.key
+    if service.options.share_cache or (key is None and body.user is None):
+        return None
+    return json.dumps([key, body.user])
+
+
+def _submit(served: Served, calls: Sequence[Call], scope: str | None) -> list[Generation]:
     """Starts all calls or none."""
     running: list[Generation] = []
     try:
         for call in calls:
-            running.append(call.submit(served))
+            running.append(call.submit(served, scope))
     except ApiError:
         for each in running:
             each.cancel()
@@ -169,29 +196,53 @@ async def _answer(
     running: Sequence[Generation],
     log: dict[str, Any],
 ) -> Any:
-    """The whole answer, or a stream of which the first piece is there: what fails before that
-    has an HTTP status of its own."""
+    """The whole answer, or a stream. What fails within the first second has an HTTP status of its
+    own; after it the stream begins, with its first piece or without."""
+    first = None
     try:
         if not body.stream:
             return JSONResponse(await unless_gone(request.receive, answer.whole()))
         events = answer.events()
-        first = await unless_gone(request.receive, _first(events))
+        first = asyncio.ensure_future(_next(events))
+        await unless_gone(request.receive, _wait(first, PATIENCE))
+        if first.done():
+            first.result()
     except BaseException:
         for each in running:
             if not each.done:
                 each.cancel()
+        if first is not None:
+            first.cancel()
         raise
 
-    async def all_events() -> AsyncIterator[bytes]:
-        yield first
-        async for event in events:
+    return EventStream(_with_pings(first, events), running, log)
+
+
+async def _with_pings(
+    first: asyncio.Future[bytes | None], events: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """The events, and comments while there are none: proxies give up what is silent."""
+    pending = first
+    try:
+        while True:
+            await _wait(pending, PING_SECONDS)
+            if not pending.done():
+                yield PING
+                continue
+            if (event := pending.result()) is None:
+                return
             yield event
+            pending = asyncio.ensure_future(_next(events))
+    finally:
+        pending.cancel()
 
-    return EventStream(all_events(), running, log)
+
+async def _next(events: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(events, None)
 
 
-async def _first(events: AsyncIterator[bytes]) -> bytes:
-    return await anext(events)
+async def _wait(pending: asyncio.Future[Any], seconds: float) -> None:
+    await asyncio.wait({pending}, timeout=seconds)
 
 
 def _gone(log: dict[str, Any]) -> Response:

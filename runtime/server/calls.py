@@ -47,8 +47,8 @@ class Call:
     score_prompt: bool = False
     echo: str = ""
 
-    def submit(self, served: Served) -> Request:
-        """Starts it.
+    def submit(self, served: Served, scope: str | None = None) -> Request:
+        """Starts it. Prompts are reused within a scope.
 
         Raises:
             ApiError: the engine does not take it.
@@ -58,6 +58,7 @@ class Call:
                 self.ids,
                 session_id=self.session_id,
                 cache_prompt=self.cache_prompt,
+                cache_scope=scope,
                 token_filter=self.token_filter,
                 logprobs=self.logprobs,
                 score_prompt=self.score_prompt,

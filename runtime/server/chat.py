@@ -46,7 +46,7 @@ async def prepare_chat(service: Service, served: Served, body: ChatRequest) -> l
         )  # fmt: skip
     messages = for_template(body.messages, served.tool_format)
     prompt = await served.template.render(messages, template_variables(served, body, tools))
-    ids = await run_in_threadpool(served.model.tokenizer.encode, prompt, add_special_tokens=False)
+    ids = await run_in_threadpool(served.encode, prompt, "messages", add_special_tokens=False)
     limit = answer_limit(served, ids, body.limit, "messages")
     grammar = await run_in_threadpool(_grammar, served, body, tools)
     filters = make_filter(served, body, grammar)

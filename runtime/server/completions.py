@@ -54,7 +54,7 @@ async def prepare_completion(
     for prompt in prompts:
         ids = prompt
         if isinstance(ids, str):
-            ids = await run_in_threadpool(served.model.tokenizer.encode, ids)
+            ids = await run_in_threadpool(served.encode, ids, "prompt")
         elif ids and not 0 <= min(ids) <= max(ids) < served.model.vocab_size:
             raise ApiError(
                 400, f"prompt: token ids are 0 to {served.model.vocab_size - 1}", param="prompt",

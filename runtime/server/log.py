@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import sys
 import threading
@@ -41,9 +42,16 @@ class RequestLog:
         self._thread.join(timeout=1)
 
     def _write(self) -> None:
+        said = False
         while (record := self._queue.get()) is not None:
             try:
-                self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+                # In ASCII: what clients say of themselves must not control a terminal.
+                self._stream.write(json.dumps(record) + "\n")
                 self._stream.flush()
-            except (OSError, ValueError):  # nobody reads any more
-                return
+            except (OSError, ValueError) as error:  # nobody reads, or the disk is full
+                self._dropped += 1
+                if not said:
+                    said = True
+                    logging.getLogger("edgec.serve").warning(
+                        "the log of requests cannot be written: %s", error
+                    )

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
+import anyio.to_thread
 import uvicorn
 
 from edgec.errors import EdgecError, InputError
 from edgec.runtime.engine import Engine
 from edgec.runtime.server.app import create_app
+from edgec.runtime.server.connections import LimitedConnection, most_connections, watch_accept
+from edgec.runtime.server.grammar import WAITING
 from edgec.runtime.server.options import ServerOptions
 from edgec.runtime.server.service import Service
 
 __all__ = ["serve"]
+
+BACKLOG = 64
+GRACE = 1.0
+"""Seconds for answers to end with an error when the server stops at once."""
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
 
@@ -52,10 +63,18 @@ class _Server(uvicorn.Server):
 
     def __init__(self, service: Service, load: Callable[[], Engine]) -> None:
         options = service.options
+        most = most_connections(options.max_connections)
+        connection = partial(LimitedConnection, options.client_timeout, most)
         super().__init__(
             uvicorn.Config(
                 create_app(service),
+                http=cast(Any, connection),
+                ws="none",
+                loop="asyncio",
+                # asyncio complains of a full table of files once for each of so many.
+                backlog=BACKLOG,
                 log_config=None,
+                log_level="error",  # clients can bring about any number of warnings
                 access_log=False,
                 lifespan="off",
                 # The engine ends every answer by then; this is for clients that do not read.
@@ -67,10 +86,15 @@ class _Server(uvicorn.Server):
         self._service = service
         self._load = load
         self._engine: Engine | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # Many may wait for a grammar; others need threads too.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = 2 * WAITING
         loop = asyncio.get_running_loop()
+        self._loop = loop
+        watch_accept(loop, self.server_state.connections)
         self._loading = loop.create_task(self._load_model())
 
     async def _load_model(self) -> None:
@@ -100,10 +124,23 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = True
         if not self._service.stopping:
             print("edgec: stopping; once more to stop at once", file=sys.stderr)
-            self._service.stop()
-        super().handle_exit(sig, frame)
+            self._service.stop(self._service.options.shutdown_timeout)
+            return
+        self._service.stop(0)  # answers end with an error
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.call_later, GRACE, self._force)
+        # Neither a device nor a loading model keeps the process.
+        last = threading.Timer(3 * GRACE, os._exit, (1,))
+        last.daemon = True
+        last.start()
+
+    def _force(self) -> None:
+        """Leaves clients that do not read, without a traceback for each."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self.force_exit = True
 
     def finish(self) -> None:
         """Frees what is left."""
@@ -115,7 +152,7 @@ class _Server(uvicorn.Server):
 def _listen(options: ServerOptions) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        return socket.create_server((options.host, options.port), family=family, backlog=512)
+        return socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise InputError(
             f"cannot listen on {options.host}:{options.port}: {error.strerror}",

@@ -22,7 +22,10 @@ from edgec.runtime.server.options import ServerOptions
 from edgec.runtime.server.template import TemplateRenderer
 from edgec.runtime.server.tools import detect_format
 
-__all__ = ["Served", "Service"]
+__all__ = ["Served", "Service", "too_long"]
+
+BODY, BODY_PER_TOKEN = 512 * 2**10, 64
+"""Bytes that a body may have for its tools and grammars, and for each token of the context."""
 
 
 @dataclass
@@ -53,9 +56,20 @@ class Served:
         """Changes with edgec and with the artifact."""
         return f"edgec-{edgec.__version__}-{self.model.program.manifest.digest[:8]}"
 
+    def encode(self, text: str, param: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a prompt.
+
+        Raises:
+            ApiError: 400, it cannot fit in the context; this is known before it is encoded.
+        """
+        tokenizer = self.model.tokenizer
+        if (least := tokenizer.least_tokens(text, self.context)) > self.context:
+            raise too_long(self.context, f"at least {least}", param)
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
     @cached_property
     def grammars(self) -> GrammarCompiler:
-        """Made when first used: it keeps the vocabulary in memory once more."""
+        """Its process, which keeps the vocabulary once more, starts when first used."""
         return GrammarCompiler(self.model.tokenizer, self.model.vocab_size, self.eos)
 
 
@@ -70,6 +84,14 @@ class Service:
         self.created = int(time.time())
         self.stopping = False
         self._served: Served | None = None
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of the largest request body."""
+        if self.options.max_body is not None:
+            return self.options.max_body
+        context = 0 if self._served is None else self._served.context
+        return BODY + BODY_PER_TOKEN * context
 
     @property
     def served(self) -> Served:
@@ -98,13 +120,23 @@ class Service:
         self._served = served
         return served
 
-    def stop(self) -> None:
-        """Takes no more requests; those that run have until the shutdown timeout. Returns at once,
-        also from a signal handler."""
+    def stop(self, drain: float) -> None:
+        """Takes no more requests; those that run have some seconds. Returns at once, also from a
+        signal handler, and can be called again with fewer seconds."""
         self.stopping = True
         if self._served is not None:
-            engine, drain = self._served.engine, self.options.shutdown_timeout
-            threading.Thread(target=engine.close, args=(drain,), daemon=True).start()
+            close = self._served.engine.close
+            threading.Thread(target=close, args=(drain,), daemon=True).start()
+
+
+def too_long(context: int, tokens: str, param: str) -> ApiError:
+    """The error for a prompt that the context does not hold, with OpenAI's code."""
+    return ApiError(
+        400,
+        f"this model's context is {context} tokens; the prompt has {tokens}: shorten it",
+        param=param,
+        code="context_length_exceeded",
+    )
 
 
 def _engine_metrics(engine: Engine) -> Iterable[Metric]:

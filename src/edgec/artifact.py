@@ -11,15 +11,6 @@ from edgec.manifest import MANIFEST_NAME, Manifest
 
 __all__ = ["Artifact", "sha256_of"]
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
-"""The model's files that an artifact carries along, those that exist; `tokenizer.json` must."""
-
 
 @dataclass(frozen=True)
 class Artifact:

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
-import edgec.artifact
 from edgec.errors import EdgecError, InputError, ModelError
 from edgec.models import sources
 from edgec.models.create import byte_tokenizer_files
-from edgec.models.hub import TOKENIZER_FILES
-from edgec.models.sources import resolve
+from edgec.models.sources import ModelSource, resolve
 from edgec.models.weights import RandomWeights
 
 CONFIG: dict[str, Any] = {
@@ -77,16 +76,25 @@ def refused(model: str | Path, message: str, **options: Any) -> None:
     assert caught.value.remedy
 
 
+def bytes_of(source: ModelSource, name: str) -> bytes:
+    content = source.files[name]
+    assert isinstance(content, bytes)
+    return content
+
+
 def test_folder(folder: Path) -> None:
     source = resolve(str(folder))
     assert (source.kind, source.folder) == ("folder", folder)
     assert source.revision.startswith("sha256:")
     assert source.config.model_type == "qwen3"
-    stored = load_file(folder / "model.safetensors")
-    assert source.weights.tensors().keys() == stored.keys()
-    assert all(torch.equal(source.weights.read(n), t) for n, t in stored.items())
-    assert source.files["tokenizer.json"] == folder / "tokenizer.json"
-    assert set(source.files) <= set(TOKENIZER_FILES)
+    tensors = load_file(folder / "model.safetensors")
+    assert source.weights.tensors().keys() == tensors.keys()
+    assert all(torch.equal(source.weights.read(n), t) for n, t in tensors.items())
+    assert source.files["generation_config.json"] == folder / "generation_config.json"
+    kept = Tokenizer.from_str(bytes_of(source, "tokenizer.json").decode())
+    stored = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert kept.get_vocab() == stored.get_vocab()
+    assert bytes_of(source, "chat_template.jinja") == (folder / "chat_template.jinja").read_bytes()
 
 
 def test_spellings_of_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +117,6 @@ def test_bundled() -> None:
     source = resolve("bundled:tiny-dense")
     assert source.kind == "bundled" and source.id == "bundled:tiny-dense"
     assert source.folder is not None and "chat_template.jinja" in source.files
-
-
-def test_carried_files_are_those_that_artifacts_have() -> None:
-    assert TOKENIZER_FILES == edgec.artifact.TOKENIZER_FILES
 
 
 def test_generation_config_is_made_when_absent(folder: Path) -> None:
@@ -153,7 +157,8 @@ def test_fingerprint_follows_what_the_model_is(folder: Path, edit: Edit) -> None
     seen.append(now())
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     seen.append(now())
-    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
+    other = (folder / "tokenizer.json").read_text().replace("<|im_end|>", "<|im_stop|>")
+    (folder / "tokenizer.json").write_text(other)
     seen.append(now())
     seen.append(resolve(str(folder), layers=1).fingerprint())
     assert len(set(seen)) == 6

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 from tokenizers import Tokenizer as HFTokenizer
 
 from edgec.errors import ArtifactError
@@ -104,15 +104,21 @@ def configured(folder: Path, **config: object) -> Tokenizer:
     return Tokenizer(folder)
 
 
-def test_add_bos_token_is_obeyed(sentencepiece: Path) -> None:
+def test_only_the_post_processor_adds_tokens(sentencepiece: Path) -> None:
+    """The rule of transformers 5; tests/tokenizer compares with it."""
     plain = configured(sentencepiece).encode("a")
     assert 1 not in plain
-    assert configured(sentencepiece, add_bos_token=True).encode("a") == [1, *plain]
-    assert configured(sentencepiece, add_bos_token=False).encode("a") == plain
-    both = configured(sentencepiece, add_bos_token=True, add_eos_token=True)
-    assert both.encode("a") == [1, *plain, 2]
-    assert both.encode("a", add_special_tokens=False) == plain
-    assert both.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert configured(sentencepiece, add_bos_token=True).encode("a") == plain
+    path = sentencepiece / "tokenizer.json"
+    made = HFTokenizer.from_file(str(path))
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="$A $B", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    made.save(str(path))
+    flags = configured(sentencepiece, add_bos_token=False, add_eos_token=False)
+    assert flags.encode("a") == [1, *plain, 2]
+    assert flags.encode("a", add_special_tokens=False) == plain
+    assert flags.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def test_a_stored_truncation_does_not_cut_prompts(sentencepiece: Path) -> None:

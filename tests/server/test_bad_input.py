@@ -174,7 +174,7 @@ def test_body_that_does_not_come(tool_server: Server) -> None:
     where = urlsplit(tool_server.url)
     assert where.hostname
     with socket.create_connection((where.hostname, where.port or 0), timeout=20) as client:
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n"
         client.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
         assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
 

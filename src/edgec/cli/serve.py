@@ -25,9 +25,29 @@ def serve(
         int, typer.Option("--port", envvar="EDGEC_PORT", help="Port; 0 takes a free one.")
     ] = 8000,
     api_key: Annotated[
-        str | None,
-        typer.Option("--api-key", envvar="EDGEC_API_KEY", help="Key that clients must send."),
+        list[str] | None,
+        typer.Option(
+            "--api-key", envvar="EDGEC_API_KEY", help="Key that clients must send; can be repeated."
+        ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host", metavar="NAME",
+            help="Name that clients may call this server; can be repeated.",
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin", metavar="ORIGIN",
+            help="Web page that may use this server, or *; can be repeated.",
+        ),
+    ] = None,
+    share_cache: Annotated[
+        bool,
+        typer.Option("--share-cache", help="Reuse prompts across API keys and users."),
+    ] = False,
     alias: Annotated[
         str | None, typer.Option("--alias", envvar="EDGEC_ALIAS", help="The model's name.")
     ] = None,
@@ -51,8 +71,15 @@ def serve(
         float | None, typer.Option("--timeout", help="Seconds for one generation; default: any.")
     ] = None,
     max_body: Annotated[
-        str, typer.Option("--max-body", metavar="BYTES", help="Largest request body.")
-    ] = "4M",
+        str | None,
+        typer.Option(
+            "--max-body", metavar="BYTES",
+            help="Largest request body; default: 512K, and 64 bytes for each token of the context.",
+        ),
+    ] = None,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", help="Connections that may be open.")
+    ] = 512,
     client_timeout: Annotated[
         float,
         typer.Option("--client-timeout", help="Seconds a client may take to send or to read."),
@@ -80,10 +107,14 @@ def serve(
     options = ServerOptions(
         host=host,
         port=port,
-        api_key=api_key,
+        api_keys=tuple(api_key or ()),
+        allowed_hosts=tuple(allowed_host or ()),
+        cors_origins=tuple(cors_origin or ()),
+        share_cache=share_cache,
         alias=alias,
         timeout=timeout,
-        max_body=parse_bytes("--max-body", max_body),
+        max_body=None if max_body is None else parse_bytes("--max-body", max_body),
+        max_connections=max_connections,
         client_timeout=client_timeout,
         template_timeout=template_timeout,
         strict=strict,
