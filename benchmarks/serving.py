@@ -94,7 +94,7 @@ def follow_up(engine: Engine, length: int, more: int, rounds: int) -> dict[str, 
         longer = prompt + [5] * more
         warm = engine.submit(longer, **options).result()
         cold = engine.submit(longer, **options, cache_prompt=False).result()
-        assert warm.tokens == cold.tokens and warm.usage.cached_tokens >= length
+        assert warm.tokens == cold.tokens and warm.usage.cached_tokens > length - 32
         first = [r.timings.time_to_first_token_ms for r in (warm, cold)]
         times.append((first[0], first[1]))
     return {

@@ -6,18 +6,19 @@ import dataclasses
 import difflib
 import json
 import math
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgec.errors import ArtifactError, InputError
 
-__all__ = ["DEFAULT_MAX_NEW_TOKENS", "GenerationConfig"]
+__all__ = ["TO_THE_END", "GenerationConfig", "check_integer", "check_number"]
 
-DEFAULT_MAX_NEW_TOKENS = 256
-"""How much is generated at most when nobody says, as far as the context allows."""
+TO_THE_END = -1
+"""As `max_new_tokens`: until the context is full."""
 
 _ALIASES = {
     "max_tokens": "max_new_tokens",
@@ -57,8 +58,8 @@ class GenerationConfig:
     """How to generate. The defaults are transformers'.
 
     Args:
-        max_new_tokens: The most tokens to generate; None: 256. A default, this one or a model's,
-            gives way to the context; a number that a user gives does not.
+        max_new_tokens: The most tokens to generate; None or -1: as many as the context holds. A
+            model's own number gives way to the context; one that a user gives does not.
         min_new_tokens: End-of-text tokens are suppressed before this many.
         do_sample: Sample instead of taking the most probable token.
         temperature: Divides the logits; 0 is greedy.
@@ -91,29 +92,29 @@ class GenerationConfig:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop_strings", _tuple(self.stop_strings, str))
-        object.__setattr__(self, "eos_token_id", _tuple(self.eos_token_id, int))
-        if self.max_new_tokens is not None:
-            _integer("max_new_tokens", self.max_new_tokens, 1)
-        _integer("min_new_tokens", self.min_new_tokens, 0)
-        _integer("top_k", self.top_k, 0)
-        _number("temperature", self.temperature, 0.0)
-        _number("top_p", self.top_p, 0.0, 1.0)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, above=True)
+        for name, item in (("stop_strings", str), ("eos_token_id", int)):
+            object.__setattr__(self, name, _tuple(name, getattr(self, name), item))
+        if self.max_new_tokens is not None and self.max_new_tokens != TO_THE_END:
+            check_integer("max_new_tokens", self.max_new_tokens, 1)
+        check_integer("min_new_tokens", self.min_new_tokens, 0)
+        check_integer("top_k", self.top_k, 0)
+        check_number("temperature", self.temperature, 0.0)
+        check_number("top_p", self.top_p, 0.0, 1.0)
+        check_number("min_p", self.min_p, 0.0, 1.0)
+        check_number("repetition_penalty", self.repetition_penalty, 0.0, above=True)
         if self.max_time is not None:
-            _number("max_time", self.max_time, 0.0, above=True)
+            check_number("max_time", self.max_time, 0.0, above=True)
         if self.seed is not None:
-            _integer("seed", self.seed, 0)
+            check_integer("seed", self.seed, 0)
         for name in ("do_sample", "ignore_eos"):
             if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name}={getattr(self, name)!r}: must be true or false")
+                raise InputError(f"{name}={_shown(getattr(self, name))}: must be true or false")
         for stop in self.stop_strings:
             _text("stop_strings", stop)
         for token in self.eos_token_id:
-            _integer("eos_token_id", token, 0)
+            check_integer("eos_token_id", token, 0)
         limit = self.max_new_tokens
-        if limit is not None and self.min_new_tokens > limit:
+        if limit is not None and limit != TO_THE_END and self.min_new_tokens > limit:
             raise InputError(
                 f"min_new_tokens={self.min_new_tokens}: must not exceed max_new_tokens={limit}"
             )
@@ -156,7 +157,7 @@ class GenerationConfig:
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(f"{path}: cannot be read: {error}", "compile again") from None
         if not isinstance(data, dict):
             raise ArtifactError(f"{path}: must be a JSON object", "compile again")
@@ -171,25 +172,62 @@ class GenerationConfig:
             raise ArtifactError(f"{path}: {error.what}", "correct the file") from None
 
 
-def _tuple(value: Any, item: type) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, item) else tuple(value or ())
+def _tuple(name: str, value: Any, item: type) -> tuple[Any, ...]:
+    """One value or several of them as a tuple; they are checked later."""
+    if value is None:
+        return ()
+    if isinstance(value, item):
+        return (value,)
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        return tuple(value)
+    kind = "text, or a list of texts" if item is str else "a token id, or a list of ids"
+    raise InputError(f"{name}={_shown(value)}: must be {kind}")
 
 
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value:
-        raise InputError(f"{name}={value!r}: must be text that is not empty")
+        raise InputError(f"{name}={_shown(value)}: must be text that is not empty")
 
 
-def _integer(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise InputError(f"{name}={value!r}: must be an integer of at least {low}")
+def check_integer(name: str, value: Any, low: int, high: int = 2**64 - 1) -> None:
+    """Refuses what is no integer in a range.
+
+    Raises:
+        InputError: with the name, the value and the range.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return
+    span = f"of at least {low}" if high == 2**64 - 1 else f"from {low} to {high}"
+    raise InputError(f"{name}={_shown(value)}: must be an integer {span}")
 
 
-def _number(
+def check_number(
     name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False
 ) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isfinite(value) and low <= value <= high and not (above and value == low):
-        return
+    """Refuses what is no finite number in a range.
+
+    Args:
+        above: `low` itself is outside.
+
+    Raises:
+        InputError: with the name, the value and the range.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Compared as they are: an integer may be too large for a float.
+        finite = -sys.float_info.max <= value <= sys.float_info.max
+        if finite and low <= value <= high and not (above and value == low):
+            return
     span = f"of at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-    raise InputError(f"{name}={value!r}: must be a number {f'above {low:g}' if above else span}")
+    wanted = f"above {low:g}" if above else span
+    raise InputError(f"{name}={_shown(value)}: must be a number {wanted}")
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, however long it is."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"(a number of {value.bit_length()} bits)"
+    try:
+        text = repr(value)
+    except ValueError:  # of a list with such a number
+        return f"(a {type(value).__name__})"
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
 from edgec.errors import DeviceError, InputError
 
-__all__ = ["MAX_THREADS", "open_device"]
+__all__ = ["MAX_THREADS", "check_process", "forked", "open_device"]
 
 MAX_THREADS = 64
 """The largest worker count that IREE's task executor takes."""
@@ -17,6 +18,40 @@ MAX_THREADS = 64
 _lock = threading.Lock()
 _threads: int | None = None
 _cpu_opened = False
+_opened = False
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _opened
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def forked() -> bool:
+    """Whether this process is a fork of one that had opened a device.
+
+    IREE's threads are in the parent only: whatever waits for the device here waits for ever, also
+    a model that is loaded anew.
+    """
+    return _forked
+
+
+def check_process() -> None:
+    """Refuses to use a device in a fork.
+
+    Raises:
+        DeviceError: see `forked`.
+    """
+    if _forked:
+        raise DeviceError(
+            "this process was forked after a model had been loaded, and the device's threads"
+            " stayed behind",
+            "load the model after the fork, or start the process with spawn or forkserver",
+        )
 
 
 def open_device(driver: str, threads: int | None = None) -> Any:
@@ -30,10 +65,11 @@ def open_device(driver: str, threads: int | None = None) -> Any:
     Raises:
         InputError: `threads` is out of range, does not apply to the driver, or differs from
             what this process already runs with.
-        DeviceError: the runtime has no such driver, or the driver found no device.
+        DeviceError: the runtime has no such driver, the driver found no device, or `forked`.
     """
     import iree.runtime as rt
 
+    check_process()
     with _lock:
         if threads is not None:
             _set_threads(driver, threads)
@@ -45,7 +81,8 @@ def open_device(driver: str, threads: int | None = None) -> Any:
                 f"device {driver!r} cannot be opened: {_first_line(error)}",
                 f"this runtime has {known}; edgec doctor says what is missing",
             ) from error
-        global _cpu_opened
+        global _cpu_opened, _opened
+        _opened = True
         _cpu_opened = _cpu_opened or driver.startswith("local-task")
         return device
 

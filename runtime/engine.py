@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import functools
 import itertools
 import threading
 import time
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 
 from edgec.artifact import Artifact
 from edgec.errors import EngineClosed, InputError, QueueFull
+from edgec.runtime.config import check_integer, check_number
+from edgec.runtime.device import check_process, forked
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.pool import PoolCounters, SequencePool
 from edgec.runtime.prompt import Prompt, encode_prompt, prepare
@@ -140,10 +143,11 @@ class Engine:
         ttl: float | None = DEFAULT_TTL,
         max_queue: int = DEFAULT_MAX_QUEUE,
     ) -> None:
-        if max_queue < 1:
-            raise InputError(f"max_queue={max_queue}: must be at least 1")
-        if ttl is not None and not ttl >= 0:
-            raise InputError(f"ttl={ttl}: must be seconds, 0 or more")
+        check_integer("max_queue", max_queue, 1)
+        if ttl is not None:
+            check_number("ttl (seconds)", ttl, 0.0)
+        if memory is not None:
+            check_number("memory (bytes)", memory, 0.0)
         self.model = LoadedModel.of(artifact, device, threads)
         if memory is None:
             memory = DEFAULT_SEQUENCES * state_bytes(self.model.program.manifest.state)
@@ -159,8 +163,8 @@ class Engine:
         self._drain_until = 0.0
         self._thread = threading.Thread(target=self._run, name="edgec-engine", daemon=True)
         self._thread.start()
-        # The thread must not run into the end of the interpreter, with work on the device.
-        atexit.register(_close, weakref.ref(self))
+        _open.add(self)
+        _close_at_exit()
 
     @property
     def artifact(self) -> Artifact:
@@ -211,6 +215,7 @@ class Engine:
         The request itself may end with `DeviceError` (its computation failed; others go on),
         `RequestTimeout`, `EngineClosed`, or what `token_filter` raised.
         """
+        check_process()
         started = time.perf_counter()
         score_only = score_prompt and options.get("max_new_tokens") == 0
         ids, config = prepare(
@@ -218,10 +223,10 @@ class Engine:
         )
         if score_prompt:
             logprobs, cache_prompt = logprobs or 0, False
-        if logprobs is not None and not 0 <= logprobs <= self.model.vocab_size:
-            raise InputError(f"logprobs={logprobs}: must be from 0 to {self.model.vocab_size}")
-        if timeout is not None and not timeout > 0:
-            raise InputError(f"timeout={timeout}: must be seconds, above 0")
+        if logprobs is not None:
+            check_integer("logprobs", logprobs, 0, self.model.vocab_size)
+        if timeout is not None:
+            check_number("timeout (seconds)", timeout, 0.0, above=True)
         with self._changed:
             if self._closing:
                 raise EngineClosed("the engine is closed")
@@ -308,6 +313,7 @@ class Engine:
             except BaseException as error:
                 future.set_exception(error)
 
+        check_process()
         with self._changed:
             if self._closing:
                 raise EngineClosed("the engine is closed")
@@ -322,6 +328,9 @@ class Engine:
             drain: Seconds to let running and waiting requests finish first; those that do not
                 end with `EngineClosed`. Another call can shorten it.
         """
+        _open.discard(self)
+        if forked():
+            return  # the thread and what it holds are the parent's
         with self._changed:
             until = time.monotonic() + drain
             self._drain_until = min(self._drain_until, until) if self._closing else until
@@ -354,32 +363,45 @@ class Engine:
             # Also after an error of the engine's own: nobody must wait for ever.
             with self._changed:
                 self._closing = True
-                for call in self._calls:
-                    call()
+                calls, self._calls = self._calls, []
                 self._scheduler.waiting.extend(self._inbox)
                 self._inbox.clear()
+            for call in calls:
+                call()
             self._scheduler.stop(EngineClosed("the engine was closed before the request was done"))
             self._pool.clear()
 
     def _collect(self) -> bool:
         """Takes in what was submitted; waits while there is nothing to do. False: to end."""
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 self._scheduler.waiting.extend(self._inbox)
                 self._inbox.clear()
-                for call in self._calls:
-                    call()
-                self._calls.clear()
-                busy = self._scheduler.busy
-                if self._closing and (not busy or time.monotonic() >= self._drain_until):
-                    return False
-                if busy:
-                    return True
-                self._pool.expire()
-                self._changed.wait(self._pool.next_expiry())
+                calls, self._calls = self._calls, []
+                if not calls:
+                    busy = self._scheduler.busy
+                    if self._closing and (not busy or time.monotonic() >= self._drain_until):
+                        return False
+                    if busy:
+                        return True
+                    seconds = self._pool.next_expiry()
+                    if seconds is None or seconds > 0:
+                        self._changed.wait(seconds and min(seconds, threading.TIMEOUT_MAX))
+            # Without the lock: others must not wait for the device or a disk to ask or to cancel.
+            for call in calls:
+                call()
+            self._pool.expire()
 
 
-def _close(reference: weakref.ref[Engine]) -> None:
-    engine = reference()
-    if engine is not None:
-        engine.close()
+_open: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """No engine's thread must run into the end of the interpreter, with work on the device."""
+
+    def close_all() -> None:
+        for engine in tuple(_open):
+            engine.close()
+
+    atexit.register(close_all)

@@ -82,9 +82,13 @@ class LoadedModel:
 
 
 def _defaults(folder: Path, tokenizer: Tokenizer) -> GenerationConfig:
-    """The model's generation_config.json; the tokenizer may know an end-of-text it leaves out."""
+    """The model's generation_config.json; the tokenizer's end of text ends one too.
+
+    Either may have the end of a turn and the other that of a document, and a model may write both.
+    """
     path = folder / "generation_config.json"
     defaults = GenerationConfig.from_file(path) if path.is_file() else GenerationConfig()
-    if not defaults.eos_token_id and tokenizer.eos_token_id is not None:
-        defaults = dataclasses.replace(defaults, eos_token_id=(tokenizer.eos_token_id,))
-    return defaults
+    own = tokenizer.eos_token_id
+    if own is None or own in defaults.eos_token_id:
+        return defaults
+    return dataclasses.replace(defaults, eos_token_id=(*defaults.eos_token_id, own))

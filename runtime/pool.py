@@ -95,7 +95,7 @@ class SequencePool:
         source, held = self._best(prompt, session_id, scope) if reuse else (None, 0)
         idle = next((idle for idle in self._idle if idle.sequence is source), None)
         own = idle is not None and session_id is not None and idle.session_id == session_id
-        if idle is not None and (own or not self._worth_a_copy(idle, held)):
+        if idle is not None and (own or not self._worth_a_copy(idle, prompt, held)):
             return self._take(idle, prompt), held
         sequence = self._fresh(idle)
         if sequence is None:
@@ -114,13 +114,13 @@ class SequencePool:
             self.counters.copied += 1
         return sequence, held
 
-    def _worth_a_copy(self, idle: _Idle, held: int) -> bool:
+    def _worth_a_copy(self, idle: _Idle, prompt: Seq[int], held: int) -> bool:
         """Whether to leave an inactive sequence as it is, for somebody may come back to it.
 
-        Taking it gives up the tokens after the first `held`. Where there is no memory left, a
-        copy gives up another sequence.
+        Taking it gives up what it has not in common with the prompt. Where there is no memory
+        left, a copy gives up another sequence.
         """
-        lost = idle.sequence.length - held
+        lost = idle.sequence.length - idle.sequence.common(prompt)
         # Less than a block of tokens costs no more to compute than one token.
         if lost < self._program.manifest.prompt.multiple_of or not idle.sequence.can_truncate(held):
             return False
@@ -222,14 +222,15 @@ class SequencePool:
             unusable_now = sequence.phase in (SequencePhase.POISONED, SequencePhase.RETIRED)
             if unusable_now or its_scope != scope:
                 continue
-            length = sequence.common(prompt)
-            if sequence.can_truncate(length) and length > best[0]:
+            length = sequence.copyable(prompt)
+            if length > best[0]:
                 best = (length, False, sequence)
-        if unusable > best[0]:
+        multiple = self._program.manifest.prompt.multiple_of
+        if (lost := unusable - unusable % multiple - best[0]) > 0:
             kinds = {b.kind for b in self._program.manifest.state if b.kind != "attention"}
             _log.info(
                 "%d common tokens are computed again: a state of the kind %s cannot be taken back",
-                unusable - best[0],
+                lost,
                 ", ".join(sorted(kinds)),
             )
         return best[2], best[0]

@@ -22,7 +22,7 @@ from edgec.manifest import Program, decode_name
 from edgec.runtime import transfer
 from edgec.runtime.cpu import check_cpu
 from edgec.runtime.cuda import check_cuda
-from edgec.runtime.device import open_device
+from edgec.runtime.device import check_process, open_device
 from edgec.runtime.interfaces import Output
 from edgec.runtime.state import StateBuffers
 from edgec.runtime.transfer import IREE_ERRORS as _IREE_ERRORS
@@ -65,6 +65,7 @@ class DeviceOutput:
         return self._state.slot_of(self._done - 1)
 
     def wait(self) -> None:
+        check_process()
         try:
             self._semaphore.wait(self._done)
         except _IREE_ERRORS as error:

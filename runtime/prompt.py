@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgec.errors import InputError
 from edgec.runtime.chat import Message
-from edgec.runtime.config import DEFAULT_MAX_NEW_TOKENS, GenerationConfig
+from edgec.runtime.config import TO_THE_END, GenerationConfig
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.sequence import check_ids
 
@@ -70,10 +70,11 @@ def prepare(
     check_ids(ids, model.vocab_size)
     room = info.context - len(ids) + score_only
     limit = config.max_new_tokens
-    if options.get("max_new_tokens") is None:
+    if limit is None or limit == TO_THE_END:
+        limit = max(1, room)
+    elif options.get("max_new_tokens") is None:
         # Nobody asked for so many: what fits will do.
-        limit = max(1, min(limit or DEFAULT_MAX_NEW_TOKENS, room))
-    assert limit is not None
+        limit = max(1, min(limit, room))
     if limit > room:
         raise InputError(
             f"a prompt of {len(ids)} tokens and {limit} new ones are beyond the context of "

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
+from edgec.runtime.device import check_process
 from edgec.runtime.results import GenerationResult, StreamChunk, TokenLogprobs
 
 __all__ = ["Request"]
@@ -79,6 +80,8 @@ class Request:
             TimeoutError: not done by then.
             EdgecError: the generation failed; see `Engine.submit`.
         """
+        if not self.done:
+            check_process()
         with self._changed:
             if not self._changed.wait_for(lambda: self.done, timeout):
                 raise TimeoutError(f"request {self.id} is not done after {timeout} s")
@@ -97,6 +100,8 @@ class Request:
         return self
 
     def __next__(self) -> StreamChunk:
+        if not self._ready():
+            check_process()
         with self._changed:
             self._changed.wait_for(self._ready)
             chunk = self._take()

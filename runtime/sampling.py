@@ -101,8 +101,9 @@ class Sampler:
             logits[eos] = -np.inf
         if self._filter is not None:
             self._filter.mask(generated, logits)
-            if not np.isfinite(logits.max()):
-                raise InputError("the token filter leaves no token that may come next")
+        if not np.isfinite(logits.max()):
+            what = "the token filter" if self._filter is not None else "min_new_tokens"
+            raise InputError(f"{what} leaves no token that may come next")
         if self._config.greedy:
             return int(logits.argmax())
         ids, probabilities = candidates(logits, self._config)
@@ -143,27 +144,32 @@ def logprobs_of(logits: Scores, token: int, count: int) -> TokenLogprobs:
 
 
 def penalize_repetition(logits: Scores, seen: Ids, penalty: float) -> None:
-    """Divides the positive logits of the tokens `seen` by `penalty`, multiplies the negative."""
-    scores = logits[seen]
-    logits[seen] = np.where(scores < 0, scores * np.float32(penalty), scores / np.float32(penalty))
+    """Divides the positive logits of the tokens `seen` by `penalty`, multiplies the negative.
+
+    What is beyond f32 becomes its largest number: an infinite logit would have no probability.
+    """
+    scores, largest = logits[seen].astype(np.float64), np.finfo(np.float32).max
+    with np.errstate(over="ignore", under="ignore"):
+        scores = np.where(scores < 0, scores * penalty, scores / penalty)
+    finite = logits[seen] > -np.inf
+    logits[seen] = np.where(finite, np.clip(scores, -largest, largest), -np.inf)
 
 
 def candidates(logits: Scores, config: GenerationConfig) -> tuple[Ids, npt.NDArray[np.float64]]:
     """The tokens that survive temperature, top-k, top-p and min-p.
 
     Returns:
-        Their ids, ascending, and their probabilities, which sum to 1. The order is fixed so that
-        a draw depends on the distribution alone.
+        Their ids, ascending, and their probabilities, which are above 0 and sum to 1. The order is
+        fixed so that a draw depends on the distribution alone.
     """
-    scores = logits / np.float32(config.temperature)
-    if 0 < config.top_k < len(scores):
+    if 0 < config.top_k < len(logits):
         # A threshold, not a set of k: transformers keeps all tokens tied with the k-th.
-        threshold = np.partition(scores, len(scores) - config.top_k)[len(scores) - config.top_k]
-        ids = np.flatnonzero(scores >= threshold)
+        threshold = np.partition(logits, len(logits) - config.top_k)[len(logits) - config.top_k]
+        ids = np.flatnonzero((logits >= threshold) & (logits > -np.inf))
     else:
-        ids = np.flatnonzero(scores > -np.inf)
-    scores = scores[ids]
-    weights = _softmax(scores)
+        ids = np.flatnonzero(logits > -np.inf)
+    weights = _softmax(logits[ids], config.temperature)
+    ids, weights = ids[weights > 0], weights[weights > 0]
     if config.top_p < 1.0:
         keep = _nucleus(weights, config.top_p)
         ids, weights = ids[keep], weights[keep]
@@ -194,7 +200,10 @@ def _nucleus(weights: npt.NDArray[np.float64], top_p: float) -> Ids:
     return np.flatnonzero(keep)
 
 
-def _softmax(scores: Scores) -> npt.NDArray[np.float64]:
-    weights = np.exp(scores.astype(np.float64) - scores.max())
+def _softmax(scores: Scores, temperature: float) -> npt.NDArray[np.float64]:
+    """Probabilities. Near a temperature of 0 only the largest logit is left."""
+    below = scores.astype(np.float64) - scores.max()
+    with np.errstate(over="ignore", under="ignore"):
+        weights = np.exp(below / temperature)
     total: npt.NDArray[np.float64] = weights / weights.sum()
     return total

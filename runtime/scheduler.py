@@ -122,7 +122,7 @@ class Scheduler:
         if (chunk := self._prefill(prompt)) is not None:
             try:
                 chunk.wait()
-            except Exception as error:
+            except BaseException as error:
                 self._fail(prompt, error)
 
     def _accept_all(self) -> None:
@@ -140,8 +140,12 @@ class Scheduler:
         now = time.perf_counter()
         for job in (*self.running, *self.waiting):
             if job.request.cancelled:
+                try:
+                    generation = job.generation or self._generation(job, 0)
+                except BaseException as error:
+                    self._fail(job, error)
+                    continue
                 self.counters.cancelled += 1
-                generation = job.generation or self._generation(job, 0)
                 self._end(job, generation.result("cancelled"))
             elif job.deadline is not None and now >= job.deadline:
                 self.counters.timed_out += 1
@@ -157,7 +161,7 @@ class Scheduler:
                 acquired = self._pool.acquire(
                     job.ids, job.session_id, job.cache_prompt, job.cache_scope
                 )
-            except EdgecError as error:
+            except BaseException as error:
                 self._fail(job, error)
                 continue
             if acquired is None:
@@ -165,11 +169,15 @@ class Scheduler:
             self.waiting.popleft()
             self.running.append(job)
             job.sequence, cached = acquired
+            try:
+                job.generation = self._generation(job, cached)
+            except BaseException as error:
+                self._fail(job, error)
+                continue
             if job.score_prompt:
                 job.token = job.ids[0]
             else:
-                job.chunks = job.sequence.chunks(job.ids[cached:])
-            job.generation = self._generation(job, cached)
+                job.chunks = job.sequence.chunks(job.ids[cached:], checkpoint=job.cache_prompt)
             self.counters.cached_tokens += cached
 
     def _generation(self, job: Job, cached: int) -> Generation:
@@ -190,9 +198,7 @@ class Scheduler:
         held = job.sequence.length
         try:
             step = next(job.chunks)
-            if job.sequence.length >= len(job.ids) and job.cache_prompt:
-                job.sequence.checkpoint()
-        except Exception as error:
+        except BaseException as error:
             self._fail(job, error)
             return None
         self.counters.prefill_calls += 1
@@ -210,7 +216,7 @@ class Scheduler:
             ]
             try:
                 results = step_together(steps)
-            except Exception as error:
+            except BaseException as error:
                 for job in group:
                     self._fail(job, error)
                 continue
@@ -226,7 +232,7 @@ class Scheduler:
             return
         try:
             chunk = job.generation.accept(step)
-        except Exception as error:
+        except BaseException as error:
             self._fail(job, error)
             return
         self.counters.generated_tokens += 1
@@ -248,7 +254,7 @@ class Scheduler:
             token = job.ids[len(scored) + 1]
             try:
                 scored.append(logprobs_of(step.logits(), token, job.logprobs or 0))
-            except Exception as error:
+            except BaseException as error:
                 self._fail(job, error)
                 return True
             self.counters.prompt_tokens += 1
@@ -259,7 +265,13 @@ class Scheduler:
             return True
         return left > 0
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: Job, error: BaseException) -> None:
+        """Ends a job with an error, of whatever kind.
+
+        A token filter, a grammar or a tokenizer may raise anything, also what is no Exception
+        (KeyboardInterrupt, a panic of Rust's); this is not the main thread, so none of it is meant
+        for the process.
+        """
         self.counters.failed += 1
         if not isinstance(error, EdgecError):
             error = DeviceError(f"the generation failed: {type(error).__name__}: {error}")

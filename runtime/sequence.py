@@ -102,6 +102,7 @@ class Sequence:
         self._shortest = 0
         self._rings = {(b.shape[0], b.window): b for b in manifest.state if b.window}.values()
         self._checkpoint = 0  # how many tokens the state held then; 0: none was taken
+        self._decoded = False  # whether the last token is from a step, not from a prompt
         self._state: State = program.create_state()
 
     @property
@@ -171,11 +172,12 @@ class Sequence:
         for ring in self._rings:
             self._shortest = max(self._shortest, ring.shortest(end))
 
-    def extend(self, tokens: Seq[int]) -> Step:
+    def extend(self, tokens: Seq[int], *, checkpoint: bool = False) -> Step:
         """Computes a prompt, or new input after what the state holds, in padded chunks.
 
         Args:
             tokens: At least one token id; any number that still fits in the context.
+            checkpoint: Whether to take one near the end, where the prompt can be gone back to.
 
         Returns:
             The result after the last token.
@@ -184,9 +186,9 @@ class Sequence:
             InputError: no tokens, an id outside the vocabulary, or more than the context holds.
             DeviceError: a chunk failed (the sequence is poisoned), or it is retired or poisoned.
         """
-        return deque(self.chunks(tokens), maxlen=1)[0]
+        return deque(self.chunks(tokens, checkpoint=checkpoint), maxlen=1)[0]
 
-    def chunks(self, tokens: Seq[int]) -> Iterator[Step]:
+    def chunks(self, tokens: Seq[int], *, checkpoint: bool = False) -> Iterator[Step]:
         """`extend` chunk by chunk: each `next` queues one and gives its result.
 
         Nothing else may be done with the sequence until the last one is queued; what was queued
@@ -196,8 +198,18 @@ class Sequence:
         self._check_room(len(tokens))
         self.pause()
         self._log.enter(SequencePhase.FOLLOW_UP_PREFILL if self._tokens else SequencePhase.PREFILL)
-        for first in range(0, len(tokens), self._prompt.max):
-            yield self._prefill(tokens[first : first + self._prompt.max])
+        start = len(self._tokens)
+        # The end in whole blocks: where `reusable` goes back to when the same prompt comes again.
+        mark = max(0, self._aligned(start + len(tokens) - 1) - start) if checkpoint else -1
+        first = 0
+        while first < len(tokens):
+            if first == mark:
+                self.checkpoint()
+            size = self._prompt.max
+            if first < mark and self._needs_checkpoint:
+                size = min(size, mark - first)
+            yield self._prefill(tokens[first : first + size])
+            first += size
 
     def step(self, token: int | Step) -> Step:
         """Computes one token.
@@ -251,12 +263,25 @@ class Sequence:
     def reusable(self, prompt: Seq[int]) -> int:
         """How many of a prompt's first tokens the state holds and could be brought back to.
 
-        At least one token is left to compute: it is what yields the logits.
+        At least one token is left to compute: it is what yields the logits. And whole blocks only,
+        so that the rest is computed as it is in a new sequence: the same prompt gives the same
+        logits. The end of an answer is what a state without rows has besides its checkpoint.
         """
+        if length := self.copyable(prompt):
+            return length
         common = self.common(prompt)
-        if self.can_truncate(common):
-            return common
         return self._checkpoint if self._checkpoint <= common and self._can_roll_back() else 0
+
+    def copyable(self, prompt: Seq[int]) -> int:
+        """As `reusable`, of what is there without going back to the checkpoint."""
+        common = self.common(prompt)
+        aligned = self._aligned(common)
+        if self.can_truncate(aligned):
+            return aligned
+        return common if self._decoded and common == self.length else 0
+
+    def _aligned(self, length: int) -> int:
+        return length - length % self._prompt.multiple_of
 
     def common(self, prompt: Seq[int]) -> int:
         """How many tokens a prompt has in common with what the state holds, all but its last."""
@@ -283,10 +308,15 @@ class Sequence:
         Costs a copy of what has no row per position, and of the windows of rings. Does nothing
         where there is nothing of either. There is one checkpoint: the last.
         """
-        if any(buffer.checkpoint_rows for buffer in self._program.manifest.state):
+        length = self.length
+        if self._needs_checkpoint and length and length != self._checkpoint:
             self._checkpoint = 0  # an interrupt may leave half a copy
-            self._state.checkpoint(self.length)
-            self._checkpoint = self.length
+            self._state.checkpoint(length)
+            self._checkpoint = length
+
+    @property
+    def _needs_checkpoint(self) -> bool:
+        return any(buffer.checkpoint_rows for buffer in self._program.manifest.state)
 
     def copy_prefix(self, other: Sequence, length: int) -> None:
         """Takes over the first `length` tokens of another sequence, which stays as it is.
@@ -303,6 +333,7 @@ class Sequence:
         with self._all_or_poisoned():
             self._state.copy_from(other._state, length)
             self._hold_again(tokens, other._shortest)
+            self._decoded = other._decoded
 
     def save(self, path: str | Path) -> None:
         """Writes tokens and state into a file, for `restore`.
@@ -343,6 +374,7 @@ class Sequence:
         if tokens:
             self._tokens = list(tokens)
             self._shortest = shortest
+            self._decoded = True  # as far as anybody knows
             self._log.enter(SequencePhase.INACTIVE)
 
     def reset(self) -> None:
@@ -450,8 +482,7 @@ class Sequence:
         return self._tokens
 
     def _prefill(self, tokens: Seq[int]) -> Step:
-        if self._tokens and len(tokens) == 1:
-            return self._prefill_one(int(tokens[0]))
+        # One token too: its logits as a decode step are others, in the last bits or in more.
         multiple = self._prompt.multiple_of
         size = max(self._prompt.min, -(-len(tokens) // multiple) * multiple)
         block = np.full((1, size), PADDING_TOKEN, np.int32)
@@ -463,16 +494,8 @@ class Sequence:
             [self], lambda: [self._program.prefill(block, start, len(tokens), self._state)]
         )
         self._log.current.bytes += block.nbytes
+        self._decoded = False
         return self._hold(tokens, size, output)
-
-    def _prefill_one(self, token: int) -> Step:
-        """One more token is a decode step: what is left of a prompt of which all else is held."""
-        start = len(self._known())
-        self._writes(start + 1)
-        self._begin_change(start)
-        (output,) = _run([self], lambda: self._program.decode([(token, start, self._state)]))
-        self._log.current.bytes += 4
-        return self._hold([token], 1, output)
 
     def _begin_step(self, token: int | Step) -> tuple[int | Output, int, State]:
         """Checks a step and says what the program needs for it."""
@@ -496,6 +519,7 @@ class Sequence:
             self._unread = (len(self._tokens), token) if token._token is None else None
             token = token._token or 0
         self._log.current.bytes += 4 * copied
+        self._decoded = True
         return self._hold([token], 1, output)
 
     def _hold(self, tokens: Seq[int], padded: int, output: Output) -> Step:

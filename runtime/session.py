@@ -201,8 +201,7 @@ class Session:
             generation = Generation(
                 self.model.tokenizer, ids, cached, config, sequence.vocab_size, started
             )
-            step = sequence.extend(ids[cached:])
-            sequence.checkpoint()
+            step = sequence.extend(ids[cached:], checkpoint=True)
             while True:
                 ahead = sequence.step(step) if generation.runs_ahead else None
                 chunk = generation.accept(step)

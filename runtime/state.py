@@ -20,6 +20,7 @@ import numpy.typing as npt
 from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import StateBuffer
 from edgec.runtime import transfer
+from edgec.runtime.device import check_process, forked
 from edgec.runtime.transfer import IREE_ERRORS
 
 __all__ = ["StateBuffers", "saved_sizes", "state_bytes"]
@@ -85,6 +86,7 @@ class StateBuffers:
     def __init__(self, device: Any, specs: Seq[StateBuffer]) -> None:
         import iree.runtime as rt
 
+        check_process()
         self._device = device
         self._specs = tuple(specs)
         # What the checkpoint copied of a buffer, by its place, and at which length.
@@ -142,6 +144,7 @@ class StateBuffers:
         Raises:
             DeviceError: an earlier call failed.
         """
+        check_process()
         try:
             self._timeline.semaphore.wait(max(0, self._timeline.calls - _QUEUED + 1))
         except IREE_ERRORS as error:
@@ -173,6 +176,7 @@ class StateBuffers:
 
     def sync(self) -> None:
         """Waits for everything queued. Raises one of IREE's errors if any of it failed."""
+        check_process()
         self._timeline.semaphore.wait(self._timeline.calls)
 
     def zero(self) -> None:
@@ -284,7 +288,7 @@ class StateBuffers:
 
     def free(self) -> None:
         """Gives the memory back to the device at once, after what is queued."""
-        if self._views and self._slots:
+        if self._views and self._slots and not forked():
             self._quiet()
             self._begin()
         self._views = []

@@ -63,5 +63,5 @@ def test_second_generate_continues_the_first(pair: Any) -> None:
     first = pair.session.generate(ids, max_new_tokens=10, temperature=0, ignore_eos=True)
     longer = [*ids, *first.tokens, *pair.ids(20, seed=4)]
     second = pair.session.generate(longer, max_new_tokens=10, temperature=0, ignore_eos=True)
-    assert second.usage.cached_tokens >= len(ids) + 9
+    assert second.usage.cached_tokens >= 32  # of 54, in whole blocks
     assert list(second.tokens) == pair.greedy(longer, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,18 @@ import pytest
 from tests.runtime.fakes import FakeProgram
 
 from edgec.artifact import Artifact
-from edgec.errors import DeviceError, EngineClosed, InputError, QueueFull, RequestTimeout
+from edgec.errors import (
+    DeviceError,
+    EdgecError,
+    EngineClosed,
+    InputError,
+    QueueFull,
+    RequestTimeout,
+)
 from edgec.runtime import Engine, Session
+from edgec.runtime.engine import _open as engines_open
 from edgec.runtime.perplexity import perplexity
+from edgec.runtime.sequence import Sequence
 
 MakeSession = Callable[..., Session]
 
@@ -80,12 +90,26 @@ def test_chunks_blocking_and_async(make_engine: Callable[..., Engine]) -> None:
 
 def test_bad_input_is_refused_at_once(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(context=100)
-    for prompt, options in (("", {}), ([1] * 101, {}), ("a", {"temp": 1}), ("a", {"logprobs": -1})):
+    for prompt, options in (
+        ("", {}), ([1] * 101, {}), ("a", {"temp": 1}), ("a", {"logprobs": -1}),
+        ("a", {"logprobs": 1.5}), ("a", {"timeout": 0}), ("a", {"timeout": "1"}),
+        ("a", {"timeout": 10**400}), ("a", {"timeout": float("nan")}),
+    ):  # fmt: skip
         with pytest.raises(InputError):
             engine.submit(prompt, **options)
     assert engine.stats().requests == 0
     with pytest.raises(InputError, match="one sequence needs"):
         make_engine({"memory": 100})
+    for wrong in (
+        {"ttl": -1}, {"ttl": 10**400}, {"ttl": "x"}, {"max_queue": 0}, {"max_queue": 1.5},
+        {"memory": "1G"},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            make_engine(wrong)
+    # Longer than a lock can wait.
+    patient = make_engine({"ttl": 1e300})
+    for _ in range(2):
+        assert patient.submit("a", timeout=1e300, max_new_tokens=2).result(20).tokens
 
 
 class Gate:
@@ -174,8 +198,9 @@ def test_a_prefix_is_shared_across_requests(
     result = generate(engine, second)
     alone = make_session(kind=kind).generate(second, max_new_tokens=4, ignore_eos=True)
     assert result.tokens == alone.tokens
-    # Without rows only the end of the prompt can be gone back to.
-    assert result.usage.cached_tokens == (shared if kind == "attention" or shared == 80 else 0)
+    # In whole blocks; without rows only the last whole block of the prompt can be gone back to.
+    whole = shared // 32 * 32
+    assert result.usage.cached_tokens == (whole if kind == "attention" or whole == 64 else 0)
     again = generate(engine, first)
     assert (
         again.tokens
@@ -189,8 +214,8 @@ def test_the_reason_of_no_reuse_is_logged(
     engine = make_engine(kind="recurrent")
     generate(engine, ids(80, 1))
     with caplog.at_level("INFO", "edgec.engine"):
-        generate(engine, ids(70, 1))
-    assert "69 common tokens are computed again" in caplog.text
+        generate(engine, ids(60, 1))
+    assert "32 common tokens are computed again" in caplog.text
     assert "kind recurrent" in caplog.text
 
 
@@ -205,18 +230,18 @@ def test_a_running_sequence_can_be_copied(
     gate.open.set()
     alone = make_session().generate([*ids(50, 1), 7], max_new_tokens=4, ignore_eos=True)
     assert second.result(20).tokens == alone.tokens
-    assert second.result().usage.cached_tokens == 50
+    assert second.result().usage.cached_tokens == 32
     assert first.result(20).finish_reason == "length"
     assert engine.stats().sequences_copied == 1
 
 
 def test_a_conversation_goes_on_in_place(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
-    one = generate(engine, ids(40, 1), session_id="a")
+    one = generate(engine, ids(40, 1), session_id="a", max_new_tokens=30)
     longer = [*ids(40, 1), *one.tokens, 5]
-    assert generate(engine, longer, session_id="a").usage.cached_tokens >= 43
+    assert generate(engine, longer, session_id="a").usage.cached_tokens == 64
     # Another answer to the same message: what was generated is given up, nothing is copied.
-    assert generate(engine, longer[:41], session_id="a").usage.cached_tokens == 40
+    assert generate(engine, longer[:51], session_id="a").usage.cached_tokens == 32
     stats = engine.stats()
     assert (stats.sequences_created, stats.sequences_reused, stats.sequences_copied) == (1, 2, 0)
 
@@ -230,7 +255,7 @@ def test_memory_is_taken_from_the_oldest(make_engine: Callable[..., Engine]) -> 
     assert (stats.inactive, stats.sequences_evicted) == (2, 1)
     assert stats.state_bytes == stats.state_budget
     cached = [generate(engine, prompt).usage.cached_tokens for prompt in prompts[::-1]]
-    assert cached == [39, 39, 0]
+    assert cached == [32, 32, 0]
 
 
 def test_inactive_sequences_are_freed_in_time(make_engine: Callable[..., Engine]) -> None:
@@ -257,7 +282,8 @@ def test_a_sequence_is_saved_and_restored(
         prompt = [*ids(40, 1), *first.tokens, 8, 9]
         result, expected = generate(other, prompt), generate(engine, prompt)
         assert result.tokens == expected.tokens
-        assert result.usage.cached_tokens == expected.usage.cached_tokens >= 43
+        cached = 32 if kind == "attention" else 43
+        assert result.usage.cached_tokens == expected.usage.cached_tokens == cached
     (tmp_path / "bad").write_bytes(b"PK\x03\x04 no archive")
     for name in ("bad", "none"):
         with pytest.raises(InputError, match=name):
@@ -378,17 +404,60 @@ def test_log_probabilities_and_filters(make_engine: Callable[..., Engine]) -> No
     assert plain.tokens == generate(make_engine(), list(b"abc"), max_new_tokens=2).tokens
 
 
-def test_a_filter_that_fails_ends_its_request_only(make_engine: Callable[..., Engine]) -> None:
+class Panic(BaseException):
+    """As the bindings of Rust libraries raise it."""
+
+
+ERRORS = [
+    InputError("no such grammar"), ValueError("x"), MemoryError(), RecursionError(),
+    KeyboardInterrupt(), SystemExit(3), GeneratorExit(), Panic("index out of bounds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_a_filter_that_fails_ends_its_request_only(
+    make_engine: Callable[..., Engine], error: BaseException
+) -> None:
     class Bad:
         def mask(self, tokens: Any, logits: np.ndarray) -> None:
-            raise InputError("no such grammar")
+            raise error
 
     engine = make_engine()
     bad = engine.submit("abc", token_filter=Bad())
     good = engine.submit("abc", max_new_tokens=5)
-    with pytest.raises(InputError, match="grammar"):
+    with pytest.raises(EdgecError, match="grammar|the generation failed"):
         bad.result(20)
     assert good.result(20).usage.completion_tokens <= 5
+    assert engine.submit("abc", max_new_tokens=2).result(20).finish_reason
+    assert engine.stats().failed == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), Panic("retry limit")], ids=["error", "panic"])
+@pytest.mark.parametrize("name", ["decode", "special_id"])
+def test_a_tokenizer_that_fails_ends_its_request_only(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, error: BaseException,
+    name: str,
+) -> None:  # fmt: skip
+    """While text is made of tokens, or before the first."""
+    engine, gate = make_engine(), Gate()
+    good = engine.submit("abc", token_filter=gate, max_new_tokens=3, ignore_eos=True)
+    assert gate.entered.wait(20)
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine.model.tokenizer), name, fail)
+        bad = engine.submit("abc", max_new_tokens=3, stop_strings="x")
+        cancelled = engine.submit("abc", stop_strings="x")
+        cancelled.cancel()
+        gate.open.set()
+        for request in (bad, cancelled) if name == "special_id" else (bad,):
+            with pytest.raises(DeviceError, match="the generation failed"):
+                request.result(20)
+    if name == "special_id":
+        assert good.result(20).usage.completion_tokens == 3
+    assert engine.submit("abc", max_new_tokens=2).result(20).finish_reason
 
 
 def test_cancelled_tasks_do_not_cancel_requests(make_engine: Callable[..., Engine]) -> None:
@@ -519,3 +588,39 @@ def test_scores_of_a_compiled_model(tiny_dense_artifact: Artifact) -> None:
     check_scores(session, prompt, scores, [1, 2, len(prompt) // 2, len(prompt) - 1])
     mean = -sum(score.token for score in scores) / len(scores)
     assert mean == pytest.approx(perplexity(session, text).nll, abs=1e-9)
+
+
+def test_engines_leave_nothing_for_the_end_of_the_process(make_session: MakeSession) -> None:
+    model = make_session().model
+    Engine(model).close()
+    before = atexit._ncallbacks()
+    for _ in range(20):
+        Engine(model).close()
+    forgotten = Engine(model)
+    assert atexit._ncallbacks() == before
+    assert set(engines_open) == {forgotten}
+    forgotten.close()
+    assert set(engines_open) == set()
+
+
+def test_others_do_not_wait_while_a_sequence_is_saved(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = make_engine()
+    generate(engine, ids(40, 1), session_id="a")
+    saving, done = threading.Event(), threading.Event()
+
+    def slow(self: Any, path: Path) -> None:
+        saving.set()
+        assert done.wait(20)
+
+    monkeypatch.setattr(Sequence, "save", slow)
+    thread = threading.Thread(target=engine.save, args=("a", tmp_path / "a"))
+    thread.start()
+    assert saving.wait(20)
+    request = engine.submit("abc", max_new_tokens=2)
+    assert engine.stats().queued == 1
+    request.cancel()
+    done.set()
+    thread.join(20)
+    assert request.result(20).finish_reason == "cancelled"

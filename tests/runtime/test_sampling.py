@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
@@ -17,7 +20,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from edgec.errors import DeviceError
+from edgec.errors import DeviceError, InputError
 from edgec.runtime import GenerationConfig
 from edgec.runtime.sampling import Sampler, candidates, penalize_repetition
 
@@ -170,3 +173,61 @@ def test_tokens_of_zero_probability_are_never_drawn() -> None:
     logits[6] = 0
     sampler = Sampler(GenerationConfig(do_sample=True, top_k=0, seed=0), [1], 10)
     assert {sampler.pick(logits.copy()) for _ in range(50)} == {6}
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-300, 1e-320, 5e-324])
+@pytest.mark.parametrize(
+    "options", [{}, {"top_p": 0.5}, {"top_k": 0, "min_p": 0.1}, {"top_p": 0.0}]
+)
+def test_near_a_temperature_of_zero_the_best_token_is_drawn(
+    temperature: float, options: dict[str, Any]
+) -> None:
+    config = GenerationConfig(do_sample=True, temperature=temperature, seed=1, **options)
+    for seed in range(5):
+        logits = logits_of(seed)
+        ids, probabilities = candidates(logits.copy(), config)
+        assert (ids.tolist(), probabilities.tolist()) == ([logits.argmax()], [1.0])
+
+
+def test_near_a_repetition_penalty_of_zero_a_seen_token_is_chosen() -> None:
+    logits = np.array([3.0, -2.0, 5.0, 1.0], np.float32)
+    for penalty in (1e-30, 1e-45, 1e-308, 5e-324):
+        found = logits.copy()
+        penalize_repetition(found, np.array([1, 3]), penalty)
+        assert np.isfinite(found).all() and found.argmax() == 3 and found[1] <= 0
+    found = logits.copy()
+    penalize_repetition(found, np.array([1, 2]), 1e308)
+    assert np.isfinite(found).all() and found.argmax() == 0 and found.argmin() == 1
+
+
+@given(
+    logits=st.lists(
+        st.one_of(st.just(-np.inf), st.floats(-(2.0**127), 2.0**127, width=32)),
+        min_size=1,
+        max_size=8,
+    ).filter(lambda values: max(values) > -np.inf),
+    temperature=st.one_of(st.floats(5e-324, 1.7e308), st.sampled_from([1e-320, 1e-45, 1e-38])),
+    penalty=st.floats(5e-324, 1.7e308),
+    top_k=st.integers(0, 2**64 - 1),
+    top_p=st.floats(0, 1),
+    min_p=st.floats(0, 1),
+)
+@settings(deadline=None, max_examples=300)
+def test_any_values_choose_a_token_that_may_come(
+    logits: list[float], temperature: float, penalty: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    config = GenerationConfig(
+        do_sample=True, temperature=temperature, repetition_penalty=penalty, top_k=top_k,
+        top_p=top_p, min_p=min_p, seed=1,
+    )  # fmt: skip
+    sampler = Sampler(config, [0], len(logits))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        token = sampler.pick(np.array(logits, np.float32))
+    assert logits[token] > -np.inf
+
+
+def test_when_nothing_may_come_that_is_said() -> None:
+    config = GenerationConfig(eos_token_id=(0, 1), min_new_tokens=3, do_sample=True)
+    with pytest.raises(InputError, match="min_new_tokens leaves no token"):
+        Sampler(config, [], 2).pick(np.zeros(2, np.float32))

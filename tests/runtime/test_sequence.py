@@ -38,7 +38,7 @@ def fresh(tokens: list[int], **manifest: Any) -> np.ndarray:
         (32, [(0, 32, 32)]),
         (33, [(0, 33, 64)]),
         (64, [(0, 64, 64)]),
-        (65, [(0, 64, 64), (64, 1, 1)]),
+        (65, [(0, 64, 64), (64, 1, 32)]),
         (150, [(0, 64, 64), (64, 64, 64), (128, 22, 32)]),
     ],
 )
@@ -53,18 +53,37 @@ def test_prompts_are_padded_and_cut_into_chunks(
     np.testing.assert_array_equal(logits, fresh(ids(count)))
 
 
-def test_a_single_token_more_is_a_decode_step(make_program: MakeProgram) -> None:
-    """As when a prompt comes again: all but its last token is held."""
-    engine = make_program()
+@pytest.mark.parametrize(("count", "kept"), [(20, 0), (32, 0), (33, 32), (40, 32), (65, 64)])
+@pytest.mark.parametrize("kind", ["attention", "recurrent"])
+def test_a_prompt_that_comes_again_is_computed_in_the_same_blocks(
+    make_program: MakeProgram, kind: str, count: int, kept: int
+) -> None:
+    """Its last token never as a decode step: the sums there have another order."""
+    engine = make_program(kind=kind)
     sequence = Sequence(engine)
-    sequence.extend(ids(40)).token()
-    assert sequence.keep(ids(40)) == 39
-    logits = sequence.extend(ids(40)[39:]).logits()
-    assert engine.calls[-1] == ("decode", 39, 1, 1)
-    np.testing.assert_array_equal(logits, fresh(ids(40)))
-    assert sequence.phase is SequencePhase.FOLLOW_UP_PREFILL
-    counters = sequence.counters[SequencePhase.FOLLOW_UP_PREFILL]
-    assert (counters.calls, counters.tokens, counters.padded_tokens) == (1, 1, 1)
+    sequence.extend(ids(count), checkpoint=True).token()
+    sequence.step(5)
+    assert sequence.keep(ids(count)) == kept
+    engine.calls.clear()
+    logits = sequence.extend(ids(count)[kept:], checkpoint=True).logits()
+    assert engine.calls == [("prefill", kept, count - kept, 32)]
+    alone = Sequence(make_program(kind=kind))
+    np.testing.assert_array_equal(logits, alone.extend(ids(count)).logits())
+    assert sequence.keep(ids(count)) == kept
+
+
+def test_an_answer_is_gone_on_from_where_nothing_else_is_there(make_program: MakeProgram) -> None:
+    """A state without rows is kept after its last token, if that is an answer's, or before."""
+    sequence = Sequence(make_program(kind="recurrent"))
+    sequence.extend(ids(40), checkpoint=True)
+    longer = [*ids(40), 3, 4]
+    assert sequence.reusable(longer) == 32
+    sequence.step(3)
+    assert sequence.reusable(longer) == sequence.copyable(longer) == 41
+    # A follow-up of less than a block: the checkpoint is where the answer ended.
+    sequence.extend([4, 5], checkpoint=True)
+    sequence.step(6)
+    assert sequence.keep([*longer, 5]) == 41
 
 
 @given(

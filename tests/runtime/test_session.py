@@ -29,6 +29,10 @@ from edgec.runtime.tokenizer import Tokenizer
 MakeSession = Callable[..., Session]
 
 
+def ids(count: int, first: int = 1) -> list[int]:
+    return [(first + 7 * i) % 250 for i in range(count)]
+
+
 def program_of(session: Session) -> FakeProgram:
     engine = session.model.program
     assert isinstance(engine, FakeProgram)
@@ -61,12 +65,15 @@ def test_max_time_ends_a_generation(make_session: MakeSession) -> None:
     assert (result.text, result.finish_reason) == ("h", "length")
 
 
-def test_without_a_limit_256_tokens_or_what_fits(make_session: MakeSession) -> None:
-    session = make_session(context=100)
-    result = session.generate([1, 2, 3], ignore_eos=True)
-    assert (result.usage.completion_tokens, result.finish_reason) == (97, "length")
-    session = make_session(context=1000)
-    assert session.generate([1, 2, 3], ignore_eos=True).usage.completion_tokens == 256
+@pytest.mark.parametrize("options", [{}, {"max_new_tokens": -1}, {"max_new_tokens": None}])
+def test_without_a_limit_to_the_end_of_the_context(
+    make_session: MakeSession, options: dict[str, Any]
+) -> None:
+    session = make_session(context=600)
+    result = session.generate([1, 2, 3], ignore_eos=True, **options)
+    assert (result.usage.completion_tokens, result.finish_reason) == (597, "length")
+    with pytest.raises(InputError, match="prompt of 600 tokens and 1 new"):
+        session.generate([1] * 600, **options)
 
 
 def test_a_models_own_limit_gives_way_to_the_context(make_session: MakeSession) -> None:
@@ -76,6 +83,7 @@ def test_a_models_own_limit_gives_way_to_the_context(make_session: MakeSession) 
     options: dict[str, Any] = {"ignore_eos": True}
     assert session.generate([1] * 10, **options).usage.completion_tokens == 50
     assert session.generate([1] * 90, **options).usage.completion_tokens == 10
+    assert session.generate([1] * 10, max_new_tokens=-1, **options).usage.completion_tokens == 90
     with pytest.raises(InputError, match="90 tokens and 50 new ones"):
         session.generate([1] * 90, max_new_tokens=50)
 
@@ -158,37 +166,51 @@ def same(a: GenerationResult, b: GenerationResult) -> bool:
 
 def test_input_that_extends_the_state_computes_only_what_is_new(make_session: MakeSession) -> None:
     session, other = make_session(), make_session()
-    first = session.generate("once upon", max_new_tokens=5, ignore_eos=True)
-    longer = [*session.encode("once upon"), *first.tokens, 40, 41, 42]
+    prompt = ids(60)
+    first = session.generate(prompt, max_new_tokens=10, ignore_eos=True)
+    longer = [*prompt, *first.tokens, 40, 41, 42]
     program_of(session).calls.clear()
     second = session.generate(longer, max_new_tokens=5, ignore_eos=True)
-    # The last token of the first answer had not been computed.
-    assert second.usage.cached_tokens == 9 + 4
-    assert program_of(session).calls[0] == ("prefill", 13, 4, 32)
-    assert session.counters[SequencePhase.FOLLOW_UP_PREFILL].tokens == 4
+    # All but the last token of the answer had been computed: 69, in whole blocks 64.
+    assert second.usage.cached_tokens == 64
+    assert program_of(session).calls[0] == ("prefill", 64, 9, 32)
+    assert session.counters[SequencePhase.FOLLOW_UP_PREFILL].tokens == 9
     again = other.generate(longer, max_new_tokens=5, ignore_eos=True)
     assert again.usage.cached_tokens == 0
     assert same(second, again)
 
 
 @pytest.mark.parametrize("kind", ["attention", "recurrent"])
-@pytest.mark.parametrize("other", ["once", "once upon", "once upon a time", "never", "once Upon"])
-def test_reuse_never_changes_the_answer(make_session: MakeSession, kind: str, other: str) -> None:
+@pytest.mark.parametrize(
+    ("common", "length", "cached", "recurrent"),
+    [
+        (40, 40, 32, 32),  # one token is needed for its logits, and a block for the same ones
+        (20, 20, 0, 0),
+        (40, 60, 32, 32),
+        (63, 70, 32, 32),
+        (64, 70, 64, 32),
+        (70, 70, 64, 64),
+        (70, 99, 64, 64),
+        (0, 50, 0, 0),
+    ],
+)
+def test_reuse_never_changes_the_answer(
+    make_session: MakeSession, kind: str, common: int, length: int, cached: int, recurrent: int
+) -> None:
     session, new = make_session(kind=kind), make_session(kind=kind)
-    session.generate("once upon", max_new_tokens=3, ignore_eos=True)
+    session.generate(ids(max(common, 40)), max_new_tokens=3, ignore_eos=True)
+    other = [*ids(common), *ids(length - common, 9)]
     result = session.generate(other, max_new_tokens=6, ignore_eos=True)
     assert same(result, new.generate(other, max_new_tokens=6, ignore_eos=True))
-    if kind == "recurrent":
-        # What was generated cannot be taken back, the prompt before it can.
-        assert result.usage.cached_tokens == (9 if other == "once upon a time" else 0)
-    elif other == "once upon":
-        assert result.usage.cached_tokens == 8  # one token is needed for its logits
+    # Without rows there is only what lay before the last block of the prompt.
+    assert result.usage.cached_tokens == (cached if kind == "attention" else recurrent)
 
 
-def test_a_recurrent_state_is_extended(make_session: MakeSession) -> None:
+def test_a_recurrent_answer_is_extended(make_session: MakeSession) -> None:
     session = make_session(kind="recurrent")
-    session.generate("once", max_new_tokens=1, ignore_eos=True)
-    assert session.generate("once upon", max_new_tokens=1).usage.cached_tokens == 4
+    first = session.generate("once", max_new_tokens=3, ignore_eos=True)
+    longer = [*session.encode("once"), *first.tokens, 9]
+    assert session.generate(longer, max_new_tokens=1).usage.cached_tokens == 6
 
 
 def test_a_conversation(make_session: MakeSession) -> None:
@@ -200,8 +222,10 @@ def test_a_conversation(make_session: MakeSession) -> None:
     )
     first = session.generate(messages, max_new_tokens=4)
     assert first.usage.prompt_tokens == len(prompt) == 6
-    messages += [{"role": "assistant", "content": "yo"}, {"role": "user", "content": "so?"}]
-    assert session.generate(messages, max_new_tokens=4).usage.cached_tokens == 6
+    messages += [{"role": "assistant", "content": "y" * 40}, {"role": "user", "content": "so?"}]
+    assert session.generate(messages, max_new_tokens=4).usage.cached_tokens == 0
+    messages += [{"role": "assistant", "content": "yo"}, {"role": "user", "content": "no?"}]
+    assert session.generate(messages, max_new_tokens=4).usage.cached_tokens == 32
 
 
 def test_sessions_share_a_model_but_no_state(make_session: MakeSession) -> None:
@@ -233,12 +257,12 @@ def test_two_streams_by_turns(make_session: MakeSession) -> None:
 def test_a_closed_stream_leaves_its_tokens_in_the_state(make_session: MakeSession) -> None:
     session = make_session()
     stream = session.stream("abc", max_new_tokens=50, ignore_eos=True)
-    taken = [next(stream).token for _ in range(4)]
+    taken = [next(stream).token for _ in range(30)]
     stream.close()
     assert session.phase is SequencePhase.INACTIVE
     assert session.sequence.tokens == (*b"abc", *taken)
     result = session.generate([*b"abc", *taken, 9], max_new_tokens=5, ignore_eos=True)
-    assert result.usage.cached_tokens == 7
+    assert result.usage.cached_tokens == 32
     again = make_session().generate([*b"abc", *taken, 9], max_new_tokens=5, ignore_eos=True)
     assert same(result, again)
 
@@ -390,11 +414,11 @@ def test_a_result_as_json_and_for_reading(make_session: MakeSession) -> None:
 
 def test_timings_agree_with_each_other(make_session: MakeSession) -> None:
     session = make_session()
-    session.generate("abc", max_new_tokens=2)
-    result = session.generate("abcdefgh", max_new_tokens=10, ignore_eos=True)
+    session.generate(ids(40), max_new_tokens=2)
+    result = session.generate(ids(45), max_new_tokens=10, ignore_eos=True)
     times, usage = result.timings, result.usage
     computed = usage.prompt_tokens - usage.cached_tokens
-    assert computed == 5
+    assert computed == 13
     assert times.prompt_per_second == pytest.approx(computed / times.prompt_ms * 1e3)
     assert times.decode_per_second == pytest.approx(9 / times.decode_ms * 1e3)
     assert times.time_to_first_token_ms >= times.prompt_ms > 0

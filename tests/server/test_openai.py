@@ -199,7 +199,7 @@ def test_follow_up_is_cached(server: Server) -> None:
     more.append({"role": "user", "content": "And then?"})
     second = ask(server, messages=more, extra_body=extra)
     cached = second.usage.prompt_tokens_details.cached_tokens
-    assert cached >= first.usage.prompt_tokens
+    assert cached >= first.usage.prompt_tokens // 32 * 32
     assert second.to_dict()["timings"]["prompt_n"] == second.usage.prompt_tokens - cached
     alone = ask(server, messages=more, extra_body={"cache_prompt": False})
     assert alone.choices[0].message.content == second.choices[0].message.content
