@@ -15,6 +15,8 @@ __all__ = ["JsonRoute", "parse_json"]
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MAY_HAVE_SURROGATES = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
+DEEPEST = 200
+"""Levels of arrays and objects: what works on a body may be recursive."""
 _BROWSERS = (b"origin", b"sec-fetch-site")
 """Headers that every browser sends with a request of a web page's."""
 
@@ -66,6 +68,8 @@ def parse_json(body: bytes) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise json.JSONDecodeError(str(error), "", 0) from None
+    if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+        raise json.JSONDecodeError(f"nested more than {DEEPEST} levels deep", "", 0)
     return _whole_characters(value) if _MAY_HAVE_SURROGATES.search(text) else value
 
 
@@ -77,6 +81,18 @@ def _finite(text: str) -> float:
     if math.isinf(value := float(text)):
         raise ValueError(f"the number {text[:40]} is too large")
     return value
+
+
+def _depth(value: Any) -> int:
+    level, depth = [value], -1
+    while level:
+        depth += 1
+        nested = [each for each in level if isinstance(each, list | dict)]
+        level = [
+            inner for each in nested
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]  # fmt: skip
+    return depth
 
 
 def _whole_characters(value: Any) -> Any:

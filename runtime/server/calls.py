@@ -30,7 +30,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Call:
-    """What to submit for one choice of the answer."""
+    """What to submit for one choice of the answer.
+
+    Attributes:
+        score_prompt: Whether the prompt's own log-probabilities are wanted.
+        echo: The prompt's text, where the answer begins with it.
+    """
 
     ids: list[int]
     options: dict[str, Any]
@@ -39,6 +44,8 @@ class Call:
     session_id: str | None
     cache_prompt: bool
     timeout: float | None
+    score_prompt: bool = False
+    echo: str = ""
 
     def submit(self, served: Served, scope: str | None = None) -> Request:
         """Starts it. Prompts are reused within a scope.
@@ -54,6 +61,7 @@ class Call:
                 cache_scope=scope,
                 token_filter=self.token_filter,
                 logprobs=self.logprobs,
+                score_prompt=self.score_prompt,
                 timeout=self.timeout,
                 **self.options,
             )

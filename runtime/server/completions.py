@@ -19,6 +19,12 @@ from edgec.runtime.server.calls import (
     make_grammar,
     sampling_options,
 )
+from edgec.runtime.server.echo import (
+    echo_text,
+    new_logprobs,
+    prompt_logprobs,
+    token_logprobs,
+)
 from edgec.runtime.server.errors import ApiError
 from edgec.runtime.server.schemas import MOST_CHOICES, CompletionRequest
 from edgec.runtime.server.service import Served, Service
@@ -43,6 +49,7 @@ async def prepare_completion(
         )  # fmt: skip
     grammar = await run_in_threadpool(make_grammar, served, body) if body.formats() else None
     filters = make_filter(served, body, grammar)
+    score = bool(body.echo) and (body.logprobs is not None or body.limit == 0)
     calls = []
     for prompt in prompts:
         ids = prompt
@@ -54,6 +61,7 @@ async def prepare_completion(
                 code="invalid_value",
             )  # fmt: skip
         limit = answer_limit(served, ids, body.limit, "prompt")
+        echo = echo_text(served, prompt) if body.echo else ""
         for choice in range(body.n or 1):
             calls.append(
                 Call(
@@ -64,6 +72,8 @@ async def prepare_completion(
                     body.session_id,
                     body.cache_prompt is not False,
                     service.options.timeout,
+                    score,
+                    echo,
                 )
             )
     return calls
@@ -90,10 +100,11 @@ class CompletionAnswer:
         self._requests = requests
         self._log = log
         self._id = f"cmpl-{secrets.token_hex(12)}"
-        self._echo = [served.model.tokenizer.decode(c.ids) if body.echo else "" for c in calls]
+        self._calls = calls
         self._texts: list[list[str]] = [[] for _ in requests]
         self._lengths = [0] * len(requests)
-        self._logprobs: list[dict[str, list[Any]]] = [_no_logprobs() for _ in requests]
+        self._begun = [False] * len(requests)
+        self._logprobs: list[dict[str, list[Any]]] = [new_logprobs() for _ in requests]
         self._results: list[GenerationResult | None] = [None] * len(requests)
 
     async def whole(self) -> dict[str, Any]:
@@ -102,10 +113,11 @@ class CompletionAnswer:
             self._take(index, chunk)
         choices = []
         answer = self._head()
-        for index, result in enumerate(self._results):
-            assert result is not None
+        for index, request in enumerate(self._requests):
+            if (result := self._results[index]) is None:
+                result = await self._scored(index, request)
             logprobs = self._logprobs[index] if self._body.logprobs is not None else None
-            text = self._echo[index] + "".join(self._texts[index])
+            text = self._calls[index].echo + "".join(self._texts[index])
             choices.append(self._choice(index, text, logprobs, result.finish_reason))
             if len(self._results) == 1:
                 answer["timings"] = answers.timings(result)
@@ -117,13 +129,12 @@ class CompletionAnswer:
         with_usage = bool(self._body.stream_options and self._body.stream_options.include_usage)
         if with_usage:
             head["usage"] = None
-        begun: set[int] = set()
         async for index, chunk in merge(self._requests):
+            begins = not self._begun[index]
             logprobs = self._take(index, chunk)
             text = chunk.text
-            if index not in begun:
-                begun.add(index)
-                text = self._echo[index] + text
+            if begins:
+                text = self._calls[index].echo + text
             reason = chunk.finish_reason
             if not (text or logprobs or reason):
                 continue
@@ -131,6 +142,12 @@ class CompletionAnswer:
             if chunk.result is not None and len(self._requests) == 1:
                 data["timings"] = answers.timings(chunk.result)
             yield event(data)
+        for index, request in enumerate(self._requests):
+            if self._results[index] is None:
+                result = await self._scored(index, request)
+                logprobs = self._logprobs[index] if self._body.logprobs is not None else None
+                text, reason = self._calls[index].echo, result.finish_reason
+                yield event({**head, "choices": [self._choice(index, text, logprobs, reason)]})
         if with_usage:
             yield event({**head, "choices": [], "usage": self._usage()})
 
@@ -140,28 +157,46 @@ class CompletionAnswer:
 
     def _take(self, index: int, chunk: StreamChunk) -> dict[str, list[Any]] | None:
         """Notes a chunk; the log-probabilities it brings."""
-        new = None
-        # The token that ends a text is none of it.
+        call = self._calls[index]
+        new = self._begin(index)
+        # The token that ends a text is none of it; but who scores a text with one token more
+        # counts on that one.
         ends = chunk.finish_reason == "stop" and chunk.token in self._served.eos
-        if chunk.logprobs is not None and not ends:
-            new = _no_logprobs()
-            new["tokens"].append(answers.token_text(self._served, chunk.token)[0])
-            new["token_logprobs"].append(max(chunk.logprobs.token, answers.LEAST))
-            new["text_offset"].append(len(self._echo[index]) + self._lengths[index])
-            top = {
-                answers.token_text(self._served, token)[0]: max(value, answers.LEAST)
-                for token, value in chunk.logprobs.top
-            }
-            new["top_logprobs"].append(top)
-            for key, values in new.items():
-                self._logprobs[index][key] += values
+        if chunk.logprobs is not None and (call.score_prompt or not ends):
+            new = new or new_logprobs()
+            offset = len(call.echo) + self._lengths[index]
+            entry = token_logprobs(self._served, chunk.token, chunk.logprobs, offset)
+            for name, value in entry.items():
+                new[name].append(value)
+        for name, values in (new or {}).items():
+            self._logprobs[index][name] += values
         self._texts[index].append(chunk.text)
         self._lengths[index] += len(chunk.text)
         if chunk.result is not None:
-            self._results[index] = chunk.result
-            answers.log_result(self._log, chunk.result)
-            self._service.metrics.generated(chunk.result)
+            self._note(index, chunk.result)
         return new
+
+    def _begin(self, index: int) -> dict[str, list[Any]] | None:
+        """The prompt's log-probabilities, once."""
+        call = self._calls[index]
+        begun, self._begun[index] = self._begun[index], True
+        if begun or not call.score_prompt:
+            return None
+        scores = self._requests[index].prompt_logprobs
+        return prompt_logprobs(self._served, call.echo, call.ids, scores)
+
+    async def _scored(self, index: int, request: Request) -> GenerationResult:
+        """The result of a request that generates nothing."""
+        result = await request.wait()
+        for name, values in (self._begin(index) or {}).items():
+            self._logprobs[index][name] += values
+        self._note(index, result)
+        return result
+
+    def _note(self, index: int, result: GenerationResult) -> None:
+        self._results[index] = result
+        answers.log_result(self._log, result)
+        self._service.metrics.generated(result)
 
     def _head(self) -> dict[str, Any]:
         return {
@@ -184,7 +219,3 @@ class CompletionAnswer:
             details = usage["prompt_tokens_details"]
             details["cached_tokens"] += other["prompt_tokens_details"]["cached_tokens"]
         return usage
-
-
-def _no_logprobs() -> dict[str, list[Any]]:
-    return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from edgec.errors import DeviceError, InputError
 from edgec.runtime.server.errors import ApiError
 from edgec.runtime.server.grammar_worker import ENDED, FAILED, MAY_END, SPACE, STEP
+from edgec.runtime.server.json_schema import prepared
 from edgec.runtime.server.schemas import Grammar, JsonSchemaFormat, ResponseFormat
 from edgec.runtime.tokenizer import Tokenizer
 
@@ -123,7 +124,7 @@ class GrammarCompiler:
     def from_schema(self, schema: dict[str, Any]) -> GrammarFilter:
         """A filter for JSON that a schema allows."""
         try:
-            text = json.dumps(schema)
+            text = json.dumps(prepared(schema, "response_format"))
         except RecursionError:
             raise _refused("response_format", "invalid_json_schema", "too deep") from None
         return self._compile("schema", text, "response_format", "invalid_json_schema")

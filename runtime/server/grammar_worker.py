@@ -39,7 +39,11 @@ COMPILE_SECONDS, STEP_SECONDS = 10.0, 0.5
 """Seconds of a processor. All streams wait for a step."""
 
 # JSON may hold any space between its parts, and a small model may never end it.
-SPACE: JsonCompileOptions = {"whitespace_pattern": r"( |\n {0,8})?"}
+SPACE: JsonCompileOptions = {
+    "whitespace_pattern": r"( |\n {0,8})?",
+    # oneOf is taken as anyOf, as llama.cpp and xgrammar do: branches as a rule exclude each other.
+    "coerce_one_of": True,
+}
 
 
 def main() -> None:

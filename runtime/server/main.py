@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -26,7 +26,7 @@ from edgec.runtime.server.grammar import WAITING
 from edgec.runtime.server.options import ServerOptions
 from edgec.runtime.server.service import Service
 
-__all__ = ["serve"]
+__all__ = ["batch_hint", "serve"]
 
 BACKLOG = 64
 GRACE = 1.0
@@ -104,6 +104,8 @@ class _Server(uvicorn.Server):
             if served.template is not None:
                 await served.template.start()
             print(f"edgec: {served.name} is ready", file=sys.stderr)
+            if hint := batch_hint(self._engine.model.program.manifest.batch_sizes):
+                print(f"edgec: {hint}", file=sys.stderr)
         except EdgecError as error:
             self.failure = error
             self.should_exit = True
@@ -147,6 +149,19 @@ class _Server(uvicorn.Server):
         if self._engine is not None:
             self._engine.close()
         self._service.log.close()
+
+
+def batch_hint(sizes: Sequence[int]) -> str:
+    """What the operator may want to know of the artifact's batch sizes; nothing if there are any.
+
+    The factor was measured with 4 clients: docs/server.md.
+    """
+    if max(sizes) > 1:
+        return ""
+    return (
+        "this artifact computes one sequence at a time; compiled with --batch 1,4 it serves "
+        "several clients almost twice as fast"
+    )
 
 
 def _listen(options: ServerOptions) -> socket.socket:

@@ -105,7 +105,10 @@ def template_variables(served: Served, body: ChatRequest, tools: Sequence[Tool])
             variables.setdefault(name, value)
     if tools:
         variables["tools"] = [
-            {"type": "function", "function": tool.function.model_dump(exclude_none=True)}
+            {
+                "type": "function",
+                "function": {name: value for name, value in tool.function if value is not None},
+            }
             for tool in tools
         ]
     if body.documents:

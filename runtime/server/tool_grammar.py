@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgec.runtime.server.grammar import SPACE
+from edgec.runtime.server.json_schema import embedded, prepared
 from edgec.runtime.server.schemas import FunctionDefinition
 from edgec.runtime.server.tools import FORMATS
 from edgec.runtime.server.xml_calls import is_text
@@ -61,20 +62,26 @@ def tool_grammar(
 
 
 def _parameters(function: FunctionDefinition) -> dict[str, Any]:
-    return {**ANYTHING, **(function.parameters or {})}
+    return prepared({**ANYTHING, **(function.parameters or {})}, "tools")
 
 
 def _call_schema(functions: Sequence[FunctionDefinition], key: str) -> dict[str, Any]:
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": f.name}, key: _parameters(f)},
-            "required": ["name", key],
-            "additionalProperties": False,
-        }
-        for f in functions
-    ]
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+    calls: list[dict[str, Any]] = []
+    definitions: dict[str, Any] = {}
+    for number, f in enumerate(functions):
+        whole = _parameters(f)
+        parameters, more = embedded(whole, whole, f"parameters{number}")
+        definitions |= more
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": f.name}, key: parameters},
+                "required": ["name", key],
+                "additionalProperties": False,
+            }
+        )
+    schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    return {**schema, "$defs": definitions} if definitions else schema
 
 
 def _json(schema: dict[str, Any]) -> str:
@@ -97,9 +104,13 @@ def _xml(
         for p, (key, schema) in enumerate(parameters.get("properties", {}).items()):
             rule, end = f"p_{f}_{p}", "\n</parameter>\n"
             if not is_text(schema, parameters):
-                value = f"{_json(schema)} {json.dumps(end)}"
-            elif "enum" in schema:
-                choices = " | ".join(json.dumps(choice) for choice in schema["enum"])
+                part, definitions = embedded(schema, parameters, "parameters")
+                value = f"{_json({**part, '$defs': definitions})} {json.dumps(end)}"
+            elif isinstance(schema, dict) and schema.get("enum"):
+                texts = [
+                    each if isinstance(each, str) else json.dumps(each) for each in schema["enum"]
+                ]
+                choices = " | ".join(json.dumps(text) for text in texts if text)
                 value = f"({choices}) {json.dumps(end)}"
             else:
                 rules[f"{rule}_text[lazy]"] = f"TEXT {json.dumps(end)}"
@@ -113,7 +124,9 @@ def _xml(
 def _mistral(
     functions: Sequence[FunctionDefinition], marker: Marker, rules: dict[str, str], parallel: bool
 ) -> str:
-    schema = {"type": "array", "items": _call_schema(functions, "arguments"), "minItems": 1}
+    call = _call_schema(functions, "arguments")
+    definitions = call.pop("$defs", {})
+    schema = {"type": "array", "items": call, "minItems": 1, "$defs": definitions}
     return _json(schema if parallel else {**schema, "maxItems": 1})
 
 

@@ -242,9 +242,9 @@ def test_one_request_does_not_end_the_server(server: Server) -> None:
     with server.http as http, http.stream("POST", "/v1/completions", json=body) as stream:
         lines = stream.iter_lines()
         next(lines)
-        error = error_of(server.post(CHAT, with_schema(ref_chain(10_000))), 400)
+        error = error_of(server.post(CHAT, with_schema(ref_chain(5_000))), 400)
         assert error["code"] == "invalid_json_schema"
-        lark = {"syntax": "lark", "definition": lark_rules(40_000)}
+        lark = {"syntax": "lark", "definition": lark_rules(20_000)}
         error = error_of(server.post(CHAT, {"messages": HELLO, "grammar": lark}), 400)
         assert error["code"] == "invalid_grammar"
         assert list(lines)[-2:] == ["data: [DONE]", ""]

@@ -21,6 +21,7 @@ from tests.server.conftest import Server
 from edgec.artifact import Artifact
 from edgec.runtime.server import app
 from edgec.runtime.server.log import RequestLog
+from edgec.runtime.server.main import batch_hint
 
 ENDLESS = {"prompt": "In the", "max_tokens": 900, "ignore_eos": True, "temperature": 0}
 
@@ -97,7 +98,7 @@ def test_log_line(server: Server) -> None:
     assert list(line["phases"]) == ["waiting_ms", "prefill_ms", "decode_ms"]
     assert sum(line["phases"].values()) <= line["ms"] + 1
     wrong = server.post("/v1/completions", {"bogus": 1})
-    assert server.log(wrong.headers["x-request-id"])["error"] == "unknown_parameter"
+    assert server.log(wrong.headers["x-request-id"])["error"] == "missing_required_parameter"
 
 
 def test_metrics(server: Server) -> None:
@@ -179,6 +180,11 @@ def test_streams_end_at_the_shutdown_timeout(
     assert rest[-2:] == ["data: [DONE]", ""]
     assert '"code":"server_stopping"' in rest[-4]
     assert server.process.wait(30) == 0
+
+
+def test_an_artifact_without_batch_sizes_is_told_of(server: Server) -> None:
+    assert "--batch 1,4" in "".join(server.errors)
+    assert batch_hint((1, 4)) == ""
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
