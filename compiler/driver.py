@@ -405,6 +405,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             experts=used.experts,
             experts_per_token=used.experts_per_token,
             attention="own" if model.discovery.whole else "operator",
+            rope_switches=build.interface.rope_switches,
         ),
         options=options.to_dict(),
         dtype=options.dtype,

@@ -21,6 +21,7 @@ from edgec.models.discovery import Discovery, Kept
 from edgec.models.linear import QuantizedMatrix, narrow_weights
 from edgec.models.probe import check_own_attention
 from edgec.models.quantize import WeightFormat
+from edgec.models.rotary import add_long_frequencies
 from edgec.models.state import SequenceState
 
 __all__ = ["LoadedModel", "load"]
@@ -43,6 +44,7 @@ class LoadedModel:
         discovery: What each layer keeps, and the masks it asks for.
         expected: What a checkpoint must have; the shapes are those before quantisation.
         quantized: The matrices that are stored as integers and scales, by parameter name.
+        rope_switches: Lengths, rising, past each of which positions are encoded otherwise.
     """
 
     module: nn.Module
@@ -52,6 +54,7 @@ class LoadedModel:
     discovery: Discovery
     expected: ExpectedTensors
     quantized: dict[str, QuantizedMatrix]
+    rope_switches: tuple[int, ...] = ()
 
     @property
     def parameter_count(self) -> int:
@@ -148,6 +151,7 @@ def _load(
                 kept.setdefault(other, kept[one])
     quantized = narrow_weights(module, DTYPES[dtype], form, own | kept)
     quantized |= experts.narrow_experts(module, DTYPES[dtype], form)
+    switches = add_long_frequencies(module)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
@@ -162,7 +166,7 @@ def _load(
             first[id(parameter)] = name
             parameters[name] = parameter
     discovery = _discover(module, config, whole, expert_stats)
-    return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized)
+    return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized, switches)
 
 
 def _embeddings(module: nn.Module) -> list[str]:
