@@ -114,7 +114,8 @@ def resolve(
         folder, commit = snapshot.folder, snapshot.commit
     _check_folder(model, folder, trust_remote_code)
     config = _load_config(model, folder, trust_remote_code)
-    weights: WeightSource = SafetensorsWeights(folder)
+    named = getattr(config, "transformers_weights", None)
+    weights: WeightSource = SafetensorsWeights(folder, named)
     if quantization := _quantization(config.to_dict()):
         from edgec.models.prequantized import prequantized
 
