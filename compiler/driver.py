@@ -207,10 +207,13 @@ def compile(
                     options.weight_format,
                     embeddings=options.embedding_format,
                     stored=stored_formats(source.weights),
+                    weights=source.weights,
                     expert_stats=expert_stats,
                     trust_remote_code=trust_remote_code,
                 )
                 weights = check_weights(loaded.expected, source.weights)
+                if layers is None:
+                    weights.warn_of_unused()
                 for name in loaded.buffers.keys() & weights.names.keys():
                     # A persistent one (a router's correction bias) is no constant.
                     like = loaded.buffers[name].dtype
