@@ -7,6 +7,7 @@ memory at once; a model is larger than that.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import IO
 
 import torch
+
+from edgec.errors import ModelError
 
 __all__ = ["ArchiveEntry", "write_archive"]
 
@@ -56,6 +59,9 @@ def write_archive(
 
     Returns:
         The size of the file in bytes.
+
+    Raises:
+        ModelError: a value is NaN or infinite, or becomes that in the type it is stored in.
     """
     names = b"".join(name.encode() for name in entries)
     stride = _align(_ENTRY.size, _ENTRY_ALIGNMENT)
@@ -128,14 +134,43 @@ def _write_tensor(
     tensor = read(name)
     if tuple(tensor.shape) != entry.shape:
         raise ValueError(f"{name}: {tuple(tensor.shape)} instead of {entry.shape}")
-    for block in _blocks(tensor, entry.dtype):
+    for block in _blocks(name, tensor, entry.dtype):
         file.write(block)
 
 
-def _blocks(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
+def _blocks(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
     flat = tensor.detach().contiguous().reshape(-1)
     for part in flat.split(_BLOCK):
-        yield memoryview(part.to(dtype).view(torch.uint8).numpy())
+        stored = part.to(dtype)
+        if not _finite(stored):
+            raise _not_finite(name, flat, dtype)
+        yield memoryview(stored.view(torch.uint8).numpy())
+
+
+def _finite(part: torch.Tensor) -> bool:
+    """Whether all values are; the extremes are NaN where any is, and found in half the time."""
+    if not part.dtype.is_floating_point or not part.numel():
+        return True
+    return all(math.isfinite(float(extreme)) for extreme in torch.aminmax(part))
+
+
+def _not_finite(name: str, flat: torch.Tensor, dtype: torch.dtype) -> ModelError:
+    """Why a tensor cannot be stored, and what to do: a model with such weights answers NaN."""
+    blocks = flat.split(_BLOCK)
+    lost = sum(int((~torch.isfinite(block)).sum()) for block in blocks)
+    if lost:
+        return ModelError(
+            f"weights: {name} has {lost} of {flat.numel()} values that are NaN or infinite",
+            "get an intact copy, or replace them (torch.nan_to_num) and save the model again",
+        )
+    largest = max(float(block.abs().max()) for block in blocks)
+    short = {torch.float16: "f16", torch.bfloat16: "bf16"}.get(dtype, "f32")
+    wider = {"f16": "use --dtype bf16 or f32", "bf16": "use --dtype f32"}
+    return ModelError(
+        f"weights: {name} has values up to {largest:.6g}, beyond those of {short},"
+        f" {torch.finfo(dtype).max:.6g}",
+        wider.get(short, "scale the model's weights"),
+    )
 
 
 def _records(
