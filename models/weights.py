@@ -78,6 +78,7 @@ _TORCH = {name: attribute for name, _, attribute in _DTYPES.values()}
 # worth the time and the memory to read.
 MAX_HEADER = 32 << 20  # bytes
 MAX_TENSORS = 1 << 17
+MAX_RANK = 64
 WHOLE_FILE = 64 << 20  # bytes; smaller files are hashed whole
 SAMPLE = 4096  # bytes hashed at the start, the middle and the end of each tensor of larger ones
 
@@ -381,7 +382,8 @@ def _bounded(text: bytes) -> bytes:
 
 def _shown(name: str) -> str:
     """A name from a file, which may be anything, for a message."""
-    return ascii(name)[1:-1] if len(name) <= 200 else f"{ascii(name[:200])[1:-1]}..."
+    text = ascii(name[:200])[1:-1]
+    return text if len(name) <= 200 and len(text) <= 200 else f"{text[:200]}..."
 
 
 def _read_header(file: Path) -> dict[str, _Place]:
@@ -441,15 +443,17 @@ def _entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     try:
         shape, offsets, dtype = entry["shape"], entry["data_offsets"], _DTYPES[entry["dtype"]][0]
         begin, end = offsets
-        if not all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, begin, end)):
-            raise ValueError(f"{shape} at {offsets}")
+        sizes = (*shape[:MAX_RANK], begin, end)
+        if len(shape) > MAX_RANK or any(type(n) is not int or not 0 <= n < 1 << 63 for n in sizes):
+            raise ValueError
     except (KeyError, TypeError, ValueError):
         raise _damaged(
             file, f"header entry of {_shown(name)} is damaged or of unknown dtype"
         ) from None
     info = TensorInfo(tuple(shape), dtype)
     if end - begin != info.nbytes:
-        what = f"its shape {info.shape[:8]} needs {info.nbytes:.6g}"
+        needed = info.nbytes if info.nbytes < 1 << 63 else "more than 2^63"
+        what = f"its shape {info.shape[:8]} needs {needed}"
         raise _damaged(file, f"{_shown(name)} has {end - begin} bytes, {what}")
     return info, begin, end
 
