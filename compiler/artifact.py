@@ -4,118 +4,67 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
+import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from edgec.artifact import Artifact, sha256_of
 from edgec.errors import ArtifactError, InputError
 from edgec.manifest import MANIFEST_NAME, FileRecord, Manifest
 
-__all__ = ["check_free", "existing", "file_records", "locked", "publish", "workspace", "writable"]
-
-_PREFIX = ".edgec-building-"
-_LOCK = "lock"
+__all__ = ["DamagedBuild", "check_free", "existing", "file_records", "publish"]
 
 
-@contextmanager
-def workspace(destination: Path) -> Iterator[Path]:
-    """A temporary folder beside `destination`, gone at the end whatever happens.
+def existing(destination: Path, digest: str, *, cached: bool = False) -> Artifact | None:
+    """The artifact at `destination` if it is of this digest; every file of it is read.
 
-    Folders that killed builds left behind are removed first: nobody holds their lock.
-
-    Raises:
-        InputError: the place cannot be written to, or is full.
-    """
-    parent = destination.parent
-    with writable(parent, f"output {destination}", "choose another place with -o"):
-        parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(parent)
-        folder, lock = _locked_folder(parent)
-    with lock:
-        try:
-            yield folder
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise InputError(
-                f"output {destination}: {error.strerror} while it was written",
-                "free some space or choose another place with -o",
-            ) from None
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def writable(place: Path, what: str, remedy: str) -> Iterator[None]:
-    """Around making files and folders in `place`: a failure is the fault of who chose it.
+    Args:
+        destination: Where it would be.
+        digest: That of the build.
+        cached: Whether it is in a cache, from where an artifact is run that nobody has named.
 
     Raises:
-        InputError: something within raised an OSError.
+        DamagedBuild: it is of this digest, and a file is missing or not what was written.
+        InputError: another user has put it into the cache.
     """
-    try:
-        yield
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{what}: cannot write to {place}: not a folder", remedy) from None
-    except OSError as error:
-        raise InputError(f"{what}: cannot write to {place}: {error.strerror}", remedy) from None
-
-
-def _locked_folder(parent: Path) -> tuple[Path, IO[str]]:
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        try:
-            lock = (folder / _LOCK).open("w")
-        except FileNotFoundError:
-            continue  # until it was locked, another build could take it for abandoned
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _is_at(lock, folder / _LOCK):
-            return folder, lock
-        lock.close()
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file still has that name: it may be removed, and another made."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _remove_abandoned(parent: Path) -> None:
-    for folder in parent.glob(f"{_PREFIX}*"):
-        try:
-            with (folder / _LOCK).open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue  # in use by another build, or not ours to remove
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock named after `path`, so that equal builds run once."""
-    place = path.parent
-    with writable(place, "cache", "choose another with --cache-dir, or an output with -o"):
-        place.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def existing(destination: Path, digest: str) -> Artifact | None:
-    """The artifact at `destination` if it is whole and of this digest."""
+    if _recorded_digest(destination) != digest:
+        return None
+    if cached:
+        _check_owner(destination)
     try:
         artifact = Artifact.open(destination)
-    except ArtifactError:
+        artifact.verify()
+    except (ArtifactError, OSError) as error:
+        raise DamagedBuild(str(getattr(error, "what", error))) from None
+    return artifact
+
+
+class DamagedBuild(Exception):
+    """A build that is there and is not whole; the message says what is wrong."""
+
+
+def _recorded_digest(folder: Path) -> str | None:
+    try:
+        manifest = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return artifact if artifact.manifest.digest == digest else None
+    digest = manifest.get("digest") if isinstance(manifest, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def _check_owner(entry: Path) -> None:
+    """An artifact is a program: from a cache that others write to, theirs are not run.
+
+    Raises:
+        InputError: the entry is neither this user's, nor of who owns the cache, nor root's.
+    """
+    owner = entry.stat().st_uid
+    if owner not in (os.geteuid(), entry.parent.stat().st_uid, 0):
+        raise InputError(
+            f"cache: {entry} was put there by another user (uid {owner})",
+            "choose another cache with --cache-dir, or an output with -o",
+        )
 
 
 def check_free(destination: Path, force: bool) -> None:
@@ -124,7 +73,7 @@ def check_free(destination: Path, force: bool) -> None:
     Raises:
         InputError: `destination` exists and may not be replaced.
     """
-    if (destination / MANIFEST_NAME).is_file():
+    if _is_artifact(destination):
         if not force:
             raise InputError(
                 f"output {destination}: exists and is another build",
@@ -135,6 +84,15 @@ def check_free(destination: Path, force: bool) -> None:
             f"output {destination}: exists and is no artifact, so it is not replaced",
             "choose another place with -o, or remove it",
         )
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether a folder is an artifact, be it damaged: other programs have a `manifest.json` too."""
+    try:
+        with (folder / MANIFEST_NAME).open("rb") as manifest:
+            return b'"schema_version"' in manifest.read(4096)
+    except OSError:
+        return False
 
 
 def file_records(folder: Path) -> dict[str, FileRecord]:
@@ -170,8 +128,9 @@ def publish(folder: Path, destination: Path, manifest: Manifest, *, replace: boo
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        if found := existing(destination, manifest.digest):
-            return found
+        with suppress(DamagedBuild):
+            if found := existing(destination, manifest.digest):
+                return found
         raise InputError(
             f"output {destination}: written by something else meanwhile",
             "add --force to replace it, or choose another place with -o",

@@ -16,6 +16,7 @@ from edgec.artifact import Artifact, sha256_of
 from edgec.compiler import artifact as writing
 from edgec.compiler.digest import digest, versions
 from edgec.compiler.export import PARAMETER_SCOPE, Interface, export, interface
+from edgec.compiler.opening import check_files
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.parameters import ArchiveEntry, write_archive
 from edgec.compiler.progress import Progress, Silent
@@ -29,6 +30,7 @@ from edgec.compiler.stages import (
     torch_pipeline,
 )
 from edgec.compiler.targets import Target, parse_targets, requirements
+from edgec.compiler.workspace import locked, remove_abandoned, workspace, writable
 from edgec.errors import InputError
 from edgec.manifest import (
     SCHEMA_VERSION,
@@ -166,7 +168,7 @@ def compile(
     dump = Path(dump_ir) if dump_ir is not None else None
     start = _check_stages(targets, dump, stop_after, Path(start_from) if start_from else None)
     if dump is not None:
-        with writing.writable(dump, "dump-ir", "choose another folder"):
+        with writable(dump, "dump-ir", "choose another folder"):
             dump.mkdir(parents=True, exist_ok=True)
     with progress.stage("resolve", model):
         source = resolve(
@@ -193,13 +195,25 @@ def compile(
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     destination = Path(output) if output is not None else cache / f"{name}-{key[:16]}.edgec"
     with _turn(cache, key, output is None):
-        found = writing.existing(destination, key) if use_cache and not force else None
-        if found is not None and dump is None:
-            return found
-        replace = force or output is None or found is not None
+        remove_abandoned(destination.parent)
+        there = False
+        if use_cache and not force:
+            try:
+                found = writing.existing(destination, key, cached=output is None)
+                there = found is not None
+            except writing.DamagedBuild as damage:
+                progress.note(f"{damage}: it is built again")
+                found, there = None, True
+            if found is not None and dump is None:
+                return found
+        replace = force or output is None or there
         if stop_after is None and output is not None:
             writing.check_free(destination, replace)
-        with writing.workspace(destination) as work:
+        with workspace(destination) as work:
+            result = work / "artifact"
+            result.mkdir()
+            _write_files(source, result)
+            check_files(source.id, result)
             with progress.stage("load", source.config.model_type):
                 loaded = load(
                     source.config,
@@ -222,8 +236,6 @@ def compile(
             build = _Build(
                 source, loaded, weights, spec, options, targets, key, max_context, dump, progress
             )
-            result = work / "artifact"
-            result.mkdir()
             _check_space(build, destination)
             if not _compile_programs(build, work, result, start, stop_after):
                 return None
@@ -237,7 +249,7 @@ def _turn(cache: Path, key: str, cached: bool) -> Any:
     """Equal builds into one cache wait for each other; the second finds the first's result."""
     from contextlib import nullcontext
 
-    return writing.locked(cache / "locks" / key) if cached else nullcontext()
+    return locked(cache / "locks" / key) if cached else nullcontext()
 
 
 def _check_stages(
@@ -333,7 +345,7 @@ def _compile_programs(
                 if start[0] == stage:
                     current, skipping = start[1], False
                 continue
-            produced = (result if stage == "vmfb" else work) / file_of(stage, target)
+            produced = work / file_of(stage, target)
             with build.progress.stage(stage, f"{target.name} {target.architecture}"):
                 try:
                     run(current, produced, target, build.options)
@@ -345,6 +357,8 @@ def _compile_programs(
             current = produced
             if stage == stop_after:
                 break
+        else:
+            current.rename(result / current.name)
     return stop_after is None
 
 
@@ -367,10 +381,14 @@ def _write_weights(build: _Build, result: Path) -> None:
             StoredWeights(build.model, build.weights).read,
             lambda done: build.progress.update(done, total, "B"),
         )
+
+
+def _write_files(source: ModelSource, result: Path) -> None:
+    """The model's small files."""
     # What the model is, for those who count its operations; the runtime does not read it.
-    config = build.source.config.to_json_string(use_diff=False)
+    config = source.config.to_json_string(use_diff=False)
     (result / "config.json").write_text(config, "utf-8")
-    for name, content in build.source.files.items():
+    for name, content in source.files.items():
         if isinstance(content, bytes):
             (result / name).write_bytes(content)
         else:

@@ -8,6 +8,8 @@ from typing import IO
 
 import iree.compiler
 
+from edgec.compiler.tools import run_tool
+
 __all__ = ["IreeError", "iree_compile", "iree_compile_file"]
 
 
@@ -30,33 +32,29 @@ class IreeError(Exception):
 
 def iree_compile(text: str, flags: tuple[str, ...], to: str) -> str:
     """Compiles IR given as text up to the phase `to` and returns IR as text."""
-    return _run(["-", f"--compile-to={to}", *flags], subprocess.PIPE, text.encode()).decode()
+    arguments = ["-", f"--compile-to={to}", *flags]
+    return _run(arguments, stdin=subprocess.PIPE, text=text.encode()).decode()
 
 
 def iree_compile_file(source: Path, output: Path, flags: tuple[str, ...]) -> None:
     """Compiles a file to a file; raises IreeError with iree-compile's words.
 
     It reads the file from its standard input: it would put the name into the program, and equal
-    builds would differ.
+    builds would differ. Its temporary files are beside the output.
     """
     with source.open("rb") as stream:
-        _run(["-", "-o", str(output), *flags], stream)
+        _run(["-", "-o", str(output), *flags], stdin=stream, temporary=output.parent)
 
 
-def _run(arguments: list[str], stdin: IO[bytes] | int, text: bytes | None = None) -> bytes:
+def _run(
+    arguments: list[str],
+    *,
+    stdin: IO[bytes] | int,
+    text: bytes | None = None,
+    temporary: Path | None = None,
+) -> bytes:
     tool = Path(iree.compiler.__path__[0]) / "_mlir_libs" / "iree-compile"
-    process = subprocess.Popen(
-        [str(tool), *arguments],
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        out, err = process.communicate(text)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    if process.returncode != 0:
-        raise IreeError(err.decode(errors="replace") or f"exit code {process.returncode}")
-    return out
+    done = run_tool([str(tool), *arguments], stdin=stdin, text=text, temporary=temporary)
+    if done.returncode != 0:
+        raise IreeError(done.stderr.decode(errors="replace") or f"exit code {done.returncode}")
+    return done.stdout

@@ -17,6 +17,9 @@ class Progress(Protocol):
     def update(self, done: int, total: int, unit: str) -> None:
         """Called within a stage whose size is known."""
 
+    def note(self, text: str) -> None:
+        """Called with a sentence that a user should read."""
+
 
 class Silent:
     """Tells nothing."""
@@ -25,4 +28,7 @@ class Silent:
         return nullcontext()
 
     def update(self, done: int, total: int, unit: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
         pass

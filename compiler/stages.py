@@ -63,7 +63,7 @@ def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -
     if not target.kernels:
         _iree(source, output, flags, log)
         return
-    with tempfile.TemporaryDirectory(prefix="edgec-objects-") as objects:
+    with tempfile.TemporaryDirectory(prefix="objects-", dir=output.parent) as objects:
         build_objects(source.read_text("utf-8"), target.kernels, Path(objects))
         search = f"--iree-hal-executable-object-search-path={objects}"
         _iree(source, output, (*flags, search), log)
@@ -75,7 +75,10 @@ STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = {
     "stream": _stream,
     "vmfb": _vmfb,
 }
-"""Name to function, in order; each takes the file of the one before."""
+"""Name to function, in order; each takes the file of the one before.
+
+Temporary files are beside the output: in a build's workspace, which goes as a whole.
+"""
 
 
 def call_memory(source: Path, target: Target, options: CompileOptions) -> int:

@@ -154,7 +154,7 @@ def _load(
     try:
         module = _without_weights(copy.deepcopy(config), implementation, trust_remote_code)
     except Exception as error:
-        raise _unsupported(config, error) from error
+        raise (_unbuildable if whole else _unsupported)(config, error) from error
     if whole:
         check_own_attention(config, trust_remote_code=trust_remote_code)
     expected = tensors_of(module)
@@ -279,6 +279,15 @@ def _tokens(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 def _buffer(kept: Kept) -> torch.Tensor:
     shape = (64, *kept.shape) if kept.kind == "attention" else kept.shape
     return torch.empty(shape, device="meta")
+
+
+def _unbuildable(config: Any, error: Exception) -> ModelError:
+    """Says that transformers cannot make the module, whoever attends in it."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ModelError(
+        f"configuration of '{config.model_type}': transformers cannot build it: {reason}",
+        "check config.json",
+    )
 
 
 def _unsupported(config: Any, error: Exception) -> ModelError:

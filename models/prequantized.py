@@ -196,12 +196,12 @@ def _layout(model: str, config: Mapping[str, Any]) -> _Layout:
         form = config.get("checkpoint_format", "gptq")
         if form not in ("gptq", "gptq_v2"):
             raise refuse(f"gptq in the format {form}")
-        if bits not in (4, 8):
+        if not _one_of(bits, 4, 8):
             raise refuse(f"gptq with {bits} bits")
         return _Gptq(bits, plus=1 if form == "gptq" else 0)
     if method == "awq":
         version = str(config.get("version", "gemm")).lower()
-        if version != "gemm" or bits != 4:
+        if version != "gemm" or not _one_of(bits, 4):
             raise refuse(f"awq, version {version}, {bits} bits")
         return _Awq()
     if method == "compressed-tensors":
@@ -210,16 +210,28 @@ def _layout(model: str, config: Mapping[str, Any]) -> _Layout:
 
 
 def _compressed_bits(config: Mapping[str, Any], refuse: Any) -> int:
-    groups = [g for g in (config.get("config_groups") or {}).values() if isinstance(g, dict)]
-    weights = [group.get("weights") or {} for group in groups]
-    bits = {int(w.get("num_bits", 0)) for w in weights}
-    kinds = {str(w.get("type", "int")) for w in weights}
-    if config.get("format") != "pack-quantized" or kinds != {"int"} or bits not in ({4}, {8}):
-        form = f"{config.get('format')}, {', '.join(sorted(kinds))} {sorted(bits)}"
-        raise refuse(f"compressed-tensors, {form}")
-    if any(group.get("input_activations") for group in groups):
+    listed: Any = config.get("config_groups")
+    groups = list(listed.values()) if isinstance(listed, dict) else []
+    weights: list[Any] = [
+        group.get("weights") if isinstance(group, dict) else None for group in groups
+    ]
+    if not weights or not all(isinstance(w, dict) for w in weights):
+        raise refuse("compressed-tensors, without config_groups that say how")
+    found = [(w.get("type", "int"), w.get("num_bits")) for w in weights]
+    bits = found[0][1]
+    if config.get("format") != "pack-quantized" or any(f != ("int", bits) for f in found):
+        form = ", ".join(sorted({f"{kind} {width}" for kind, width in found}))
+        raise refuse(f"compressed-tensors, {config.get('format')}, {form}")
+    if not _one_of(bits, 4, 8):
+        raise refuse(f"compressed-tensors with {bits} bits")
+    if any(group.get("input_activations") for group in listed.values()):
         raise refuse("compressed-tensors with quantised activations")
-    return bits.pop()
+    return int(bits)
+
+
+def _one_of(value: Any, *known: int) -> bool:
+    """Whether a value from JSON is one of these integers: 4.0 and true are none."""
+    return type(value) is int and value in known
 
 
 def prequantized(
@@ -255,6 +267,12 @@ class PrequantizedWeights:
         for part in needed[self._layout.packed]:
             if part not in parts:
                 raise ModelError(f"weights: {prefix}.{part} is missing", "download it again")
+        for part in needed[self._layout.packed]:
+            if len(parts[part].shape) != 2 or 0 in parts[part].shape:
+                raise ModelError(
+                    f"weights: {prefix}.{part} is {list(parts[part].shape)}, not a matrix",
+                    "give the config.json and the safetensors files of one and the same model",
+                )
         packed = parts[self._layout.packed]
         if packed.dtype != "i32" or len(packed.shape) != 2:
             raise ModelError(

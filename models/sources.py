@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.errors import InputError, ModelError
+from edgec.json_files import read_json
 from edgec.models.hub import TOKENIZER_FILES, download
+from edgec.models.plausible import check_place, check_sizes
 from edgec.models.presets import PRESETS, Preset
 from edgec.models.weights import Progress, RandomWeights, SafetensorsWeights, WeightSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ["BUNDLED", "ModelSource", "bundled_models", "resolve"]
+__all__ = ["BUNDLED", "ModelSource", "bundled_models", "check_name", "resolve"]
 
 BUNDLED = Path(__file__).parent / "bundled"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -113,15 +115,18 @@ def resolve(
         )
         folder, commit = snapshot.folder, snapshot.commit
     _check_folder(model, folder, trust_remote_code)
+    raw = read_json(folder / "config.json")
+    weights: WeightSource = SafetensorsWeights(folder, raw.get("transformers_weights"))
+    check_sizes(model, raw, weights.tensors())
     config = _load_config(model, folder, trust_remote_code)
-    named = getattr(config, "transformers_weights", None)
-    weights: WeightSource = SafetensorsWeights(folder, named)
     if quantization := _quantization(config.to_dict()):
         from edgec.models.prequantized import prequantized
 
         weights = prequantized(model, weights, quantization)
         # To transformers the model is one of floats.
-        del config.quantization_config
+        for name in ("quantization_config", "quantization"):
+            if hasattr(config, name):
+                delattr(config, name)
     if not commit:
         content = _canonical(config.to_dict()) + weights.digest().encode()
         commit = "sha256:" + hashlib.sha256(content).hexdigest()[:40]
@@ -134,6 +139,15 @@ def resolve(
         files["generation_config.json"] = _generation_config(config)
     name = os.path.normpath(name) if kind == "folder" else model
     return ModelSource(name, kind, commit, config, folder, weights, files, trust_remote_code)
+
+
+def check_name(model: str) -> None:
+    """Refuses what is no model's name or place. It loads nothing heavy and asks no hub.
+
+    Raises:
+        ModelError: as from `resolve`.
+    """
+    _kind(model)
 
 
 def bundled_models() -> list[str]:
@@ -152,9 +166,13 @@ def _kind(model: str) -> tuple[str, str]:
         if name not in bundled_models():
             raise _unknown("bundled model", name, bundled_models())
         return "bundled", name
-    path = Path(model).expanduser()
-    if model.startswith((".", "/", "~")) or (model and path.exists()):
-        if not path.exists():
+    try:
+        path = Path(model).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody, a NUL
+        raise ModelError(f"model {model}: no such folder: {_line(error)}", "check it") from None
+    if model.startswith((".", "/", "~")) or (model and exists):
+        if not exists:
             raise ModelError(f"model {model}: no such folder", "check the path")
         if not path.is_dir():
             if path.suffix.lower() == ".gguf":
@@ -189,7 +207,7 @@ def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
             remedy = "this is a compiled artifact: run it, or give the model it was made from"
         raise ModelError(f"model {model}: no config.json", remedy)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (ValueError, OSError) as error:
         raise ModelError(f"model {model}: config.json is not JSON: {error}", "restore it") from None
     if not isinstance(config, dict):
@@ -199,6 +217,8 @@ def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
         for file in _code_files(model, config):
             if not (folder / file).is_file():
                 raise ModelError(f"model {model}: no {file}", "auto_map in config.json names it")
+    for name in (*TOKENIZER_FILES, "config.json"):
+        check_place(model, folder, name)
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise ModelError(
@@ -206,10 +226,10 @@ def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
             "make one: transformers' AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)",
         )
     try:
-        whole = "model" in json.loads(tokenizer.read_text(encoding="utf-8"))
-    except (ValueError, TypeError, OSError):
-        whole = False
-    if not whole:
+        stored = read_json(tokenizer)
+    except (ValueError, OSError):
+        stored = None
+    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
         raise ModelError(f"model {model}: tokenizer.json is damaged", "download or save it again")
 
 
@@ -230,8 +250,10 @@ def _check_config(model: str, config: dict[str, Any], trust_remote_code: bool) -
             f"model {model}: {model_type} is an encoder-decoder", "give a causal language model"
         )
     architectures = config.get("architectures") or []
-    if not isinstance(architectures, list):
-        raise ModelError(f"model {model}: architectures in config.json is not a list", "restore it")
+    if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
+        raise ModelError(
+            f"model {model}: architectures in config.json is not a list of names", "restore it"
+        )
     if nested := sorted(k for k in config if k.endswith("_config") and k in _OTHER_INPUTS):
         raise ModelError(
             f"model {model}: takes more than text ({', '.join(nested)}), which is not supported",
@@ -320,6 +342,9 @@ def _load_config(model: str, folder: Path, trust_remote_code: bool) -> PreTraine
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
+        # What is read of it later must be there.
+        config.get_text_config().to_dict()
+        config.to_dict()
     except Exception as error:  # transformers validates with errors of many unrelated types
         raise ModelError(f"model {model}: config.json: {_line(error)}", "correct it") from None
     return config

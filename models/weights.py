@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgec.errors import ModelError
+from edgec.json_files import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +75,10 @@ _DTYPES = {
 _BYTES = {name: size for name, size, _ in _DTYPES.values()}
 _TORCH = {name: attribute for name, _, attribute in _DTYPES.values()}
 
-# The largest checkpoints have 100,000 tensors, whose headers take 20 MB: what is far larger is not
-# worth the time and the memory to read.
-MAX_HEADER = 32 << 20  # bytes
-MAX_TENSORS = 1 << 17
+# The largest models have 200,000 tensors, whose headers take 30 MB: what is larger is not worth the
+# time and the memory to read.
+MAX_HEADER = 48 << 20  # bytes
+MAX_TENSORS = 250_000
 MAX_RANK = 64
 WHOLE_FILE = 64 << 20  # bytes; smaller files are hashed whole
 SAMPLE = 4096  # bytes hashed at the start, the middle and the end of each tensor of larger ones
@@ -92,7 +93,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Shape and element type of a tensor. `dtype` is f64, f32, f16, bf16, i64, u8, bool, ..."""
 
@@ -145,7 +146,7 @@ def first_few(items: list[str], limit: int = 8) -> str:
     return ", ".join(items[:limit]) + more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a tensor lies: `offset` in bytes from the start of the file."""
 
@@ -315,8 +316,8 @@ def shard_names(index: Path) -> list[str]:
     """
     try:
         data = _bounded(index.read_bytes())
-        shards = sorted({str(file) for file in json.loads(data)["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
+        shards = sorted({str(file) for file in parse_json(data)["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise ModelError(
             f"{index}: not an index of safetensors files", "download it again"
         ) from None
@@ -373,10 +374,10 @@ def _bounded(text: bytes) -> bytes:
     """JSON as it is, if it is small enough to be read.
 
     Raises:
-        ValueError: it has more values than a checkpoint's header.
+        ValueError: it has more values than the header of any model.
     """
-    if sum(map(text.count, (b",", b"[", b"{"))) > 16 * MAX_TENSORS or len(text) > MAX_HEADER:
-        raise ValueError("too large")
+    if len(text) > MAX_HEADER or sum(map(text.count, (b",", b"[", b"{"))) > 10 * MAX_TENSORS:
+        raise ValueError(f"it is larger than that of {MAX_TENSORS} tensors")
     return text
 
 
@@ -408,12 +409,9 @@ def _read_header(file: Path) -> dict[str, _Place]:
     except OSError as error:
         raise ModelError(f"{file}: cannot be read: {error.strerror}", "check the file") from None
     try:
-        header = json.loads(_bounded(text))
-    except (ValueError, RecursionError):
-        raise _damaged(
-            file,
-            f"not a safetensors file (its header is not JSON of at most {MAX_TENSORS} tensors)",
-        ) from None
+        header = parse_json(_bounded(text), strict=True)
+    except ValueError as error:
+        raise _damaged(file, f"not a safetensors file (its header is not JSON: {error})") from None
     if not isinstance(header, dict):
         raise _damaged(file, "not a safetensors file (its header is not an object)")
     header.pop("__metadata__", None)

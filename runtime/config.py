@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.errors import ArtifactError, InputError
+from edgec.json_files import read_json
 
 __all__ = ["DEFAULT_MAX_NEW_TOKENS", "GenerationConfig"]
 
@@ -155,7 +155,7 @@ class GenerationConfig:
             ArtifactError: not a JSON object, or a value out of range.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{path}: cannot be read: {error}", "compile again") from None
         if not isinstance(data, dict):

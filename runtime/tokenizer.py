@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.errors import ArtifactError
+from edgec.json_files import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HFTokenizer
@@ -150,7 +150,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}", "compile again") from None
     if not isinstance(data, dict):

@@ -6,15 +6,13 @@ zig's clang, a Python package; nothing of it is needed on the device.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import tempfile
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from edgec.compiler.tools import run_tool
 from edgec.errors import CompileError
 
 __all__ = ["LEVELS", "Level", "best_level", "build_object", "build_objects"]
@@ -87,12 +85,18 @@ def build_object(source: str, level: str, output: Path, exported: bool = False) 
     Raises:
         CompileError: ziglang is not installed, or the compiler failed.
     """
-    output.write_bytes(_object(source, level, exported))
+    key = (source, level, exported)
+    if key not in _built:
+        _built[key] = _object(source, level, exported, output.parent)
+    output.write_bytes(_built[key])
 
 
-@cache
-def _object(source: str, level: str, exported: bool) -> bytes:
-    """The object file; one takes a second or two, and a process may compile many models."""
+_built: dict[tuple[str, str, bool], bytes] = {}
+"""Object files: one takes a second or two, and a process may compile many models."""
+
+
+def _object(source: str, level: str, exported: bool, place: Path) -> bytes:
+    """The object file; temporary files are in `place`."""
     spec = find_spec("ziglang")
     if spec is None or spec.origin is None:
         raise CompileError(
@@ -100,21 +104,22 @@ def _object(source: str, level: str, exported: bool) -> bytes:
             "pip install 'edgec[compile]'",
         )
     visibility = "default" if exported else "hidden"
-    with tempfile.TemporaryDirectory(prefix="edgec-zig-") as folder:
-        output = Path(folder) / "kernel.o"
-        process = subprocess.run(
+    with tempfile.TemporaryDirectory(prefix="zig-", dir=place) as name:
+        folder = Path(name).absolute()
+        output = folder / "kernel.o"
+        done = run_tool(
             [
                 str(Path(spec.origin).parent / "zig"), "cc", "-target",
                 f"{LEVELS[level].architecture}-freestanding-none", f"-mcpu={LEVELS[level].cpu}",
                 *_FLAGS, *LEVELS[level].flags, f"-fvisibility={visibility}",
                 "-c", str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
             ],
-            env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder},
-            capture_output=True,
-            text=True,
-            check=False,
+            temporary=folder,
+            environment={
+                "ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder),
+            },
         )  # fmt: skip
-        if process.returncode:
-            lines = process.stderr.strip().splitlines() or ["no message"]
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
             raise CompileError(f"kernel {source} for {level}: {lines[0]}")
         return output.read_bytes()

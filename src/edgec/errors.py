@@ -12,7 +12,20 @@ __all__ = [
     "ModelError",
     "QueueFull",
     "RequestTimeout",
+    "shortened",
 ]
+
+
+LONGEST = 2000
+"""Characters of a message: what a file of strangers puts into it may be megabytes."""
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The text, or of a long one the beginning and the end."""
+    if len(text) <= longest:
+        return text
+    head = longest * 3 // 4
+    return f"{text[:head]} … {text[head - longest :]}"
 
 
 class EdgecError(Exception):
@@ -26,6 +39,7 @@ class EdgecError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, remedy: str = "") -> None:
+        what, remedy = shortened(what), shortened(remedy)
         super().__init__(what)
         self.what = what
         self.remedy = remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,46 @@ def test_help_and_unknown_command(chat: Chat) -> None:
     done = chat("/help", "/frobnicate")
     assert "/set key=value" in done.stdout
     assert "/frobnicate: no such command" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [
+        (["/etc/passwd explain"], ["/etc/passwd explain"]),
+        (["/usr/bin"], ["/usr/bin"]),
+        (["/4 of it"], ["/4 of it"]),
+        (["//help"], ["/help"]),
+        (["// a comment in C"], ["/ a comment in C"]),
+        (["/hepl", "hi"], ["hi"]),
+        (["one \\", "two\\", "", "three"], ["one \ntwo\n", "three"]),
+        (['"""one', "two", 'three"""', "four"], ["one\ntwo\nthree", "four"]),
+        (['"""', "/help", "", "two", '"""'], ["/help\n\ntwo"]),
+        (['"""one"""'], ["one"]),
+        (['"""one', "and the end"], ["one\nand the end"]),
+        (["the end\\"], ["the end"]),
+        (['say """hi"""'], ['say """hi"""']),
+    ],
+)
+def test_what_is_asked(chat: Chat, sessions: list[Any], typed: list[str], asked: list[str]) -> None:
+    """Paths are questions, misspelt commands are not, and questions may have several lines."""
+    chat(*typed)
+    found = [prompt[-1]["content"] for prompt, _ in sessions[0].asked]
+    assert [text.strip() for text in found] == [text.strip() for text in asked]
+
+
+def test_a_line_that_is_no_text_ends_a_turn_only(chat: Chat, sessions: list[Any]) -> None:
+    done = chat("a\udcffb", "/set stop=a\udcffb", "hi")
+    assert done.stderr.count("byte 1 is not UTF-8") == 1
+    assert "the question: byte 11 is not UTF-8" in done.stderr
+    assert [prompt[-1]["content"] for prompt, _ in sessions[0].asked] == ["hi"]
+
+
+def test_no_history_without_a_terminal(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    chat("hi")
+    assert not (tmp_path / "state").exists()
 
 
 def test_plain_text(chat: Chat, sessions: list[Any]) -> None:

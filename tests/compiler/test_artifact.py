@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import edgec
 from edgec.artifact import Artifact
 from edgec.compiler import artifact as writing
 from edgec.compiler import driver
+from edgec.compiler.progress import Silent
 from edgec.errors import CompileError, InputError
 from edgec.manifest import MANIFEST_NAME
 
@@ -105,32 +105,98 @@ def test_another_build_needs_force(fake_compile: Compile) -> None:
     assert fake_compile(dtype="f16", force=True).manifest.dtype == "f16"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest"])
-def test_a_damaged_build_is_not_taken_for_whole(
-    fake_compile: Compile, tmp_path: Path, damage: str
+class Notes(Silent):
+    """Remembers what a user would read."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def flip(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+FILES = ["cpu.vmfb", "weights.irpa", "tokenizer.json", "generation_config.json"]
+
+
+@pytest.mark.parametrize("place", ["cache", "output"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "longer", "missing", "folder"])
+@pytest.mark.parametrize("name", FILES)
+def test_compile_again_mends(
+    fake_compile: Compile, tmp_path: Path, name: str, damage: str, place: str
 ) -> None:
-    """In the cache it is made again; an output of the user's is replaced with --force only."""
+    options: dict[str, Any] = {}
+    if place == "cache":
+        options = {"output": None, "cache_dir": tmp_path / "cache"}
+    whole = fake_compile(**options)
+    before = tree(whole.path)
+    file = whole.path / name
+    if damage == "flipped":
+        flip(file, -1)
+    elif damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-9])
+    elif damage == "longer":
+        file.write_bytes(file.read_bytes() + b"x")
+    else:
+        file.unlink()
+        if damage == "folder":
+            file.mkdir()
+    notes = Notes()
+    assert fake_compile(**options, progress=notes) == whole
+    assert tree(whole.path) == before
+    assert len(notes.said) == 1
+    assert str(whole.path) in notes.said[0] and name in notes.said[0]
+    assert notes.said[0].endswith(": it is built again")
+    again = Notes()
+    fake_compile(**options, progress=again)
+    assert again.said == []
+
+
+def test_a_damaged_manifest(fake_compile: Compile, tmp_path: Path) -> None:
+    """In the cache it is made again; of an output nobody knows what it was: --force only."""
     cached = fake_compile(output=None, cache_dir=tmp_path / "cache")
     given = fake_compile()
     for artifact in (cached, given):
-        if damage == "missing":
-            (artifact.path / "cpu.vmfb").unlink()
-        else:
-            file = artifact.path / ("cpu.vmfb" if damage == "truncated" else MANIFEST_NAME)
-            file.write_bytes(file.read_bytes()[:-9])
+        file = artifact.path / MANIFEST_NAME
+        file.write_bytes(file.read_bytes()[:-9])
     assert fake_compile(output=None, cache_dir=tmp_path / "cache") == cached
     with pytest.raises(InputError, match="--force"):
         fake_compile()
     fake_compile(force=True).verify()
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_another_users_entry_in_the_cache_is_not_run(
+    fake_compile: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = fake_compile(output=None, cache_dir=tmp_path / "cache").path
+    true_stat = Path.stat
+
+    def stat(path: Path, **options: Any) -> Any:
+        found = true_stat(path, **options)
+        if path != entry:
+            return found
+        return os.stat_result((*found[:4], found.st_uid + 12345, *found[5:10]))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(InputError, match=r"was put there by another user \(uid .*--cache-dir"):
+        fake_compile(output=None, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "manifest of another program"])
 def test_force_spares_what_is_no_artifact(fake_compile: Compile, tmp_path: Path, kind: str) -> None:
     if kind == "folder":
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    else:
+    elif kind == "file":
         (tmp_path / "out").write_text("years of work")
+    else:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / MANIFEST_NAME).write_text('{"manifest_version": 3}')
     before = tree(tmp_path)
     with pytest.raises(InputError, match="out: exists and is no artifact, so it is not replaced"):
         fake_compile(force=True)
@@ -231,20 +297,6 @@ def test_two_builds_into_one_cache(fake_script: str, model: Path, tmp_path: Path
     (artifact,) = (tmp_path / "cache").glob("*.edgec")
     Artifact.open(artifact).verify()
     assert not list((tmp_path / "cache").glob(".edgec-building-*"))
-
-
-def test_many_workspaces_at_once(tmp_path: Path) -> None:
-    """None takes another, that is just being made, for abandoned."""
-
-    def work(number: int) -> bool:
-        with writing.workspace(tmp_path / "out") as folder:
-            (folder / "mine").write_text(str(number))
-            time.sleep(number % 7 / 1000)
-            return (folder / "mine").read_text() == str(number)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(work, range(400)))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_default_cache(

@@ -142,7 +142,7 @@ def wrong(files: Files, outcome: Outcome) -> str:
         return f"{outcome.end}: {outcome.detail[-700:]}"
     if outcome.peak > 2 * size + SLACK:
         return f"{outcome.peak >> 20} MB for {size} bytes"
-    if outcome.end == "refused" and (len(outcome.detail) > 2000 or "\n" in outcome.detail):
+    if outcome.end == "refused" and (len(outcome.detail) > 3000 or "\n" in outcome.detail):
         return f"a message of {len(outcome.detail)} characters: {outcome.detail[:300]!r}"
     return ""
 
@@ -170,7 +170,7 @@ def test_damaged_folders(kind: str, count: int, folder: Files) -> None:
 
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "many tensors": lambda: with_header(
-        {f"t{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(120_000)},
+        {f"t{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(250_000)},
         b"",
     ),
     "too many tensors": lambda: with_header(

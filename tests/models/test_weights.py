@@ -142,7 +142,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (
             b'{"x": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 8]}}',
             b"",
-            "entry of x",
+            "Infinity is not JSON",
         ),
         (b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}}', b"", "entry of x"),
         (b'{"x": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}}', b"", "entry of x"),
@@ -258,7 +258,7 @@ def test_a_header_of_far_too_many_tensors(count: int, tmp_path: Path) -> None:
     entry = '"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
     text = "{" + ",".join(entry % i for i in range(count)) + "}"
     raw(tmp_path, text.encode())
-    with pytest.raises(ModelError, match=r"makes no sense|more than 131072 tensors|not JSON of at"):
+    with pytest.raises(ModelError, match=r"makes no sense|250000 tensors"):
         SafetensorsWeights(tmp_path)
 
 

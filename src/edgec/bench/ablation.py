@@ -224,6 +224,9 @@ class _Clock:
     def update(self, done: int, total: int, unit: str = "") -> None:
         pass
 
+    def note(self, text: str) -> None:
+        pass
+
 
 def _with_multiple(source: Path, output: Path) -> None:
     """A copy of an artifact, by hard links, whose prompts the runtime pads to the multiple."""

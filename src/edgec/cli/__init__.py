@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import edgec
 from edgec.cli.options import state
-from edgec.errors import EdgecError
+from edgec.cli.streams import open_streams
+from edgec.cli.text import printable
+from edgec.errors import EdgecError, shortened
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -39,6 +41,7 @@ COMMANDS = {
 
 def main() -> NoReturn:
     """The `edgec` program."""
+    open_streams()
     sys.exit(execute(sys.argv[1:]))
 
 
@@ -117,14 +120,14 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, OSError) and error.strerror:
         _say(": ".join([str(error.filename)] * bool(error.filename) + [error.strerror]))
         return 1
-    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    what = f"{type(error).__name__}: {error}".partition("\n")[0]
     _say(what, "this is a bug; run again with --verbose to see where")
     return 1
 
 
 def _say(what: str, remedy: str = "") -> None:
-    line = " ".join(what.split())
-    print(f"edgec: error: {line}" + (f" ({remedy})" if remedy else ""), file=sys.stderr)
+    line = " ".join(shortened(what).split()) + (f" ({remedy})" if remedy else "")
+    print(f"edgec: error: {printable(line)}", file=sys.stderr)
 
 
 def _terminate_cleanly() -> Callable[[], None]:

@@ -209,7 +209,7 @@ def _show(result: dict[str, Any], output: str, report: Path | None) -> None:
 def _progress(text: str) -> None:
     from edgec.cli.text import stderr
 
-    stderr().print(text, style="dim", soft_wrap=True, highlight=False)
+    stderr().print(text, style="dim", soft_wrap=True, highlight=False, markup=False)
 
 
 def parse_tests(n_prompt: str, n_gen: str, pg: list[str], n_depth: str) -> list[BenchTest]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,21 +20,28 @@ from edgec.cli.options import (
     TrustRemoteCode,
     Verbose,
 )
-from edgec.cli.text import stderr
-from edgec.errors import EdgecError
+from edgec.cli.questions import History, Questions, history_file
+from edgec.cli.streams import checked_text
+from edgec.cli.text import printable, stderr
+from edgec.errors import EdgecError, shortened
 
 if TYPE_CHECKING:
     from edgec.runtime import GenerationResult, Session
 
 __all__ = ["Conversation", "chat"]
 
-HELP = """\
+HELP = '''\
 /help            this text
 /exit            leave (or Ctrl-D)
 /reset           forget the conversation
 /stats           tokens and timings of the last answer
 /set key=value   change a generation option; /set alone shows them
-Ctrl-C stops an answer."""
+//...            ask what begins with a slash: //help asks "/help"
+"""              begins a question of several lines, and ends it
+\\                at the end of a line goes on in the next; so does Alt-Enter
+Ctrl-C stops an answer.'''
+
+COMMANDS = ("/help", "/?", "/exit", "/quit", "/bye", "/reset", "/stats", "/set")
 
 
 @dataclass
@@ -50,6 +57,8 @@ class Conversation:
     options: dict[str, Any] = field(default_factory=dict)
     messages: list[dict[str, str]] = field(default_factory=list)
     last: GenerationResult | None = None
+    wrap: bool = False
+    """Whether answers go to a terminal, where words should stay whole."""
 
     def __post_init__(self) -> None:
         self.reset()
@@ -66,7 +75,7 @@ class Conversation:
         prompt = turn if self.template else "\n".join(m["content"] for m in turn)
         said: list[str] = []
         try:
-            for chunk in print_stream(self.session.stream(prompt, **self.options)):
+            for chunk in print_stream(self.session.stream(prompt, **self.options), self.wrap):
                 said.append(chunk.text)
                 self.last = chunk.result
         except KeyboardInterrupt:
@@ -78,7 +87,7 @@ class Conversation:
         name, _, rest = line.partition(" ")
         if name in ("/exit", "/quit", "/bye"):
             return False
-        if name == "/help":
+        if name in ("/help", "/?"):
             print(HELP)
         elif name == "/reset":
             self.reset()
@@ -88,7 +97,7 @@ class Conversation:
         elif name == "/set":
             print(self.set(rest.strip()))
         else:
-            print(f"{name}: no such command; /help lists them")
+            print(f"{name}: no such command; /help lists them, and /{name} asks it")
         return True
 
     def set(self, text: str) -> str:
@@ -140,9 +149,14 @@ def chat(
     offline: Offline = False,
     trust_remote_code: TrustRemoteCode = False,
     cache_dir: CacheDir = None,
+    no_history: Annotated[
+        bool, typer.Option("--no-history", help="Do not keep questions for the next start.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Talk with a model. /help lists the commands."""
+    if system_prompt is not None:
+        checked_text(system_prompt, "--system-prompt")
     options = sampling.generation(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -166,29 +180,39 @@ def chat(
         trust_remote_code=trust_remote_code,
         cache_dir=cache_dir,
     )
-    talk(Conversation(session, system_prompt, not no_chat_template, options))
+    file = None if no_history else history_file()
+    talk(
+        Conversation(session, system_prompt, not no_chat_template, options),
+        History(file) if file else None,
+    )
 
 
-def talk(conversation: Conversation) -> None:
+def talk(conversation: Conversation, history: History | None = None) -> None:
     """Reads turns until /exit or the end of the input. An error ends a turn, not the program."""
-    at_terminal = sys.stdin.isatty()
-    if at_terminal:
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  (line editing and history for input)
+    questions = Questions(history)
+    conversation.wrap = sys.stdout.isatty()
+    if questions.at_terminal:
         stderr().print("[dim]/help lists the commands, Ctrl-D leaves[/]")
+        if history is not None and history.trouble:
+            stderr().print(f"questions are not kept: {history.trouble}", markup=False, style="dim")
     while True:
         try:
-            line = input(">>> " if at_terminal else "").strip()
+            line = questions.next()
+            if _is_command(line):
+                if not conversation.command(line):
+                    break
+            elif line:
+                conversation.answer(line[1:] if line.startswith("//") else line)
         except EOFError:
             break
         except KeyboardInterrupt:
             stderr().print("\n[dim](/exit or Ctrl-D leaves)[/]")
-            continue
-        try:
-            if line.startswith("/"):
-                if not conversation.command(line):
-                    break
-            elif line:
-                conversation.answer(line)
         except EdgecError as error:
-            stderr().print(f"edgec: error: {error}", markup=False, soft_wrap=True)
+            message = printable(shortened(str(error)))
+            stderr().print(f"edgec: error: {message}", markup=False, soft_wrap=True)
+
+
+def _is_command(line: str) -> bool:
+    """Whether a line is a command, or a word that can only be a wrong one; a path is a question."""
+    name = line.partition(" ")[0]
+    return "\n" not in line and (name in COMMANDS or re.fullmatch(r"/[A-Za-z?]+", name) is not None)

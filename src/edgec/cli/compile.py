@@ -12,7 +12,7 @@ from edgec.cli.extra import require_compile
 from edgec.cli.memory import PeakMemory
 from edgec.cli.options import CacheDir, Json, Offline, Revision, TrustRemoteCode, Verbose
 from edgec.cli.progress import StageProgress
-from edgec.cli.text import duration, layers_together, print_json, size, stderr
+from edgec.cli.text import duration, layers_together, print_json, printable, size, stderr
 from edgec.errors import InputError
 from edgec.manifest import MANIFEST_NAME
 
@@ -209,7 +209,7 @@ def compile_model(
         artifact = compile_with_progress("edgec compile", model, quiet=json, **options)
     seconds = time.time() - started
     if artifact is None:
-        stderr().print(f"stopped after {stop_after}; see {dump_ir}", soft_wrap=True)
+        stderr().print(f"stopped after {stop_after}; see {dump_ir}", soft_wrap=True, markup=False)
         return
     # A build that was found has an older manifest.
     fresh = (artifact.path / MANIFEST_NAME).stat().st_mtime >= started - 0.1
@@ -226,19 +226,23 @@ def compile_model(
             }
         )
         return
+    from rich.markup import escape
+
     how = "compiled in" if fresh else "unchanged, checked in"
     stderr().print(
-        f"{artifact.path}  [dim]{size(total)} · {how} {duration(seconds)}"
+        f"{escape(printable(str(artifact.path)))}  [dim]{size(total)} · {how} {duration(seconds)}"
         f" · peak memory {size(memory.peak)}[/]",
         soft_wrap=True,
     )
     if kept := _unquantized(artifact.manifest):
-        stderr().print(f"[yellow]{kept}[/]", soft_wrap=True)
+        stderr().print(kept, style="yellow", soft_wrap=True, markup=False)
     if artifact.manifest.model.attention == "own":
         stderr().print(
-            f"[dim]{artifact.manifest.model.model_type} attends with its own code: the work of"
-            " a step follows the context, not the depth[/]",
+            f"{artifact.manifest.model.model_type} attends with its own code: the work of"
+            " a step follows the context, not the depth",
+            style="dim",
             soft_wrap=True,
+            markup=False,
         )
 
 
@@ -265,6 +269,9 @@ def compile_with_progress(
         The artifact, or None when told to stop before the last stage.
     """
     require_compile(command)
+    from edgec.models.sources import check_name
+
+    check_name(model)  # a typo is refused before what takes seconds to load
     progress = StageProgress(quiet=quiet)
     with progress.stage("load the compiler"):
         from edgec.compiler import compile
@@ -273,6 +280,6 @@ def compile_with_progress(
 
 def _sizes(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
+    if not all(part.isdecimal() and len(part) < 10 for part in parts):
         raise InputError(f"--batch {text}: must be numbers with commas, such as 1,4")
     return tuple(int(part) for part in parts)

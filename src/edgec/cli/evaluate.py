@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from edgec.cli.options import Device, Json, Threads, Verbose
+from edgec.cli.streams import read_text
 from edgec.cli.text import print_json
-from edgec.errors import InputError
 
 __all__ = ["app"]
 
@@ -41,10 +41,7 @@ def ppl(
     verbose: Verbose = False,
 ) -> None:
     """Perplexity on a text, and how often the most likely token is the right one."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from None
+    text = read_text(file, str(file))
     from edgec.runtime.perplexity import perplexity
     from edgec.runtime.session import Session
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgec.cli.wrap import WordWrap
 from edgec.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -47,11 +48,17 @@ def open_session(
     return Session(artifact, device=device, threads=threads)
 
 
-def print_stream(chunks: Iterator[StreamChunk]) -> Iterator[StreamChunk]:
-    """Writes an answer to stdout as it comes, and a newline after it, however it ends."""
+def print_stream(chunks: Iterator[StreamChunk], wrap: bool = False) -> Iterator[StreamChunk]:
+    """Writes an answer to stdout as it comes, and a newline after it, however it ends.
+
+    Args:
+        chunks: The answer.
+        wrap: Whether stdout is a terminal on which words should stay whole.
+    """
+    write = WordWrap(sys.stdout).write if wrap else sys.stdout.write
     try:
         for chunk in chunks:
-            sys.stdout.write(chunk.text)
+            write(chunk.text)
             sys.stdout.flush()
             yield chunk
     finally:

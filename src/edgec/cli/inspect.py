@@ -12,7 +12,8 @@ import typer
 
 from edgec.artifact import Artifact
 from edgec.cli.options import Json, Verbose
-from edgec.cli.text import count, layers_together, print_json, size, stdout
+from edgec.cli.text import count, layers_together, print_json, printable, size, stdout
+from edgec.errors import ArtifactError, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "inspect"]
 
+_LONGEST = 10_000  # characters of a row
+_KINDS = 20  # of state buffers
 DTYPE_BYTES = {"f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i64": 8, "i8": 1, "i1": 1, "f64": 8}
 
 
@@ -40,18 +43,23 @@ def inspect(
         opened.verify()
     if json:
         verified = {"verified": True} if verify else {}
-        print_json(dataclasses.asdict(opened.manifest) | verified)
+        try:
+            print_json(dataclasses.asdict(opened.manifest) | verified)
+        except RecursionError:
+            raise ArtifactError(f"artifact {artifact}: its manifest is nested too deep") from None
         return
 
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 3))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in describe(opened.manifest):
-        table.add_row(name, value)
+        # Names and values are a file's: neither markup nor commands to the terminal.
+        table.add_row(Text(printable(name)), Text(printable(shortened(value, _LONGEST), "\n")))
     console = stdout()
-    console.print(f"[bold]{opened.path}[/]", soft_wrap=True)
+    console.print(Text(printable(str(opened.path)), style="bold"), soft_wrap=True)
     console.print(table)
     if verify:
         console.print(f"[green]✓[/] all {len(opened.manifest.files)} files match their SHA-256")
@@ -109,7 +117,9 @@ def describe(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def summarise_state(state: tuple[StateBuffer, ...]) -> Iterator[str]:
     """Equal buffers on one line: `56 × attention f16[1056,8,128] = 121 MB per sequence`."""
     kinds = Counter((buffer.kind, buffer.dtype, buffer.shape) for buffer in state)
-    for (kind, dtype, shape), number in kinds.items():
+    if len(kinds) > _KINDS:
+        yield f"{len(kinds)} kinds of buffers, of which {_KINDS} are"
+    for (kind, dtype, shape), number in list(kinds.items())[:_KINDS]:
         dims = ",".join(map(str, shape))
         total = number * prod(shape) * DTYPE_BYTES.get(dtype, 0)
         yield f"{number} × {kind} {dtype}[{dims}] = {size(total)} per sequence"
@@ -131,6 +141,6 @@ def _quantization(manifest: Manifest) -> str:
     settings = {k: v for k, v in manifest.quantization.items() if v and v != "none"}
     bytes_ = settings.pop("unquantized_bytes", "")  # artifacts of before have none
     if kept := settings.get("unquantized"):
-        much = f" ({size(int(bytes_))})" if bytes_ else ""
+        much = f" ({size(int(bytes_))})" if bytes_.isdecimal() else ""
         settings["unquantized"] = layers_together(kept.split(", ")) + much
     return "".join(f", {name.replace('_', ' ')} {value}" for name, value in settings.items())

@@ -107,4 +107,6 @@ def create(
         )
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     took = duration(time.perf_counter() - start)
-    stderr().print(f"{output}  [dim]{size(total)} · {took}[/]", soft_wrap=True)
+    from rich.markup import escape
+
+    stderr().print(f"{escape(str(output))}  [dim]{size(total)} · {took}[/]", soft_wrap=True)

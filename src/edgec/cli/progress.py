@@ -53,6 +53,10 @@ class StageProgress:
             amount = f"{done} of {total} {unit}".rstrip()
         self._live.update(self._tasks[-1], amount=amount)
 
+    def note(self, text: str) -> None:
+        """Says a sentence on a line of its own, also when quiet: it is about a fault."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def _begin(self, name: str, detail: str) -> None:
         if self._quiet or not self._console.is_terminal:
             return

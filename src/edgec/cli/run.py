@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +21,7 @@ from edgec.cli.options import (
     TrustRemoteCode,
     Verbose,
 )
+from edgec.cli.streams import checked_text, read_stdin, read_text
 from edgec.cli.text import print_json, stderr
 from edgec.errors import InputError
 
@@ -137,13 +137,10 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and file is not None:
         raise InputError("both --prompt and --file are given", "give one of them")
     if file is not None:
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--file {file}: cannot be read: {error}") from None
+        return read_text(file, f"--file {file}")
     if prompt is None:
         raise InputError("no prompt", "give -p TEXT, -p - for stdin, or -f FILE")
-    return sys.stdin.read() if prompt == "-" else prompt
+    return read_stdin() if prompt == "-" else checked_text(prompt, "--prompt")
 
 
 def _ask(text: str, system_prompt: str | None, chat: bool | None) -> Any:
@@ -154,5 +151,8 @@ def _ask(text: str, system_prompt: str | None, chat: bool | None) -> Any:
         raise InputError("the prompt is empty", "give -p TEXT, -p - for stdin, or -f FILE")
     if not chat and system_prompt is None:
         return text
-    system = [{"role": "system", "content": system_prompt}] if system_prompt is not None else []
+    system = []
+    if system_prompt is not None:
+        content = checked_text(system_prompt, "--system-prompt")
+        system = [{"role": "system", "content": content}]
     return [*system, {"role": "user", "content": text}]

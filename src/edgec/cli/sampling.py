@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from edgec.cli.streams import checked_text
 from edgec.errors import InputError
+from edgec.json_files import parse_json
 
 __all__ = [
     "ChatTemplateKwargs",
@@ -109,7 +111,7 @@ def generation(
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
-        "stop_strings": stop or None,
+        "stop_strings": [checked_text(text, "--stop") for text in stop or ()] or None,
         "ignore_eos": ignore_eos or None,
         "chat_template_kwargs": _parse_object(chat_template_kwargs),
     }
@@ -129,9 +131,9 @@ def parse_setting(text: str) -> dict[str, Any]:
         raise InputError("/set takes key=value", "for example /set temperature=0.7")
     name = key.lstrip("-").replace("-", "_")
     try:
-        parsed = json.loads(value)
+        parsed = _parsed(value, "/set")
     except ValueError:
-        parsed = value
+        parsed = checked_text(value, "/set")
     return {_ALIASES.get(name, name): parsed}
 
 
@@ -139,9 +141,16 @@ def _parse_object(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        value = json.loads(text)
+        value = _parsed(text, "--chat-template-kwargs")
     except ValueError as error:
         raise InputError(f"--chat-template-kwargs: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError("--chat-template-kwargs: must be a JSON object", """like '{"a": 1}'""")
+    return value
+
+
+def _parsed(text: str, what: str) -> Any:
+    """The value of a JSON text; its escapes must make text too, as half of a pair does not."""
+    value = parse_json(text)
+    checked_text(json.dumps(value, ensure_ascii=False), what)
     return value

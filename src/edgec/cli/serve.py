@@ -101,6 +101,6 @@ def parse_bytes(flag: str, text: str) -> int:
         InputError: not of that form.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?)(?:i?b)?", text.strip().lower())
-    if found is None:
+    if found is None or len(found[1]) > 15:
         raise InputError(f"{flag} {text}: must be bytes, such as 2000000, 512M or 1.5G")
     return int(float(found[1]) * _UNITS[found[2]])

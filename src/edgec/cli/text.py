@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["count", "duration", "layers_together", "print_json", "size", "stderr", "stdout"]
+__all__ = [
+    "count",
+    "duration",
+    "layers_together",
+    "print_json",
+    "printable",
+    "size",
+    "stderr",
+    "stdout",
+]
 
 
 def size(number: int) -> str:
@@ -39,8 +49,25 @@ def layers_together(names: list[str]) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON object on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Prints one JSON object on stdout, with escapes where its encoding lacks a character."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    print(text)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with control characters as escapes: they would command the terminal.
+
+    Args:
+        text: Of a file of strangers, or of a message about one.
+        keep: Characters that stay, such as newlines.
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def stdout() -> Console:
@@ -58,6 +85,8 @@ def stderr() -> Console:
 
 
 def _scaled(number: float, units: tuple[str, ...]) -> str:
+    if number >= 10**18:  # no size, and beyond floats where a file says so
+        return f"over {10**18 // 1000 ** (len(units) - 1)} {units[-1]}"
     power = 0
     while number >= 999.5 and power < len(units) - 1:
         number, power = number / 1000, power + 1

@@ -46,6 +46,9 @@ class _Stages:
     def update(self, done: int, total: int, unit: str) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        pass
+
 
 def check(family: str, target: str = "cpu") -> Result:
     """Compiles a tiny random model of a family and compares it with transformers eager.
