@@ -214,10 +214,13 @@ def compile(
                     options.weight_format,
                     embeddings=options.embedding_format,
                     stored=stored_formats(source.weights),
+                    weights=source.weights,
                     expert_stats=expert_stats,
                     trust_remote_code=trust_remote_code,
                 )
                 weights = check_weights(loaded.expected, source.weights)
+                if layers is None:
+                    weights.warn_of_unused()
                 for name in loaded.buffers.keys() & weights.names.keys():
                     # A persistent one (a router's correction bias) is no constant.
                     like = loaded.buffers[name].dtype
@@ -416,6 +419,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             experts=used.experts,
             experts_per_token=used.experts_per_token,
             attention="own" if model.discovery.whole else "operator",
+            rope_switches=build.interface.rope_switches,
         ),
         options=options.to_dict(),
         dtype=options.dtype,

@@ -36,6 +36,7 @@ class Interface:
     prompt: Prompt
     entry_points: dict[str, EntryPoint]
     state: tuple[StateBuffer, ...]
+    rope_switches: tuple[int, ...] = ()
 
 
 def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> Interface:
@@ -54,8 +55,16 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
         if dtype == "i8":
             scales, shape = name + SCALES, buffer.shape[:-1]
             state.append(dataclasses.replace(buffer, name=scales, shape=shape, dtype="f32"))
+    switches = _rope_switches(model, options)
     prompt = Prompt(multiple_of=multiple, min=multiple, max=options.chunk_size)
-    return Interface(prompt, entry_points(vocab_size, options.batch), tuple(state))
+    points = entry_points(vocab_size, options.batch, total=bool(switches))
+    return Interface(prompt, points, tuple(state), switches)
+
+
+def _rope_switches(model: LoadedModel, options: CompileOptions) -> tuple[int, ...]:
+    """The lengths at which positions become encoded otherwise, those that the context passes."""
+    assert options.ctx_size is not None
+    return tuple(length for length in model.rope_switches if length < options.ctx_size)
 
 
 def _attention_buffer(name: str, kept: Kept, dtype: str, options: CompileOptions) -> StateBuffer:
@@ -92,7 +101,12 @@ class _Program(nn.Module):
     """A HF model called as the contract says; `state` is a flat list of the buffers `names`."""
 
     def __init__(
-        self, model: LoadedModel, capacity: int, names: list[str], multiple: int = 1
+        self,
+        model: LoadedModel,
+        capacity: int,
+        names: list[str],
+        switches: tuple[int, ...],
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         self.model = model.module
@@ -100,14 +114,23 @@ class _Program(nn.Module):
         self.capacity = capacity
         self.multiple = multiple
         self.names = names
+        self.switches = switches
         config: Any = model.module.config
         self.family = f"model type '{config.model_type}'"
 
     def sequence(
-        self, start: torch.Tensor, state: list[torch.Tensor], length: torch.Tensor | None = None
+        self,
+        start: torch.Tensor,
+        state: list[torch.Tensor],
+        length: torch.Tensor | None = None,
+        total: torch.Tensor | None = None,
     ) -> SequenceState:
         buffers = dict(zip(self.names, state, strict=True))
-        return SequenceState(start, self.capacity, self.discovery, buffers, length, self.multiple)
+        if length is None and self.switches:
+            total = start + 1
+        return SequenceState(
+            start, self.capacity, self.discovery, buffers, length, self.multiple, total
+        )
 
     def run(
         self,
@@ -117,10 +140,11 @@ class _Program(nn.Module):
         length: torch.Tensor | None,
         following: torch.Tensor,
         state: list[torch.Tensor],
+        total: torch.Tensor | None = None,
     ) -> torch.Tensor:
         # The head runs for one row: that of the last true token.
         last = 0 if length is None else (length - 1).reshape(1)
-        sequence = self.sequence(start, state, length)
+        sequence = self.sequence(start, state, length, total)
         logits = call(self.model, self.known(tokens), positions, sequence, last)[0]
         result: torch.Tensor = logits.to(torch.float32)
         following.copy_(_greedy(result))
@@ -153,8 +177,27 @@ class _Prefill(_Program):
         following: torch.Tensor,
         state: list[torch.Tensor],
     ) -> torch.Tensor:
+        return self.run(tokens, self.positions(tokens, start), start, length, following, state)
+
+    def positions(self, tokens: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         offsets = torch.arange(tokens.shape[1], dtype=torch.int64, device=tokens.device)
-        return self.run(tokens, (offsets + start)[None], start, length, following, state)
+        return (offsets + start)[None]
+
+
+class _PrefillOfTotal(_Prefill):
+    """Is told how long the sequence will be when all chunks of its prompt are done."""
+
+    def forward(  # type: ignore[override]
+        self,
+        tokens: torch.Tensor,
+        start: torch.Tensor,
+        length: torch.Tensor,
+        total: torch.Tensor,
+        following: torch.Tensor,
+        state: list[torch.Tensor],
+    ) -> torch.Tensor:
+        positions = self.positions(tokens, start)
+        return self.run(tokens, positions, start, length, following, state, total)
 
 
 class _Decode(_Program):
@@ -205,19 +248,21 @@ def export(model: LoadedModel, options: CompileOptions, context: ir.Context) -> 
         return _tokens(1), number(), _tokens(1), state()
 
     prompt, dynamic = _prompt_dimension(options)
+    switches = spec.rope_switches
+    kind, numbers = (_PrefillOfTotal, 3) if switches else (_Prefill, 2)
     programs = {
         "prefill": _export(
-            _Prefill(model, capacity, names, spec.prompt.multiple_of),
-            (_tokens(prompt), number(), number(), _tokens(1), state()),
-            (dynamic, None, None, None, [None] * len(spec.state)),
+            kind(model, capacity, names, switches, spec.prompt.multiple_of),
+            (_tokens(prompt), *(number() for _ in range(numbers)), _tokens(1), state()),
+            (dynamic, *[None] * (numbers + 1), [None] * len(spec.state)),
         ),
-        "decode": _export(_Decode(model, capacity, names), row(), None),
+        "decode": _export(_Decode(model, capacity, names, switches), row(), None),
     }
     for size in options.batch:
         if size > 1:
             rows = [row() for _ in range(size)]
             programs[decode_name(size)] = _export(
-                _BatchedDecode(model, capacity, names), (rows,), None
+                _BatchedDecode(model, capacity, names, switches), (rows,), None
             )
     keep_last_row(programs["prefill"])
     for program in programs.values():

@@ -6,6 +6,7 @@ larger than that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO
 import torch
 
 from edgec.archive import archive_head
+from edgec.errors import ModelError
 
 __all__ = ["ArchiveEntry", "write_archive"]
 
@@ -49,6 +51,9 @@ def write_archive(
 
     Returns:
         The size of the file in bytes.
+
+    Raises:
+        ModelError: a value is NaN or infinite, or becomes that in the type it is stored in.
     """
     head = archive_head({name: entry.bytes for name, entry in entries.items()})
     storage_at = min(head.offsets.values(), default=0)
@@ -107,11 +112,40 @@ def _write_tensor(
     tensor = read(name)
     if tuple(tensor.shape) != entry.shape:
         raise ValueError(f"{name}: {tuple(tensor.shape)} instead of {entry.shape}")
-    for block in _blocks(tensor, entry.dtype):
+    for block in _blocks(name, tensor, entry.dtype):
         file.write(block)
 
 
-def _blocks(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
+def _blocks(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
     flat = tensor.detach().contiguous().reshape(-1)
     for part in flat.split(_BLOCK):
-        yield memoryview(part.to(dtype).view(torch.uint8).numpy())
+        stored = part.to(dtype)
+        if not _finite(stored):
+            raise _not_finite(name, flat, dtype)
+        yield memoryview(stored.view(torch.uint8).numpy())
+
+
+def _finite(part: torch.Tensor) -> bool:
+    """Whether all values are; the extremes are NaN where any is, and found in half the time."""
+    if not part.dtype.is_floating_point or not part.numel():
+        return True
+    return all(math.isfinite(float(extreme)) for extreme in torch.aminmax(part))
+
+
+def _not_finite(name: str, flat: torch.Tensor, dtype: torch.dtype) -> ModelError:
+    """Why a tensor cannot be stored, and what to do: a model with such weights answers NaN."""
+    blocks = flat.split(_BLOCK)
+    lost = sum(int((~torch.isfinite(block)).sum()) for block in blocks)
+    if lost:
+        return ModelError(
+            f"weights: {name} has {lost} of {flat.numel()} values that are NaN or infinite",
+            "get an intact copy, or replace them (torch.nan_to_num) and save the model again",
+        )
+    largest = max(float(block.abs().max()) for block in blocks)
+    short = {torch.float16: "f16", torch.bfloat16: "bf16"}.get(dtype, "f32")
+    wider = {"f16": "use --dtype bf16 or f32", "bf16": "use --dtype f32"}
+    return ModelError(
+        f"weights: {name} has values up to {largest:.6g}, beyond those of {short},"
+        f" {torch.finfo(dtype).max:.6g}",
+        wider.get(short, "scale the model's weights"),
+    )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgec.errors import ModelError
-from edgec.models import kernels
+from edgec.models import kernels, rotary
 from edgec.models.positions import PositionRanges
 from edgec.models.state import SequenceState, using
 
@@ -63,7 +63,8 @@ def call(
     # What transformers skips when it is exported (looks at the data) is skipped in discovery too.
     compiling = mock.patch.object(torch.compiler, "_is_compiling_flag", True)
     unchecked = mock.patch.object(torch.distributions.Distribution, "_validate_args", False)
-    with using(state), kernels.installed(model), ranges, compiling, unchecked:
+    rotated = rotary.installed(model, state)
+    with using(state), kernels.installed(model), rotated, ranges, compiling, unchecked:
         logits: torch.Tensor = model(input_ids=tokens, use_cache=True, **asked).logits
     if "logits_to_keep" not in known and not isinstance(last, int):
         logits = logits.index_select(1, last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +15,19 @@ from edgec.models.weights import QuantizedSource, TensorInfo, WeightSource, firs
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CheckedWeights", "ExpectedTensors", "check_weights", "expected_tensors", "tensors_of"]
+__all__ = [
+    "CheckedWeights",
+    "ExpectedTensors",
+    "check_weights",
+    "expected_tensors",
+    "own_tensors",
+    "tensors_of",
+]
+
+_log = logging.getLogger("edgec.models")
 
 FLOATS = ("f64", "f32", "f16", "bf16")
+F8 = ("f8e4m3fn", "f8e5m2")
 
 
 @dataclass(frozen=True)
@@ -61,8 +72,11 @@ class CheckedWeights:
     def read(self, name: str) -> torch.Tensor:
         """See `WeightSource`."""
         if name in self.fused:
-            return self.fused[name].convert(self.source.read)[name]
-        return self.source.read(self.names[name])
+            return self.fused[name].convert(self._read)[name]
+        return self._read(self.names[name])
+
+    def _read(self, stored: str) -> torch.Tensor:
+        return _widened(self.source.read(stored))
 
     def read_quantized(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Packed integers and scales of a matrix that the checkpoint has as integers, else None."""
@@ -79,13 +93,18 @@ class CheckedWeights:
         fusion = self.fused.get(name)
         if fusion is not None and all(len(names) == experts for names in fusion.parts.values()):
             for expert in range(experts):
-                yield fusion.one(expert).convert(self.source.read)[name][0]
+                yield fusion.one(expert).convert(self._read)[name][0]
         else:
             yield from self.read(name)
 
     def digest(self) -> str:
         """See `WeightSource`."""
         return self.source.digest()
+
+    def warn_of_unused(self) -> None:
+        """Says which tensors have no place in the model: it may be another one's checkpoint."""
+        if self.unused:
+            _log.warning("weights: not used: %s", first_few(sorted(self.unused)))
 
 
 def expected_tensors(config: Any, *, trust_remote_code: bool = False) -> ExpectedTensors:
@@ -149,8 +168,72 @@ def tensors_of(model: Any) -> ExpectedTensors:
         tied,
         rename,
         Conversions(convert, {p: c for c in converters for p in c.source_patterns}, model.config),
-        tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
+        tuple(_ignored(model)),
     )
+
+
+def _ignored(model: Any) -> Iterator[str]:
+    """Patterns of names that transformers passes over in a checkpoint, as it builds them."""
+    yield from getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    buffers = [name for name, _ in model.named_buffers()]
+    if any(name.endswith("rotary_emb.inv_freq") for name in buffers):
+        yield r"rotary_emb\.inv_freq"
+    if any(name.endswith("position_ids") for name in buffers):
+        yield r"(^|\.)position_ids$"
+
+
+def own_tensors(expected: ExpectedTensors, source: WeightSource) -> list[str]:
+    """The tied parameters for which a checkpoint has other values than for what they are tied to.
+
+    transformers does not tie these, whatever the configuration says: they are fine-tuned or merged
+    models, whose `lm_head` went its own way.
+    """
+    found = _found(expected, source)
+    first: dict[str, str] = {}
+    own = []
+    for alias, name in expected.tied.items():
+        if alias not in found:
+            continue
+        stands = first.setdefault(name, name if name in found else alias)
+        if stands != alias and not _equal(source, found[stands], found[alias]):
+            own.append(alias)
+    return own
+
+
+def _found(expected: ExpectedTensors, source: WeightSource) -> dict[str, str]:
+    """The module's names of what a checkpoint has, to its own names."""
+    stored = source.tensors()
+    # A name that is right as it stands wins over one that only a renaming makes right.
+    return {expected.rename(name): name for name in stored} | {name: name for name in stored}
+
+
+_BLOCK = 1 << 24  # elements compared at a time
+
+
+def _is_float(stored: Mapping[str, TensorInfo], name: str) -> bool:
+    """Whether a tensor's numbers are its values; those in 8 bits that have a scale are not."""
+    dtype = stored[name].dtype
+    scales = (f"{name}_scale", f"{name}_scale_inv")
+    return dtype in FLOATS or (dtype in F8 and not any(scale in stored for scale in scales))
+
+
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    """Floats of 8 bits as the same numbers in bf16; others as they are."""
+    import torch
+
+    return (
+        tensor.to(torch.bfloat16)
+        if tensor.dtype.itemsize == 1 and tensor.dtype.is_floating_point
+        else tensor
+    )
+
+
+def _equal(source: WeightSource, one: str, other: str) -> bool:
+    stored = source.tensors()
+    if stored[one].shape != stored[other].shape:
+        return False
+    left, right = (_widened(source.read(n)).reshape(-1).split(_BLOCK) for n in (one, other))
+    return all(bool((a == b).all()) for a, b in zip(left, right, strict=True))
 
 
 def check_weights(
@@ -173,9 +256,7 @@ def check_weights(
     """
     if not isinstance(expected, ExpectedTensors):
         expected = ExpectedTensors(dict(expected), dict(tied or {}))
-    stored = source.tensors()
-    # A name that is right as it stands wins over one that only a renaming makes right.
-    found = {expected.rename(name): name for name in stored} | {name: name for name in stored}
+    stored, found = source.tensors(), _found(expected, source)
     aliases: dict[str, list[str]] = {}
     for alias, name in expected.tied.items():
         aliases.setdefault(name, []).append(alias)
@@ -190,7 +271,7 @@ def check_weights(
             fused[name], info = made[name]
             if info.shape != tuple(shape):
                 problems.append(f"{fused[name].origin} is {list(info.shape)}, not {list(shape)}")
-            elif info.dtype not in FLOATS:
+            elif not all(_is_float(stored, part) for part in fused[name].stored):
                 problems.append(f"{fused[name].origin} has the packed dtype {info.dtype}")
             continue
         in_file = next((found[n] for n in (name, *aliases.get(name, ())) if n in found), None)
@@ -200,7 +281,7 @@ def check_weights(
         info = stored[in_file]
         if info.shape != tuple(shape):
             problems.append(f"{in_file} is {list(info.shape)}, not {list(shape)}")
-        elif info.dtype not in FLOATS and info.dtype not in ("i64", "i32", "bool"):
+        elif not _is_float(stored, in_file) and info.dtype not in ("i64", "i32", "bool"):
             problems.append(f"{in_file} has the packed dtype {info.dtype}")
         names[name] = in_file
         names |= dict.fromkeys(aliases.get(name, ()), in_file)

@@ -63,7 +63,10 @@ class Fusion:
 
         def empty(name: str) -> torch.Tensor:
             info = stored[name]
-            return torch.empty(info.shape, dtype=torch_dtype(info.dtype), device="meta")
+            dtype = torch_dtype(info.dtype)
+            if dtype.is_floating_point and dtype.itemsize == 1:
+                dtype = torch.bfloat16  # as they are read: torch joins none of 8 bits
+            return torch.empty(info.shape, dtype=dtype, device="meta")
 
         try:
             made = self.convert(empty)

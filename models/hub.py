@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.errors import EdgecError, InputError, ModelError
-from edgec.models.weights import INDEX_FILE, SINGLE_FILE, Progress
+from edgec.models.weights import INDEX_SUFFIX, Progress, first_few, shard_names, weights_file
 
 __all__ = ["TEMPLATES", "TOKENIZER_FILES", "Snapshot", "download"]
 
@@ -31,7 +32,6 @@ TOKENIZER_FILES = (
 TEMPLATES = "additional_chat_templates/*.jinja"
 """Chat templates beside the usual one, by name."""
 
-SHARDS = "model-*-of-*.safetensors"
 PICKLES = (".bin", ".pt", ".pth")
 
 
@@ -102,26 +102,30 @@ def download(
             info = HfApi(endpoint=endpoint, token=token).model_info(repo, revision=revision)
             names = [entry.rfilename for entry in info.siblings or []]
         wanted = _escaped(_small_files(names, trust_remote_code))
-        check(fetch(wanted))
-        weights = _weight_files(repo, names, offline)
-        folder = fetch(wanted + _escaped(weights))
+        folder = fetch(wanted)
+        check(folder)
+        weights = _weights_file(repo, names, folder, offline)
+        files = [weights]
+        if weights.endswith(INDEX_SUFFIX):
+            files = shard_names(fetch([*wanted, *_escaped(files)]) / weights)
+            _check_there(repo, weights, [f for f in files if f not in names], offline)
+            files.append(weights)
+        folder = fetch([*wanted, *_escaped(files)])
     return Snapshot(folder, folder.name)
 
 
 def _small_files(names: list[str], trust_remote_code: bool) -> list[str]:
-    wanted = {"config.json", INDEX_FILE, *TOKENIZER_FILES}
+    wanted = {"config.json", *TOKENIZER_FILES}
     code = (n for n in names if trust_remote_code and n.endswith(".py"))
     return [n for n in names if n in wanted or fnmatchcase(n, TEMPLATES)] + list(code)
 
 
-def _weight_files(repo: str, names: list[str], offline: bool) -> list[str]:
-    """The weights in the layout that transformers loads; copies in other layouts are left."""
-    if INDEX_FILE in names:
-        weights = [n for n in names if "/" not in n and Path(n).match(SHARDS)]
-    else:
-        weights = [n for n in names if n == SINGLE_FILE]
-    if weights:
-        return weights
+def _weights_file(repo: str, names: list[str], folder: Path, offline: bool) -> str:
+    """The file or index of weights that transformers loads; copies in other layouts are left."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = weights_file(lambda name: name in names, config.get("transformers_weights"))
+    if found is not None:
+        return found
     if offline:
         raise ModelError(f"model {repo}: its weights are not cached", "run once without --offline")
     if any(n.endswith(PICKLES) for n in names):
@@ -130,6 +134,16 @@ def _weight_files(repo: str, names: list[str], offline: bool) -> list[str]:
             "look for a revision or a copy with safetensors files",
         )
     raise ModelError(f"model {repo}: no safetensors files", "give a model with its weights")
+
+
+def _check_there(repo: str, index: str, missing: list[str], offline: bool) -> None:
+    if missing and offline:
+        raise ModelError(f"model {repo}: its weights are not cached", "run once without --offline")
+    if missing:
+        raise ModelError(
+            f"model {repo}: {index} names files that are not there: {first_few(missing, 3)}",
+            "look for a revision or a copy that is whole",
+        )
 
 
 def _escaped(names: list[str]) -> list[str]:

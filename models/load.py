@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +17,18 @@ from transformers import AutoModelForCausalLM, initialization
 from edgec.errors import ModelError
 from edgec.models import attention, experts
 from edgec.models.call import call, place
-from edgec.models.check import ExpectedTensors, tensors_of
+from edgec.models.check import ExpectedTensors, own_tensors, tensors_of
 from edgec.models.discovery import Discovery, Kept
 from edgec.models.linear import QuantizedMatrix, narrow_weights
 from edgec.models.probe import check_own_attention
 from edgec.models.quantize import WeightFormat
+from edgec.models.rotary import add_long_frequencies
 from edgec.models.state import SequenceState
+from edgec.models.weights import WeightSource
 
 __all__ = ["LoadedModel", "load"]
+
+_log = logging.getLogger("edgec.models")
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _OWN_ATTENTION = "eager"
@@ -43,6 +48,7 @@ class LoadedModel:
         discovery: What each layer keeps, and the masks it asks for.
         expected: What a checkpoint must have; the shapes are those before quantisation.
         quantized: The matrices that are stored as integers and scales, by parameter name.
+        rope_switches: Lengths, rising, past each of which positions are encoded otherwise.
     """
 
     module: nn.Module
@@ -52,6 +58,7 @@ class LoadedModel:
     discovery: Discovery
     expected: ExpectedTensors
     quantized: dict[str, QuantizedMatrix]
+    rope_switches: tuple[int, ...] = ()
 
     @property
     def parameter_count(self) -> int:
@@ -83,6 +90,7 @@ def load(
     *,
     embeddings: WeightFormat | Literal["same"] | None = "same",
     stored: Mapping[str, WeightFormat] | None = None,
+    weights: WeightSource | None = None,
     expert_stats: bool = False,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
@@ -95,6 +103,8 @@ def load(
         embeddings: The format of embedding tables and `lm_head`, where it is another.
         stored: Matrices that the checkpoint has as integers already, by its names: they keep that
             format.
+        weights: The checkpoint; parameters that are tied by the configuration, but have values of
+            their own there, are not tied.
         expert_stats: Whether the state counts the tokens of each expert.
         trust_remote_code: Whether modelling code that came with the model may run.
 
@@ -108,7 +118,16 @@ def load(
     experts.check_config(config)
     if wrong := _WRONG.get(config.model_type):
         raise ModelError(f"model type '{config.model_type}': {wrong}", _UNEXPLAINED)
-    given = (config, dtype, form, embeddings, stored or {}, expert_stats, trust_remote_code)
+    given = (
+        config,
+        dtype,
+        form,
+        embeddings,
+        stored or {},
+        weights,
+        expert_stats,
+        trust_remote_code,
+    )
     try:
         return _load(*given, whole=False)
     except ModelError as refused:
@@ -125,6 +144,7 @@ def _load(
     form: WeightFormat | None,
     embeddings: WeightFormat | Literal["same"] | None,
     stored: Mapping[str, WeightFormat],
+    weights: WeightSource | None,
     expert_stats: bool,
     trust_remote_code: bool,
     whole: bool,
@@ -138,6 +158,9 @@ def _load(
     if whole:
         check_own_attention(config, trust_remote_code=trust_remote_code)
     expected = tensors_of(module)
+    if weights is not None and (separate := own_tensors(expected, weights)):
+        _untie(module, separate, quiet=whole)
+        expected = tensors_of(module)
     own: dict[str, WeightFormat | None] = {}
     if embeddings != "same":
         own = dict.fromkeys(_embeddings(module), embeddings)
@@ -148,6 +171,7 @@ def _load(
                 kept.setdefault(other, kept[one])
     quantized = narrow_weights(module, DTYPES[dtype], form, own | kept)
     quantized |= experts.narrow_experts(module, DTYPES[dtype], form)
+    switches = add_long_frequencies(module)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():
         parent, _, leaf = name.rpartition(".")
@@ -162,7 +186,24 @@ def _load(
             first[id(parameter)] = name
             parameters[name] = parameter
     discovery = _discover(module, config, whole, expert_stats)
-    return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized)
+    return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized, switches)
+
+
+def _untie(module: nn.Module, names: list[str], quiet: bool) -> None:
+    """Gives tied parameters a place of their own."""
+    tied: Any = module.all_tied_weights_keys
+    for name in names:
+        other = tied.pop(name)
+        if not quiet:
+            _log.warning(
+                "weights: %s is read from the checkpoint, where it differs from %s; "
+                "tie_word_embeddings in config.json says they are one",
+                name,
+                other,
+            )
+        parent, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(parent)
+        setattr(owner, leaf, nn.Parameter(torch.empty_like(getattr(owner, leaf)), False))
 
 
 def _embeddings(module: nn.Module) -> list[str]:

@@ -114,10 +114,18 @@ def quantize(
         groups = block.reshape(-1, columns // group, group)
         low, high = groups.amin(-1), groups.amax(-1)
         if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):  # NaN: both are NaN
-            raise ModelError(f"weights: {name} has NaN or infinite values", "get an intact copy")
+            raise ModelError(
+                f"weights: {name} has NaN or infinite values",
+                "get an intact copy, or replace them (torch.nan_to_num) and save the model again",
+            )
         integers, scale = rounding(groups, low, high)
         if not bool(torch.isfinite(scale).all()):
-            raise ModelError(f"weights: {name} has values too large for {form.bits} bits")
+            largest = float(torch.maximum(high, -low).max())
+            raise ModelError(
+                f"weights: {name} has values up to {largest:.6g}, too large for int{form.bits}, "
+                "whose scales are f16",
+                "leave out --quantize, and use --dtype bf16 or f32",
+            )
         end = first + block.shape[0] // PANEL
         packed[first:end] = pack(integers.view(-1, columns), form.bits)
         scales[..., first:end, :, :] = pack_scales(scale)

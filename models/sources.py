@@ -121,8 +121,9 @@ def resolve(
         )
         folder, commit = snapshot.folder, snapshot.commit
     _check_folder(model, folder, trust_remote_code)
-    weights: WeightSource = SafetensorsWeights(folder)
-    check_sizes(model, read_json(folder / "config.json"), weights.tensors())
+    raw = read_json(folder / "config.json")
+    weights: WeightSource = SafetensorsWeights(folder, raw.get("transformers_weights"))
+    check_sizes(model, raw, weights.tensors())
     config = _load_config(model, folder, trust_remote_code)
     if quantization := _quantization(config.to_dict()):
         from edgec.models.prequantized import prequantized

@@ -64,6 +64,8 @@ class SequenceState(Cache):
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
         multiple: Of which the number of the call's tokens is one, when it has several.
+        total: i64 scalar tensor, how long the sequence is with all that is being computed, later
+            chunks too; None where no length makes a difference.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class SequenceState(Cache):
         buffers: dict[str, torch.Tensor] | None = None,
         length: torch.Tensor | None = None,
         multiple: int = 32,
+        total: torch.Tensor | None = None,
     ) -> None:
         super().__init__(layers=_NoLayers())
         self.start = start
@@ -82,6 +85,7 @@ class SequenceState(Cache):
         self.buffers = buffers
         self.length = length
         self.multiple = multiple
+        self.total = total
         self.parts: tuple[SequenceState, ...] = (self,)
         self.updated: set[str] = set()
         self._masks = iter(discovery.masks)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import math
 import mmap
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgec.errors import ModelError
-from edgec.json_files import parse_json, read_json
+from edgec.json_files import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -38,15 +39,20 @@ __all__ = [
     "first_few",
     "map_bytes",
     "sample_digest",
+    "shard_names",
     "stored_formats",
     "torch_dtype",
+    "weights_file",
 ]
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, and how many bytes are done of how many."""
 
+_log = logging.getLogger("edgec.models")
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+INDEX_SUFFIX = ".safetensors.index.json"
 
 # name in a safetensors header -> (name here, bytes of an element, attribute of torch)
 _DTYPES = {
@@ -69,8 +75,10 @@ _DTYPES = {
 _BYTES = {name: size for name, size, _ in _DTYPES.values()}
 _TORCH = {name: attribute for name, _, attribute in _DTYPES.values()}
 
-MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library sets
-MAX_TENSORS = 250_000  # in one file; the largest models have 200,000, in dozens of files
+# The largest models have 200,000 tensors, whose headers take 30 MB: what is larger is not worth the
+# time and the memory to read.
+MAX_HEADER = 48 << 20  # bytes
+MAX_TENSORS = 250_000
 MAX_RANK = 64
 WHOLE_FILE = 64 << 20  # bytes; smaller files are hashed whole
 SAMPLE = 4096  # bytes hashed at the start, the middle and the end of each tensor of larger ones
@@ -85,7 +93,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Shape and element type of a tensor. `dtype` is f64, f32, f16, bf16, i64, u8, bool, ..."""
 
@@ -138,7 +146,7 @@ def first_few(items: list[str], limit: int = 8) -> str:
     return ", ".join(items[:limit]) + more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a tensor lies: `offset` in bytes from the start of the file."""
 
@@ -150,22 +158,29 @@ class _Place:
 class SafetensorsWeights:
     """The safetensors files of a Hugging Face folder, one or several with an index.
 
+    Which files are read is as in transformers: the named one, or `model.safetensors`, or the files
+    that an index names, whatever they are called; of these all tensors.
+
     Args:
-        folder: Holds `model.safetensors.index.json` and its shards, or `model.safetensors`.
+        folder: Holds `model.safetensors`, or `model.safetensors.index.json` and its shards.
+        named: Another file or index of the folder, which the configuration names.
 
     Raises:
-        ModelError: no safetensors file, a shard missing, a file truncated or with a damaged
-            header, or a tensor that the index places where it is not.
+        ModelError: no safetensors file, a shard missing, or a file truncated or with a damaged
+            header.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, named: str | None = None) -> None:
         self.folder = folder
+        name = weights_file(lambda file: (folder / file).is_file(), named)
+        if name is None:
+            raise _no_weights(folder, named)
+        if name.endswith(INDEX_SUFFIX):
+            self._places = _sharded(folder, name)
+            return
+        self._places = _read_header(folder / name)
         if (folder / INDEX_FILE).is_file():
-            self._places = _sharded(folder)
-        elif (folder / SINGLE_FILE).is_file():
-            self._places = _read_header(folder / SINGLE_FILE)
-        else:
-            raise _no_weights(folder)
+            _warn_of_index(folder, name)
 
     def tensors(self) -> dict[str, TensorInfo]:
         """See `WeightSource`."""
@@ -250,7 +265,33 @@ def sample_digest(file: Path, spans: Iterable[tuple[int, int]]) -> str:
     return digest.hexdigest()
 
 
-def _no_weights(folder: Path) -> ModelError:
+def weights_file(there: Callable[[str], bool], named: str | None = None) -> str | None:
+    """The file or index that a model's weights are read from; None: there is none.
+
+    Args:
+        there: Whether the model's folder, or its repository, has a file.
+        named: What `transformers_weights` in the configuration says.
+
+    Raises:
+        ModelError: that is no safetensors file or index in the folder.
+    """
+    if named is None:
+        return next((name for name in (SINGLE_FILE, INDEX_FILE) if there(name)), None)
+    if not isinstance(named, str) or not _is_inside(named, (".safetensors", INDEX_SUFFIX)):
+        raise ModelError(
+            f"transformers_weights in config.json: {_shown(str(named))} is no safetensors file "
+            "of the model's folder",
+            "correct it, or take the key out",
+        )
+    return named if there(named) else None
+
+
+def _no_weights(folder: Path, named: str | None) -> ModelError:
+    if named is not None:
+        return ModelError(
+            f"model {folder}: no {named}, which transformers_weights in config.json names",
+            "download it, or take the key out of config.json",
+        )
     others = sorted(p.name for p in folder.glob("*.safetensors"))
     if others:
         return ModelError(
@@ -267,32 +308,83 @@ def _no_weights(folder: Path) -> ModelError:
     return ModelError(f"model {folder}: no {SINGLE_FILE}", "download or save the weights there")
 
 
-def _sharded(folder: Path) -> dict[str, _Place]:
-    index = folder / INDEX_FILE
+def shard_names(index: Path) -> list[str]:
+    """The files that an index of safetensors files names, sorted, as paths in the model's folder.
+
+    Raises:
+        ModelError: it is no index, or names something outside the folder.
+    """
     try:
-        weight_map = read_json(index)["weight_map"]
-        names: dict[str, str] = {str(tensor): str(file) for tensor, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        data = _bounded(index.read_bytes())
+        shards = sorted({str(file) for file in parse_json(data)["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise ModelError(
             f"{index}: not an index of safetensors files", "download it again"
         ) from None
-    shards = sorted(set(names.values()))
     # The name of a shard comes from a file that anybody can write: it must stay in the folder.
-    if strange := [s for s in shards if Path(s).name != s or not s.endswith(".safetensors")]:
-        raise ModelError(f"{index}: names files that are not its shards: {first_few(strange, 3)}")
+    if strange := [shard for shard in shards if not _is_inside(shard, ".safetensors")]:
+        raise ModelError(
+            f"{index}: names files that are not its shards: "
+            f"{first_few([_shown(s) for s in strange], 3)}",
+            "download it again",
+        )
+    return shards
+
+
+def _is_inside(name: str, endings: str | tuple[str, ...]) -> bool:
+    """Whether a name from a file is that of a file in the model's folder."""
+    path = PurePosixPath(name)
+    inside = not path.is_absolute() and ".." not in path.parts and name.isprintable()
+    return inside and len(name) < 1000 and name.endswith(endings)
+
+
+def _sharded(folder: Path, index: str) -> dict[str, _Place]:
+    shards = shard_names(folder / index)
     if missing := [s for s in shards if not (folder / s).is_file()]:
         raise ModelError(
             f"model {folder}: {len(missing)} of {len(shards)} weight files missing: "
-            f"{first_few(missing)}",
+            f"{first_few([_shown(s) for s in missing])}",
             "download them again",
         )
-    headers = {shard: _read_header(folder / shard) for shard in shards}
-    if absent := [f"{t} in {s}" for t, s in names.items() if t not in headers[s]]:
-        raise ModelError(
-            f"{index}: {len(absent)} tensors are not where it says: {first_few(absent)}",
-            "download the weights and their index again",
+    places: dict[str, _Place] = {}
+    for shard in shards:
+        places |= _read_header(folder / shard)
+        if len(places) > MAX_TENSORS:
+            raise _damaged(folder / index, f"its files have more than {MAX_TENSORS} tensors")
+    return places
+
+
+def _warn_of_index(folder: Path, name: str) -> None:
+    """Says that an index beside the weights is not used, where it is for other files."""
+    try:
+        others = [shard for shard in shard_names(folder / INDEX_FILE) if shard != name]
+    except ModelError:
+        return
+    if others:
+        _log.warning(
+            "model %s: %s is read, as transformers does; %s beside it names other files (%s)",
+            folder,
+            name,
+            INDEX_FILE,
+            first_few([_shown(s) for s in others], 3),
         )
-    return {tensor: headers[shard][tensor] for tensor, shard in names.items()}
+
+
+def _bounded(text: bytes) -> bytes:
+    """JSON as it is, if it is small enough to be read.
+
+    Raises:
+        ValueError: it has more values than the header of any model.
+    """
+    if len(text) > MAX_HEADER or sum(map(text.count, (b",", b"[", b"{"))) > 10 * MAX_TENSORS:
+        raise ValueError(f"it is larger than that of {MAX_TENSORS} tensors")
+    return text
+
+
+def _shown(name: str) -> str:
+    """A name from a file, which may be anything, for a message."""
+    text = ascii(name[:200])[1:-1]
+    return text if len(name) <= 200 and len(text) <= 200 else f"{text[:200]}..."
 
 
 def _read_header(file: Path) -> dict[str, _Place]:
@@ -301,48 +393,41 @@ def _read_header(file: Path) -> dict[str, _Place]:
     The data must be there to the last byte, and each tensor have exactly the bytes that its
     shape and dtype need, one after the other.
     """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if len(start) < 8:
-            raise _damaged(file, f"truncated: {size} bytes")
-        if length > MAX_HEADER:
-            raise _damaged(file, "not a safetensors file (its header's length makes no sense)")
-        if 8 + length > size:
-            raise _damaged(file, f"truncated in its header: {size} of {8 + length} bytes or more")
-        text = stream.read(length)
-    if (count := text.count(b'"data_offsets"')) > MAX_TENSORS:
-        raise _damaged(file, f"its header names {count} tensors, more than any model has")
     try:
-        header = parse_json(text, strict=True)
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if len(start) < 8:
+                raise _damaged(file, f"truncated: {size} bytes")
+            if length > MAX_HEADER:
+                raise _damaged(file, "not a safetensors file (its header's length makes no sense)")
+            if 8 + length > size:
+                have = f"{size} of {8 + length} bytes or more"
+                raise _damaged(file, f"truncated in its header: {have}")
+            text = stream.read(length)
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read: {error.strerror}", "check the file") from None
+    try:
+        header = parse_json(_bounded(text), strict=True)
     except ValueError as error:
         raise _damaged(file, f"not a safetensors file (its header is not JSON: {error})") from None
     if not isinstance(header, dict):
         raise _damaged(file, "not a safetensors file (its header is not an object)")
     header.pop("__metadata__", None)
+    if len(header) > MAX_TENSORS:
+        raise _damaged(file, f"more than {MAX_TENSORS} tensors")
     spans: list[tuple[int, int, str]] = []
     places: dict[str, _Place] = {}
     for name, entry in header.items():
-        try:
-            begin, end = (_integer(offset) for offset in entry["data_offsets"])
-            shape = tuple(_integer(size) for size in entry["shape"][:MAX_RANK])
-            if len(entry["shape"]) > MAX_RANK:
-                raise ValueError
-            info = TensorInfo(shape, _DTYPES[entry["dtype"]][0])
-        except (KeyError, TypeError, ValueError):
-            raise _damaged(file, f"header entry of {name} is damaged or of unknown dtype") from None
-        if end - begin != info.nbytes:
-            raise _damaged(
-                file, f"{name} has {end - begin} bytes, its shape {info.shape} needs {info.nbytes}"
-            )
+        info, begin, end = _entry(file, name, entry)
         spans.append((begin, end, name))
         places[name] = _Place(file, 8 + length + begin, info)
     position = 0
     for begin, end, name in sorted(spans):
         if begin != position:
             what = "overlaps the one before" if begin < position else "leaves a gap before it"
-            raise _damaged(file, f"{name} {what}")
+            raise _damaged(file, f"{_shown(name)} {what}")
         position = end
     if 8 + length + position > size:
         raise _damaged(file, f"truncated: {size} of {8 + length + position} bytes")
@@ -351,15 +436,24 @@ def _read_header(file: Path) -> dict[str, _Place]:
     return places
 
 
-def _integer(value: Any) -> int:
-    """A size or an offset as the format has them.
-
-    Raises:
-        ValueError: not an integer, negative, or beyond 64 bits.
-    """
-    if type(value) is not int or not 0 <= value < 1 << 64:
-        raise ValueError
-    return value
+def _entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+    """What a header says of a tensor: shape and dtype, and where it begins and ends."""
+    try:
+        shape, offsets, dtype = entry["shape"], entry["data_offsets"], _DTYPES[entry["dtype"]][0]
+        begin, end = offsets
+        sizes = (*shape[:MAX_RANK], begin, end)
+        if len(shape) > MAX_RANK or any(type(n) is not int or not 0 <= n < 1 << 63 for n in sizes):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(
+            file, f"header entry of {_shown(name)} is damaged or of unknown dtype"
+        ) from None
+    info = TensorInfo(tuple(shape), dtype)
+    if end - begin != info.nbytes:
+        needed = info.nbytes if info.nbytes < 1 << 63 else "more than 2^63"
+        what = f"its shape {info.shape[:8]} needs {needed}"
+        raise _damaged(file, f"{_shown(name)} has {end - begin} bytes, {what}")
+    return info, begin, end
 
 
 def _damaged(file: Path, what: str) -> ModelError:

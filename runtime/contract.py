@@ -61,7 +61,11 @@ def check_contract(where: Path, manifest: Manifest) -> None:
         raise _wrong(where, f"impossible batch sizes {batches}")
     if not 1 <= model.vocab_size < 2**31:
         raise _wrong(where, f"a vocabulary of {model.vocab_size}")
-    if manifest.entry_points != entry_points(model.vocab_size, batches):
+    switches = model.rope_switches
+    if list(switches) != sorted(set(switches)) or not all(0 < s < model.context for s in switches):
+        raise _wrong(where, f"impossible rope_switches {switches}")
+    points = entry_points(model.vocab_size, batches, total=bool(switches))
+    if manifest.entry_points != points:
         raise _wrong(
             where,
             f"the entry points are not those of a vocabulary of {model.vocab_size}"

@@ -63,8 +63,13 @@ class CompiledProgram(Protocol):
         """Zeroed state for one sequence."""
         ...
 
-    def prefill(self, tokens: npt.NDArray[np.int32], start: int, length: int, state: Any) -> Output:
-        """Queues a block i32[1, P] of which the first `length` tokens are true."""
+    def prefill(
+        self, tokens: npt.NDArray[np.int32], start: int, length: int, state: Any, total: int
+    ) -> Output:
+        """Queues a block i32[1, P] of which the first `length` tokens are true.
+
+        The sequence will have `total` tokens when all chunks of its prompt are done.
+        """
         ...
 
     def decode(self, steps: Seq[tuple[int | Output, int, Any]]) -> Seq[Output]:

@@ -99,6 +99,7 @@ class _Row:
     start: int
     length: int | None
     state: StateBuffers
+    total: int = 0
 
 
 class LoadedProgram:
@@ -165,16 +166,24 @@ class LoadedProgram:
         return StateBuffers(self._device, self.manifest.state)
 
     def prefill(
-        self, tokens: npt.NDArray[np.int32], start: int, length: int, state: StateBuffers
+        self,
+        tokens: npt.NDArray[np.int32],
+        start: int,
+        length: int,
+        state: StateBuffers,
+        total: int = 0,
     ) -> DeviceOutput:
         """Queues a block of tokens i32[1, P], of which the first `length` are true.
+
+        The sequence will have `total` tokens; 0: as many as after this call.
 
         A program with prompt sizes takes it in several calls where P is not one of them.
         """
         prefills, size, done = self._prefills(), tokens.shape[1], 0
         for part in split_block(size, self.program.prompt_sizes):
             block = transfer.upload_tokens(self._device, tokens[:, done : done + part])
-            row = _Row(block, start + done, min(part, length - done), state)
+            true = min(part, length - done)
+            row = _Row(block, start + done, true, state, total or start + length)
             (output,) = self._call(prefills.get(part, "prefill"), [row])
             done += part
         return output
@@ -211,7 +220,7 @@ class LoadedProgram:
         """
         import iree.runtime as rt
 
-        count = size * (4 + len(rows[0].state.views)) + 2
+        count = size * (5 + len(rows[0].state.views)) + 2
         arguments, results = rt.VmVariantList(count), rt.VmVariantList(1)
         before, after = rt.HalFence(len(rows)), rt.HalFence(len(rows))
         try:
@@ -221,6 +230,8 @@ class LoadedProgram:
                 arguments.push_int(row.start)
                 if row.length is not None:
                     arguments.push_int(row.length)
+                    if self.manifest.model.rope_switches:
+                        arguments.push_int(row.total)
                 arguments.push_ref(row.state.next_slot())
                 for view in row.state.views:
                     arguments.push_ref(view)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
@@ -91,6 +92,8 @@ class Sequence:
         self._program = program
         self._prompt = manifest.prompt
         self._log = PhaseLog()
+        self._switches = manifest.model.rope_switches
+        self._passed = 0  # how many of these the rows held were computed for, see `_differs`
         self._tokens: list[int] = []
         self._last: Step | None = None
         # The position of a token that was fed back unread, and the result that has it.
@@ -197,6 +200,11 @@ class Sequence:
         self.check_tokens(tokens)
         self._check_room(len(tokens))
         self.pause()
+        total = self.length + len(tokens)
+        if self._differs(total):
+            tokens = [*self._known(), *tokens]
+            self._forget()
+        self._passed = self._passes(total)
         self._log.enter(SequencePhase.FOLLOW_UP_PREFILL if self._tokens else SequencePhase.PREFILL)
         start = len(self._tokens)
         # The end in whole blocks: where `reusable` goes back to when the same prompt comes again.
@@ -208,8 +216,23 @@ class Sequence:
             size = self._prompt.max
             if first < mark and self._needs_checkpoint:
                 size = min(size, mark - first)
-            yield self._prefill(tokens[first : first + size])
+            yield self._prefill(tokens[first : first + size], total)
             first += size
+
+    def _passes(self, total: int) -> int:
+        """How many of the lengths at which positions are encoded otherwise lie below a length."""
+        return bisect_left(self._switches, total)
+
+    def _differs(self, total: int) -> bool:
+        """Whether a sequence of that length has other rows for the tokens held than these."""
+        return bool(self._tokens) and self._passed != self._passes(total)
+
+    def _forget(self) -> None:
+        """Goes back to no tokens, the cheapest way."""
+        if self.can_truncate(0):
+            self.truncate(0)
+        else:
+            self.reset()
 
     def step(self, token: int | Step) -> Step:
         """Computes one token.
@@ -284,7 +307,12 @@ class Sequence:
         return length - length % self._prompt.multiple_of
 
     def common(self, prompt: Seq[int]) -> int:
-        """How many tokens a prompt has in common with what the state holds, all but its last."""
+        """How many tokens a prompt has in common with what the state holds, all but its last.
+
+        0 where the length of the prompt gives these tokens other rows.
+        """
+        if self._differs(len(prompt)):
+            return 0
         held, limit = self._known(), min(self.length, len(prompt) - 1)
         return next((i for i in range(limit) if held[i] != prompt[i]), limit)
 
@@ -296,10 +324,10 @@ class Sequence:
         """
         self._check_usable()
         length = self.reusable(prompt)
-        if length or self.can_truncate(0):
+        if length:
             self.truncate(length)
         else:
-            self.reset()
+            self._forget()
         return length
 
     def checkpoint(self) -> None:
@@ -332,7 +360,7 @@ class Sequence:
         tokens = other.tokens[:length]
         with self._all_or_poisoned():
             self._state.copy_from(other._state, length)
-            self._hold_again(tokens, other._shortest)
+            self._hold_again(tokens, other._shortest, other._passed)
             self._decoded = other._decoded
 
     def save(self, path: str | Path) -> None:
@@ -345,6 +373,10 @@ class Sequence:
         self._check_usable()
         if not self._tokens:
             raise InputError("an empty sequence has nothing to save")
+        if self._differs(self.length):
+            tokens = list(self._known())
+            self._forget()
+            self.extend(tokens)
         digest = self._program.manifest.digest
         rows = self._state.read(self.length)
         write_snapshot(Path(path), digest, self._known(), self._shortest, rows)
@@ -367,13 +399,14 @@ class Sequence:
         self.reset()
         with self._all_or_poisoned():
             self._state.write(buffers, len(tokens))
-            self._hold_again(tokens, shortest)
+            self._hold_again(tokens, shortest, self._passes(len(tokens)))
 
-    def _hold_again(self, tokens: Seq[int], shortest: int) -> None:
+    def _hold_again(self, tokens: Seq[int], shortest: int, passed: int) -> None:
         """Counts as held what was not computed here."""
         if tokens:
             self._tokens = list(tokens)
             self._shortest = shortest
+            self._passed = passed
             self._decoded = True  # as far as anybody knows
             self._log.enter(SequencePhase.INACTIVE)
 
@@ -481,7 +514,7 @@ class Sequence:
             self._unread = None
         return self._tokens
 
-    def _prefill(self, tokens: Seq[int]) -> Step:
+    def _prefill(self, tokens: Seq[int], total: int) -> Step:
         # One token too: its logits as a decode step are others, in the last bits or in more.
         multiple = self._prompt.multiple_of
         size = max(self._prompt.min, -(-len(tokens) // multiple) * multiple)
@@ -491,7 +524,7 @@ class Sequence:
         self._writes(start + size)
         self._begin_change(start)
         (output,) = _run(
-            [self], lambda: [self._program.prefill(block, start, len(tokens), self._state)]
+            [self], lambda: [self._program.prefill(block, start, len(tokens), self._state, total)]
         )
         self._log.current.bytes += block.nbytes
         self._decoded = False
@@ -561,9 +594,12 @@ def step_together(steps: Seq[tuple[Sequence, int | Step]]) -> list[Step]:
             retired or poisoned.
     """
     calls = [sequence._begin_step(token) for sequence, token in steps]
+    if any(sequence._differs(sequence.length + 1) for sequence, _ in steps):
+        return _step_past_switches(steps)
     for sequence, _ in steps:
         length = len(sequence._tokens)
         sequence._begin_change(length)
+        sequence._passed = sequence._passes(length + 1)
         sequence._log.enter(SequencePhase.DECODE)
         sequence._writes(length + 1)
     sequences = [sequence for sequence, _ in steps]
@@ -572,6 +608,23 @@ def step_together(steps: Seq[tuple[Sequence, int | Step]]) -> list[Step]:
         sequence._end_step(token, isinstance(call[0], int), output)
         for (sequence, token), call, output in zip(steps, calls, outputs, strict=True)
     ]
+
+
+def _step_past_switches(steps: Seq[tuple[Sequence, int | Step]]) -> list[Step]:
+    """`step_together` where some sequences get so long that all their rows are other ones.
+
+    Their tokens are computed again, each sequence's by itself.
+    """
+    again = [step for step in steps if step[0]._differs(step[0].length + 1)]
+    others = [step for step in steps if step not in again]
+    results = {
+        id(sequence): sequence.extend([token.token() if isinstance(token, Step) else token])
+        for sequence, token in again
+    }
+    if others:
+        stepped = step_together(others)
+        results |= {id(s): step for (s, _), step in zip(others, stepped, strict=True)}
+    return [results[id(sequence)] for sequence, _ in steps]
 
 
 def _run(sequences: Seq[Sequence], call: Callable[[], Seq[Output]]) -> Seq[Output]:

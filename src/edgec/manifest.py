@@ -8,6 +8,10 @@ The calling convention of the two entry points, in order:
     prefill(tokens i32[1, P], start i64, length i64, next i32[1, 1], *state) -> logits f32[1, V]
     decode (tokens i32[1, 1], start i64,             next i32[1, 1], *state) -> logits f32[1, V]
 
+Where `model.rope_switches` has any lengths, `total i64` follows `length`: how long the sequence is
+with all chunks of the prompt. Positions of a sequence longer than such a length are encoded
+otherwise, all of them: passing one, its tokens are computed again.
+
 For each of `batch_sizes` above 1 there is a `decode_<B>`, which takes the arguments of `decode` B
 times, one sequence after the other, and gives logits f32[B, V].
 
@@ -183,7 +187,8 @@ class ModelInfo:
     `active_parameters` are those that take part in one token's result. `experts` are in each
     layer that has any, and `experts_per_token` of them a token is routed to; 0 without experts.
     `attention` is `operator` where layers attend with edgec's, over the rows there are, or `own`
-    where with the family's code, over all rows of the context.
+    where with the family's code, over all rows of the context. `rope_switches` are lengths within
+    the context, rising, past each of which positions are encoded otherwise.
     """
 
     id: str
@@ -199,6 +204,7 @@ class ModelInfo:
     experts: int = 0
     experts_per_token: int = 0
     attention: str = "operator"
+    rope_switches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -282,11 +288,18 @@ def decode_name(batch: int) -> str:
     return "decode" if batch == 1 else f"decode_{batch}"
 
 
-def entry_points(vocab_size: int, batch_sizes: tuple[int, ...]) -> dict[str, EntryPoint]:
-    """The entry points of the convention, for logits of a length and these batches."""
+def entry_points(
+    vocab_size: int, batch_sizes: tuple[int, ...], *, total: bool = False
+) -> dict[str, EntryPoint]:
+    """The entry points of the convention, for logits of a length and these batches.
+
+    Args:
+        total: Whether a prompt's calls are told the length of the whole, see `rope_switches`.
+    """
     start, length = TensorSpec("start", (), "i64"), TensorSpec("length", (), "i64")
     following = TensorSpec("next", (1, 1), "i32")
-    prompt = (TensorSpec("tokens", (1, None), "i32"), start, length, following)
+    known = (start, length, TensorSpec("total", (), "i64")) if total else (start, length)
+    prompt = (TensorSpec("tokens", (1, None), "i32"), *known, following)
     step = (TensorSpec("tokens", (1, 1), "i32"), start, following)
     logits = (TensorSpec("logits", (1, vocab_size), "f32"),)
     found = {"prefill": EntryPoint(prompt, logits)}

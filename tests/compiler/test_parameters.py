@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgec.compiler.parameters import ArchiveEntry, write_archive
+from edgec.errors import ModelError
 
 STORED = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -114,6 +115,7 @@ def test_memory_is_bounded_by_one_tensor(tmp_path: Path) -> None:
 import resource, torch
 from pathlib import Path
 from edgec.compiler.parameters import ArchiveEntry, write_archive
+from edgec.errors import ModelError
 shape = (1 << 23,)
 def write(names, dtype):
     entries = {{name: ArchiveEntry(shape, dtype) for name in names}}
@@ -127,3 +129,32 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 96 << 10  # kB; without streaming it would be 384 MB
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "what", "remedy"),
+    [
+        (7e4, torch.float16, "has values up to 70000, beyond those of f16, 65504", "bf16 or f32"),
+        (-1e6, torch.float16, "has values up to 1e\\+06, beyond those of f16", "bf16 or f32"),
+        (3.4e38, torch.bfloat16, r"has values up to 3.4e\+38, beyond those of bf16", "f32"),
+        (float("nan"), torch.float32, "has 1 of 12 values that are NaN or infinite", "nan_to_num"),
+        (float("inf"), torch.bfloat16, "has 1 of 12 values that are NaN or infinite", "nan_to_num"),
+        (float("-inf"), torch.float16, "has 1 of 12 values that are NaN or infinite", "nan_to_num"),
+    ],
+)
+def test_values_that_the_type_does_not_hold(
+    value: float, dtype: torch.dtype, what: str, remedy: str, tmp_path: Path
+) -> None:
+    """Otherwise every answer of the model would be NaN."""
+    tensor = torch.ones(3, 4)
+    tensor[1, 2] = value
+    entries = {"some.weight": ArchiveEntry((3, 4), dtype)}
+    with pytest.raises(ModelError, match=f"weights: some.weight {what}") as caught:
+        write_archive(tmp_path / "w.irpa", entries, lambda name: tensor)
+    assert remedy in caught.value.remedy
+
+
+def test_the_largest_value_of_a_type_is_stored(tmp_path: Path) -> None:
+    entries = {"w": ArchiveEntry((2,), torch.float16), "e": ArchiveEntry((0,), torch.float16)}
+    values = {"w": torch.tensor([65504.0, -65504.0]), "e": torch.zeros(0)}
+    write_archive(tmp_path / "w.irpa", entries, values.__getitem__)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ class Hub:
 
     def answer(self, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
         self.tokens.add(request.headers.get("authorization"))
-        path = request.path.partition("?")[0]
+        path = unquote(request.path.partition("?")[0])
         for start, (status, code) in self.status.items():
             if path.startswith(start):
                 return status, {"X-Error-Code": code, "X-Error-Message": code}, b"{}"
@@ -176,16 +177,78 @@ def test_code_only_when_trusted(hub: Hub) -> None:
     assert source.config.model_type == "llama"
 
 
-def test_shards(hub: Hub) -> None:
-    index: dict[str, dict[str, str]] = {"weight_map": {}}
-    for number in (1, 2):
-        name = f"model-0000{number}-of-00002.safetensors"
-        hub.files[name] = save({f"t{number}": torch.ones(number)})
-        index["weight_map"][f"t{number}"] = name
-    hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
+INDEX = "model.safetensors.index.json"
+
+
+def put_shards(hub: Hub, *names: str) -> None:
+    """Shards of one tensor each, `t0` and so on, in place of model.safetensors."""
+    del hub.files["model.safetensors"]
+    for number, name in enumerate(names):
+        hub.files[name] = save({f"t{number}": torch.ones(number + 1)})
+    index = {"weight_map": {f"t{number}": name for number, name in enumerate(names)}}
+    hub.files[INDEX] = json.dumps(index).encode()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+        (
+            "model.safetensors-00001-of-00002.safetensors",
+            "model.safetensors-00002-of-00002.safetensors",
+        ),
+        ("weights/[a].safetensors", "b.safetensors"),
+        ("only.safetensors",),
+    ],
+)
+def test_shards(names: tuple[str, ...], hub: Hub) -> None:
+    """The files that the index names, whatever they are called, and no others."""
+    hub.files["model-00003-of-00003.safetensors"] = b"of another layout"
+    put_shards(hub, *names)
     source = resolve("org/tiny")
-    assert set(source.weights.tensors()) == {"t1", "t2"}
-    assert "model.safetensors" not in hub.fetched
+    assert set(source.weights.tensors()) == {f"t{number}" for number in range(len(names))}
+    needed = NEEDED - {"model.safetensors"}
+    assert set(hub.fetched) == needed | {INDEX, *names}
+    hub.fetched.clear()
+    assert resolve("org/tiny", offline=True).fingerprint() == source.fingerprint()
+    assert source.folder is not None
+    (source.folder / names[-1]).unlink()
+    fails(ModelError, "weights are not cached.*without --offline", offline=True)
+
+
+def test_an_index_whose_only_file_is_the_usual_one(hub: Hub) -> None:
+    index = {"weight_map": {"lm_head.weight": "model.safetensors"}}
+    hub.files[INDEX] = json.dumps(index).encode()
+    assert resolve("org/tiny").weights.read("lm_head.weight").tolist() == [1, 1, 1]
+
+
+def test_one_file_goes_before_an_index(hub: Hub) -> None:
+    """As in transformers; the index and its files are not fetched."""
+    single = hub.files["model.safetensors"]
+    put_shards(hub, "old-1.safetensors")
+    hub.files["model.safetensors"] = single
+    assert "lm_head.weight" in resolve("org/tiny").weights.tensors()
+    assert set(hub.fetched) == NEEDED
+
+
+def test_shards_that_are_not_there(hub: Hub) -> None:
+    put_shards(hub, "a.safetensors", "b.safetensors")
+    del hub.files["b.safetensors"]
+    fails(ModelError, "names files that are not there: b.safetensors")
+    assert "a.safetensors" not in hub.fetched
+
+
+def test_an_index_that_leads_elsewhere(hub: Hub) -> None:
+    put_shards(hub, "../../a.safetensors")
+    fails(ModelError, "names files that are not its shards")
+
+
+def test_the_file_that_the_configuration_names(hub: Hub) -> None:
+    named = {**CONFIG, "transformers_weights": "model.fp16.safetensors"}
+    hub.files["config.json"] = json.dumps(named).encode()
+    hub.files["model.fp16.safetensors"] = save({"x": torch.ones(1)})
+    assert set(resolve("org/tiny").weights.tensors()) == {"x"}
+    assert set(hub.fetched) == NEEDED - {"model.safetensors"} | {"model.fp16.safetensors"}
 
 
 def test_refused_before_its_weights(hub: Hub) -> None:

@@ -76,6 +76,19 @@ def test_weights_that_are_no_numbers_are_named(bad: float) -> None:
         quantize("some.weight", weight, WeightFormat(8, 32))
 
 
+@pytest.mark.parametrize(
+    "form", [WeightFormat(8, 32), WeightFormat(4, 32), WeightFormat(4, 32, True)]
+)
+@pytest.mark.parametrize("value", [1e8, -1e20, 1e30])
+def test_weights_beyond_the_scales_are_named(form: WeightFormat, value: float) -> None:
+    weight = torch.ones(3, 64)
+    weight[1, 40] = value
+    with pytest.raises(
+        ModelError, match=f"w has values up to {abs(value):.6g}".replace("+", r"\+")
+    ):
+        quantize("w", weight, form)
+
+
 def test_zero_points_fit_groups_off_centre() -> None:
     """A line through each group: far better than a scale alone where weights are not centred."""
     weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))

@@ -21,6 +21,7 @@ from edgec.models import weights as weights_module
 from edgec.models.check import CheckedWeights, ExpectedTensors, check_weights, expected_tensors
 from edgec.models.weights import (
     INDEX_FILE,
+    MAX_TENSORS,
     SINGLE_FILE,
     RandomWeights,
     SafetensorsWeights,
@@ -137,6 +138,17 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"x": {"dtype": "F32"}}, b"12345678", "entry of x is damaged"),
         ({"x": 3}, b"12345678", "entry of x is damaged"),
         ({"x": {**ENTRY, "shape": [-2], "data_offsets": [8, 0]}}, b"", "entry of x is damaged"),
+        ({"x": {**ENTRY, "data_offsets": [8, 0]}}, b"", "x has -8 bytes"),
+        (
+            b'{"x": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 8]}}',
+            b"",
+            "Infinity is not JSON",
+        ),
+        (b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}}', b"", "entry of x"),
+        (b'{"x": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}}', b"", "entry of x"),
+        (b'{"x": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}}', b"", "entry of x"),
+        (b"[" * 100_000, b"", "not JSON"),
+        ({"x" * 10_000_000: 3}, b"", r"entry of x{200}\.\.\. is"),
         ({"x": ENTRY, "y": {**ENTRY, "data_offsets": [4, 12]}}, b"1" * 12, "y overlaps"),
         ({"x": ENTRY, "y": {**ENTRY, "data_offsets": [9, 17]}}, b"1" * 17, "y leaves a gap"),
     ],
@@ -184,12 +196,70 @@ def test_missing_shards(sharded: Path) -> None:
         SafetensorsWeights(sharded)
 
 
-def test_tensor_that_the_index_misplaces(sharded: Path) -> None:
+def test_tensors_are_those_of_the_files_wherever_the_index_has_them(sharded: Path) -> None:
+    """As transformers reads them: an index says which files there are, and no more."""
     index = json.loads((sharded / INDEX_FILE).read_text())
-    index["weight_map"]["z"] = "model-00001-of-00002.safetensors"
+    names = list(index["weight_map"])
+    files = sorted(set(index["weight_map"].values()))
+    index["weight_map"] = {names[0]: files[1], "nowhere": files[0]}
     (sharded / INDEX_FILE).write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="1 tensors are not where it says: z in model-00001"):
-        SafetensorsWeights(sharded)
+    assert set(SafetensorsWeights(sharded).tensors()) == set(TENSORS)
+
+
+def test_files_of_an_index_have_any_name(sharded: Path) -> None:
+    text = (sharded / INDEX_FILE).read_text()
+    (sharded / "parts").mkdir()
+    for number, name in (
+        (1, "model.safetensors-00001-of-00002.safetensors"),
+        (2, "parts/b.safetensors"),
+    ):
+        old = f"model-0000{number}-of-00002.safetensors"
+        (sharded / old).rename(sharded / name)
+        text = text.replace(old, name)
+    (sharded / INDEX_FILE).write_text(text)
+    source = SafetensorsWeights(sharded)
+    assert all(same(source.read(name), tensor) for name, tensor in TENSORS.items())
+
+
+def test_a_stale_index_is_not_used(sharded: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """transformers reads model.safetensors where there is one."""
+    save_file({"new": torch.ones(3)}, sharded / SINGLE_FILE)
+    assert set(SafetensorsWeights(sharded).tensors()) == {"new"}
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "model.safetensors is read" in message and "model-00001-of-00002" in message
+    caplog.clear()
+    (sharded / INDEX_FILE).write_text(json.dumps({"weight_map": {"new": SINGLE_FILE}}))
+    assert set(SafetensorsWeights(sharded).tensors()) == {"new"} and not caplog.records
+    (sharded / INDEX_FILE).write_text("{{{")
+    assert set(SafetensorsWeights(sharded).tensors()) == {"new"} and not caplog.records
+
+
+def test_an_index_of_one_file(folder: Path) -> None:
+    (folder / SINGLE_FILE).rename(folder / "weights.safetensors")
+    index = {"weight_map": dict.fromkeys(TENSORS, "weights.safetensors")}
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+    assert set(SafetensorsWeights(folder).tensors()) == set(TENSORS)
+
+
+def test_the_file_that_the_configuration_names(folder: Path) -> None:
+    """`transformers_weights`; as in transformers it must lie in the folder."""
+    save_file({"x": torch.ones(3)}, folder / "model.fp32.safetensors")
+    assert set(SafetensorsWeights(folder, "model.fp32.safetensors").tensors()) == {"x"}
+    with pytest.raises(ModelError, match=r"no a\.safetensors, which transformers_weights"):
+        SafetensorsWeights(folder, "a.safetensors")
+    for name in ("../model.safetensors", "/etc/x.safetensors", "model.bin"):
+        with pytest.raises(ModelError, match="is no safetensors file of the model's folder"):
+            SafetensorsWeights(folder, name)
+
+
+@pytest.mark.parametrize("count", [MAX_TENSORS + 1, 1_500_000])
+def test_a_header_of_far_too_many_tensors(count: int, tmp_path: Path) -> None:
+    """Refused at once; the largest checkpoints have 100,000."""
+    entry = '"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    text = "{" + ",".join(entry % i for i in range(count)) + "}"
+    raw(tmp_path, text.encode())
+    with pytest.raises(ModelError, match=r"makes no sense|250000 tensors"):
+        SafetensorsWeights(tmp_path)
 
 
 @pytest.mark.parametrize("index", ["", "[]", '{"weight_map": 3}', "{}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from bisect import bisect_left
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ def make_manifest(
     longest: int = 64,
     kind: str = "attention",
     window: int = 0,
+    switches: tuple[int, ...] = (),
     **changes: Any,
 ) -> Manifest:
     rows = context + multiple_of
@@ -44,12 +46,14 @@ def make_manifest(
         "schema_version": SCHEMA_VERSION,
         "digest": "0",
         "versions": {"edgec": "0.1.0", "iree": "3.13.0"},
-        "model": ModelInfo("fake", "", "Fake", "fake", VOCAB, context, context, 1, 1, 1),
+        "model": ModelInfo(
+            "fake", "", "Fake", "fake", VOCAB, context, context, 1, 1, 1, rope_switches=switches
+        ),
         "options": {},
         "dtype": "f32",
         "quantization": {},
         "prompt": Prompt(multiple_of, multiple_of, longest),
-        "entry_points": entry_points(VOCAB, changes.get("batch_sizes", (1,))),
+        "entry_points": entry_points(VOCAB, changes.get("batch_sizes", (1,)), total=bool(switches)),
         "state": (StateBuffer("cache", kind, (rows, 1), "i32", window, window),),
         "programs": {"cpu": Program("cpu:host", "local-task", "cpu.vmfb", {}, ANY_CPU)},
         "parameters": ParameterFile("weights.irpa", "model", 0, 0),
@@ -127,7 +131,8 @@ class FakeOutput:
 class FakeProgram:
     """Logits are a hash of the whole history, as its state has it.
 
-    A stale or padded row that is read, a wrong position or a token computed twice changes them.
+    A stale or padded row that is read, a wrong position, a token computed twice or rows for another
+    total length change them.
     `script` gives the tokens to answer with instead, by position of the answer.
     """
 
@@ -143,26 +148,42 @@ class FakeProgram:
         return FakeState(spec.shape[0], spec.window, spec.has_rows)
 
     def prefill(
-        self, tokens: npt.NDArray[np.int32], start: int, length: int, state: FakeState
+        self,
+        tokens: npt.NDArray[np.int32],
+        start: int,
+        length: int,
+        state: FakeState,
+        total: int,
     ) -> FakeOutput:
         assert tokens.dtype == np.int32
         assert tokens.shape[1] % self.manifest.prompt.multiple_of == 0
         assert self.manifest.prompt.min <= tokens.shape[1] <= self.manifest.prompt.max
-        return self._run("prefill", tokens[0].tolist(), start, length, state)
+        return self._run("prefill", tokens[0].tolist(), start, length, state, total)
 
     def decode(self, steps: Seq[tuple[Any, int, FakeState]]) -> list[FakeOutput]:
         self.batches.append(len(steps))
         return [
-            self._run("decode", [t if isinstance(t, int) else t.token()], start, 1, state)
+            self._run(
+                "decode", [t if isinstance(t, int) else t.token()], start, 1, state, start + 1
+            )
             for t, start, state in steps
         ]
 
     def _run(
-        self, name: str, tokens: list[int], start: int, length: int, state: FakeState
+        self,
+        name: str,
+        tokens: list[int],
+        start: int,
+        length: int,
+        state: FakeState,
+        total: int,
     ) -> FakeOutput:
         self.calls.append((name, start, length, len(tokens)))
         end, rows, window = start + length, len(state.rows), state.window
         assert window or start + len(tokens) <= rows, "written past the state"
+        # Rows of a sequence past a switch are others.
+        passed = bisect_left(self.manifest.model.rope_switches, total)
+        tokens = [token + 1000 * passed for token in tokens]
         for position, token in enumerate(tokens, start):
             state.rows[position % rows] = token
         if self.fail_at is not None and start <= self.fail_at < start + length:

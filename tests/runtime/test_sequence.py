@@ -16,6 +16,7 @@ from tests.runtime.fakes import FakeProgram, make_manifest
 
 from edgec.errors import DeviceError, InputError
 from edgec.runtime import Sequence, SequencePhase
+from edgec.runtime.sequence import step_together
 
 P = SequencePhase
 MakeProgram = Callable[..., FakeProgram]
@@ -340,3 +341,85 @@ def test_an_interrupt_poisons_a_state_that_may_have_moved_on(make_program: MakeP
     with pytest.raises(KeyboardInterrupt):
         sequence.extend(ids(6))
     assert sequence.phase is P.POISONED
+
+
+@given(
+    parts=st.lists(
+        st.tuples(
+            st.sampled_from(["decode", "feed", "prefill", "back", "keep"]), st.integers(1, 70)
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    kind=st.sampled_from(["attention", "recurrent"]),
+    switches=st.sampled_from([(64,), (40, 90)]),
+)
+@settings(deadline=None)
+def test_rows_are_those_of_the_total_length(
+    parts: list[tuple[str, int]], kind: str, switches: tuple[int, ...]
+) -> None:
+    """Past a switch of the rotary embedding all tokens are computed again, and when shorter too."""
+    sequence = Sequence(FakeProgram(make_manifest(context=640, kind=kind, switches=switches)))
+    held: list[int] = []
+    step = None
+    for what, count in parts:
+        new = ids(count, len(held))
+        if what in ("back", "keep"):
+            if what == "keep":
+                held = held[: max(1, len(held) - count)] + new
+                step = sequence.extend(held[sequence.keep(held) :])
+            elif sequence.can_truncate(shorter := max(0, len(held) - count)):
+                sequence.truncate(shorter)
+                held, step = held[:shorter], None
+        elif what == "prefill":
+            held, step = held + new, sequence.extend(new)
+        else:
+            for token in new[:9]:
+                feed = step if what == "feed" and step is not None else token
+                held.append(feed.token() if not isinstance(feed, int) else token)
+                step = sequence.step(feed)
+        if step is not None and len(held) > 0:
+            np.testing.assert_array_equal(
+                step.logits(), fresh(held, context=640, switches=switches, kind=kind)
+            )
+    assert sequence.tokens == tuple(held)
+
+
+def test_a_chunk_before_the_switch_has_the_rows_of_the_whole_prompt(
+    make_program: MakeProgram,
+) -> None:
+    """And what is cut off there does not go on with them as a short sequence."""
+    program = make_program(switches=(100,))
+    sequence = Sequence(program)
+    chunks = sequence.chunks(ids(150))
+    next(chunks)
+    assert sequence.length == 64
+    chunks.close()
+    assert sequence.common(ids(64)) == 0 and sequence.common(ids(120)) == 64
+    step = sequence.step(9)
+    np.testing.assert_array_equal(step.logits(), fresh([*ids(64), 9], switches=(100,)))
+
+
+def test_a_batch_in_which_one_passes_the_switch() -> None:
+    program = FakeProgram(make_manifest(switches=(64,), batch_sizes=(1, 4)))
+    lengths = (10, 64, 30, 64)
+    sequences = [Sequence(program) for _ in lengths]
+    steps = [s.extend(ids(n)) for s, n in zip(sequences, lengths, strict=True)]
+    for _ in range(2):
+        tokens = [step.token() for step in steps]
+        steps = step_together(list(zip(sequences, steps, strict=True)))
+    for sequence, step, token in zip(sequences, steps, tokens, strict=True):
+        assert sequence.tokens[-1] == token
+        np.testing.assert_array_equal(step.logits(), fresh(list(sequence.tokens), switches=(64,)))
+
+
+def test_what_is_saved_has_the_rows_of_its_length(tmp_path: Path) -> None:
+    program = FakeProgram(make_manifest(switches=(64,)))
+    sequence, other = Sequence(program), Sequence(program)
+    sequence.extend(ids(70)).token()
+    sequence.truncate(50)
+    other.copy_prefix(sequence, 30)
+    assert other.reusable(ids(60)) == 0 and other.reusable(ids(80)) == 30
+    sequence.save(tmp_path / "state")
+    other.restore(tmp_path / "state")
+    np.testing.assert_array_equal(other.step(3).logits(), fresh([*ids(50), 3], switches=(64,)))
