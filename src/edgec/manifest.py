@@ -15,13 +15,13 @@ times, one sequence after the other, and gives logits f32[B, V].
 padding. `start` is the position of the first token in the sequence (any number, not a multiple).
 `logits` belong to the last true token, and their argmax is written into the buffer `next`, which
 can be the next step's `tokens` while the host still waits for it. Where the largest is not finite,
-a NaN being the largest, -1 is written. What is no id in `tokens` counts as the nearest one. The functions of these names
-block; `prefill$async` and `decode$async` take two more arguments, a fence to wait for and one to
-signal, and return when the work is queued. The state buffers are read and updated in place; the
-first dimension of those of the kind `attention` has `prompt.multiple_of` more rows than the
-context, so that a padded block that ends past the context still fits. Those of the kind `window`
-are rings, position p in row `p % rows`, of at least `window - 1 + prompt.max` rows: what a call
-writes, and what its first token sees before it.
+a NaN being the largest, -1 is written. What is no id in `tokens` counts as the nearest one. The
+functions of these names block; `prefill$async` and `decode$async` take two more arguments, a fence
+to wait for and one to signal, and return when the work is queued. The state buffers are read and
+updated in place; the first dimension of those of the kind `attention` has `prompt.multiple_of` more
+rows than the context, so that a padded block that ends past the context still fits. Those of the
+kind `window` are rings, position p in row `p % rows`, of at least `window - 1 + prompt.max` rows:
+what a call writes, and what its first token sees before it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def test_a_step_has_five_dispatches_a_layer(dump: Path) -> None:
     (at,) = [i for i, name in enumerate(found) if name.startswith("attention_step_")]
     assert found[at - 1] == "few3_f32"
     assert found[at + 1 : at + 4] == ["few1_f32", "few_gated_f32", "few1_f32"]
-    # Embedding, angles, cosines, sines; five of the layer; head, argmax, and whether that is finite.
+    # Embedding, angles, cosines, sines; five of the layer; head, argmax, whether it is finite.
     assert len(found) <= 13, found
 
 

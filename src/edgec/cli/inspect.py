@@ -52,6 +52,7 @@ def inspect(
         table.add_row(name, value)
     console = stdout()
     console.print(f"[bold]{opened.path}[/]", soft_wrap=True)
+    console.print(opened.sha256, soft_wrap=True)
     console.print(table)
     if verify:
         console.print(f"[green]✓[/] all {len(opened.manifest.files)} files match their SHA-256")
