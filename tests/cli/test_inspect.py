@@ -26,6 +26,7 @@ def test_table(edgec_in_process: Edgec, hand_made: Artifact) -> None:
         "tokenizer.json",
     ):
         assert text in done.stdout
+    assert done.stdout.splitlines()[1] == f"sha256:{hand_made.manifest.sha256}"
 
 
 def test_json_is_the_manifest(edgec_in_process: Edgec, hand_made: Artifact) -> None:

@@ -127,6 +127,36 @@ def test_a_model_is_compiled_first(
     assert sessions[0].model.artifact is hand_made
 
 
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_a_pinned_artifact(
+    edgec_in_process: Edgec, sessions: list[Any], hand_made: Artifact, command: str
+) -> None:
+    """The same flag in `serve` and `bench` is given to the same `Artifact.open`."""
+    prompt = ["-p", "a"] if command == "run" else []
+    done = edgec_in_process(command, hand_made.path, *prompt, "--expect", hand_made.sha256)
+    assert (done.code, len(sessions)) == (0, 1), done.stderr
+    weights = hand_made.path / "weights.irpa"
+    weights.write_bytes(b"x" + weights.read_bytes()[1:])
+    for expect, says in {
+        hand_made.sha256: "weights.irpa differs from its SHA-256",
+        "sha256:" + "0" * 64: f"is {hand_made.sha256}, not the sha256:0000",
+        "0" * 64: "must be sha256: and 64 hexadecimal digits",
+    }.items():
+        done = edgec_in_process(command, hand_made.path, *prompt, "--expect", expect)
+        assert (done.code, len(sessions)) == (2, 1)
+        assert says in done.stderr
+    done = edgec_in_process(command, "org/model", *prompt, "--expect", hand_made.sha256)
+    assert done.code == 2
+    assert "--expect: is for an artifact, and org/model is a model" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "bench"])
+def test_others_that_take_a_pin(edgec_in_process: Edgec, hand_made: Artifact, command: str) -> None:
+    done = edgec_in_process(command, hand_made.path, "--expect", "sha256:" + "0" * 64)
+    assert done.code == 2
+    assert f"is {hand_made.sha256}, not the sha256:0000" in done.stderr
+
+
 def test_artifact_or_model(hand_made: Artifact, tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "config.json").write_text("{}")

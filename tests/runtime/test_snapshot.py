@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -147,13 +148,13 @@ def refused(path: Path) -> None:
     sequence, other = Sequence(program), Sequence(program)
     for one in (sequence, other):
         one.extend([9, 8, 7, 6])
-    with pytest.raises(InputError, match=path.name):
+    with pytest.raises(InputError, match=re.escape(path.name[:200])):
         sequence.restore(path)
     assert sequence.tokens == (9, 8, 7, 6)
     assert np.array_equal(sequence.step(3).logits(), other.step(3).logits())
     pool = SequencePool(program, 4 * 288, None)
     for _ in range(2):
-        with pytest.raises(InputError, match=path.name):
+        with pytest.raises(InputError, match=re.escape(path.name[:200])):
             pool.restore(path, "a")
     assert pool.state_bytes == 0
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgec.cli.options import Device, Threads, TrustRemoteCode, Verbose
+from edgec.cli.options import Device, Expect, Threads, TrustRemoteCode, Verbose
 from edgec.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def bench_artifact(
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Without warm-up runs.")] = False,
     device: Device = None,
     threads: Threads = None,
+    expect: Expect = None,
     trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
@@ -102,6 +103,7 @@ def bench_artifact(
             raise InputError(f"--output {output}: with --{mode} md or json")
         unused = {"n-gen": n_gen, "n-depth": n_depth, "pg": pg, "no-warmup": no_warmup or None}
         _only("tests", mode, **unused, **({} if ablation else {"n-prompt": n_prompt}))
+    _only("tests", mode, expect=expect)
     if ablation:
         _ablation(
             artifact, output, report, target or "cpu", n_prompt, repetitions, threads,
@@ -114,10 +116,11 @@ def bench_artifact(
         return
     n_prompt, n_gen, n_depth = n_prompt or "512", n_gen or "128", n_depth or "0"
     tests = parse_tests(n_prompt, n_gen, pg or [], n_depth)
+    from edgec.artifact import Artifact
     from edgec.runtime.bench import bench
     from edgec.runtime.session import Session
 
-    session = Session(artifact, device=device, threads=threads)
+    session = Session(Artifact.open(artifact, expect), device=device, threads=threads)
     about = _about(session, threads)
     results = bench(session, tests, repetitions=repetitions, warmup=not no_warmup)
     if output == "md":

@@ -14,6 +14,7 @@ from edgec.cli.generate import open_session, print_stream, timing_line
 from edgec.cli.options import (
     CacheDir,
     Device,
+    Expect,
     Offline,
     Revision,
     Threads,
@@ -149,6 +150,7 @@ def chat(
     chat_template_kwargs: sampling.ChatTemplateKwargs = None,
     device: Device = None,
     threads: Threads = None,
+    expect: Expect = None,
     revision: Revision = None,
     offline: Offline = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -178,6 +180,7 @@ def chat(
         model,
         device=device,
         threads=threads,
+        expect=expect,
         quiet=False,
         revision=revision,
         offline=offline,

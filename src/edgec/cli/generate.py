@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.cli.wrap import WordWrap
+from edgec.errors import InputError
 from edgec.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -31,14 +32,20 @@ def open_session(
     *,
     device: str | None,
     threads: int | None,
+    expect: str | None,
     quiet: bool,
     **options: Any,
 ) -> Session:
     """Loads an artifact; a model is compiled into the cache first, with `options`."""
+    from edgec.artifact import Artifact
     from edgec.runtime import Session
 
     if is_artifact(where):
-        return Session(where, device=device, threads=threads)
+        return Session(Artifact.open(where, expect), device=device, threads=threads)
+    if expect is not None:
+        raise InputError(
+            f"--expect: is for an artifact, and {where} is a model", "compile it first, with -o"
+        )
     from edgec.cli.compile import compile_with_progress
 
     artifact = compile_with_progress(

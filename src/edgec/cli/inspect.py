@@ -60,6 +60,7 @@ def inspect(
         table.add_row(Text(printable(name)), Text(printable(shortened(value, _LONGEST), "\n")))
     console = stdout()
     console.print(Text(printable(str(opened.path)), style="bold"), soft_wrap=True)
+    console.print(opened.sha256, soft_wrap=True)
     console.print(table)
     if verify:
         console.print(f"[green]✓[/] all {len(opened.manifest.files)} files match their SHA-256")

@@ -13,6 +13,7 @@ import typer
 __all__ = [
     "CacheDir",
     "Device",
+    "Expect",
     "Json",
     "Offline",
     "Revision",
@@ -74,6 +75,13 @@ Device = Annotated[
     str | None,
     typer.Option("--device", envvar="EDGEC_DEVICE", help="cpu, vulkan or cuda; default cpu."),
 ]
+Expect = Annotated[
+    str | None,
+    typer.Option(
+        "--expect", envvar="EDGEC_EXPECT", metavar="sha256:…",
+        help="Run only this very artifact; edgec inspect prints it.",
+    ),
+]  # fmt: skip
 Threads = Annotated[
     int | None,
     typer.Option(

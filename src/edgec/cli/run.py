@@ -14,6 +14,7 @@ from edgec.cli.generate import open_session, print_stream, timing_line
 from edgec.cli.options import (
     CacheDir,
     Device,
+    Expect,
     Json,
     Offline,
     Revision,
@@ -73,6 +74,7 @@ def run(
     chat_template_kwargs: sampling.ChatTemplateKwargs = None,
     device: Device = None,
     threads: Threads = None,
+    expect: Expect = None,
     list_devices: Annotated[
         bool, typer.Option("--list-devices", help="List the devices and exit.")
     ] = False,
@@ -114,6 +116,7 @@ def run(
         model,
         device=device,
         threads=threads,
+        expect=expect,
         quiet=json,
         revision=revision,
         offline=offline,

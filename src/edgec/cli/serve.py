@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgec.cli.extra import require_serve
-from edgec.cli.options import Device, Threads, Verbose
+from edgec.cli.options import Device, Expect, Threads, Verbose
 from edgec.errors import InputError
 
 __all__ = ["parse_bytes", "serve"]
@@ -53,6 +53,7 @@ def serve(
     ] = None,
     device: Device = None,
     threads: Threads = None,
+    expect: Expect = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -103,7 +104,7 @@ def serve(
     from edgec.runtime.server.main import serve as run_server
     from edgec.runtime.server.options import ServerOptions
 
-    opened = Artifact.open(artifact)
+    opened = Artifact.open(artifact, expect)
     options = ServerOptions(
         host=host,
         port=port,
