@@ -72,7 +72,7 @@ _ROWS: tuple[tuple[Any, ...], ...] = (
     ("any", "grammar guided_json guided_regex guided_choice json_schema", "honoured",
      "what the answer must match: see below"),
     ("any", "session_id cache_prompt", "honoured", "reuse of state: see below"),
-    ("any", "user", "honoured", "shown in the log"),
+    ("any", "user", "honoured", "whose prompts are reused: see below; shown in the log"),
     ("any", ("metadata store service_tier safety_identifier prompt_cache_key "
      "prompt_cache_retention prompt_cache_options prediction id_slot"), "passed over",
      "they say how to store, bill, cache or speed up"),
