@@ -13,27 +13,18 @@ from edgec.runtime.server.errors import ApiError
 __all__ = ["FORMATS", "embedded", "prepared"]
 
 FORMATS = frozenset(
-    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
+    ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )
 """What llguidance knows. By the standard any other `format` is a remark."""
 _LARGEST = 9 * 10**18
 """llguidance's ranges end with 64-bit integers. No limit of length is near it."""
 _LONGEST = 10**6
-_OF_ONE = [
-    "items",
-    "additionalProperties",
-    "additionalItems",
-    "contains",
-    "not",
-    "if",
-    "then",
-    "else",
-    "propertyNames",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-]
-_OF_LISTS = ["allOf", "anyOf", "oneOf", "prefixItems", "items"]
-_OF_NAMES = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"]
+_OF_ONE = (
+    *("items", "additionalProperties", "additionalItems", "contains", "not", "if", "then", "else"),
+    *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
+)
+_OF_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+_OF_NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _BOUNDS = {"minimum": -1, "exclusiveMinimum": -1, "maximum": 1, "exclusiveMaximum": 1}
 
 

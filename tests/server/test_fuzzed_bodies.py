@@ -54,16 +54,13 @@ def check(server: Server, number: int) -> None:
     path, body = chance.choice(BODIES)
     mutated = body
     for _ in range(chance.randint(1, 3)):
-        mutated = mutate_json(mutated, chance)
+        mutated = mutate_json(chance, mutated)
     if isinstance(mutated, dict) and path in (CHAT, TEXT):
         mutated.setdefault("max_tokens", 3)
-    try:
-        text = json.dumps(mutated)
-    except ValueError:  # an integer that Python itself does not write
-        return
+    text = json.dumps(mutated)
     headers = {"Authorization": f"Bearer {server.key}"}
     answer = server.post(path, text, headers=headers)
-    assert answer.status_code in (200, 400, 404, 413), (number, text[:1000], answer.text[:500])
+    assert answer.status_code in (200, 400, 404, 413, 429), (number, text[:1000], answer.text[:500])
     if answer.status_code != 200:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 

@@ -203,17 +203,19 @@ def test_references_of_tools() -> None:
         ("mistral", '[TOOL_CALLS][{"name": "t", "arguments": %s}]'),
         ("mistral_args", "[TOOL_CALLS]t[ARGS]%s"),
         ("llama3", '{"name": "t", "parameters": %s}'),
-        ("xml", "<tool_call>\n<function=t>\n<parameter=root>\n%s\n</parameter>\n</function>\n"
-                "</tool_call>"),
+        ("xml", "<tool_call>\n<function=t>\n%s</function>\n</tool_call>"),
     ],
-)  # fmt: skip
+)
 def test_grammar_of_tools_with_references(compiler: GrammarCompiler, form: str, text: str) -> None:
     functions = [FunctionDefinition(name="t", parameters=TREE)]
     functions.append(FunctionDefinition(name="l", parameters=LIST))
     lark = tool_grammar(form, functions, compiler.marker, forced=True, parallel=True)
     grammar = compiler.from_tools(lark)
     value: Any = {"value": 1, "next": {"value": 2, "next": None}}
-    written = text % json.dumps(value if form == "xml" else {"root": value})
+    if form == "xml":
+        written = text % f"<parameter=root>\n{json.dumps(value)}\n</parameter>\n"
+    else:
+        written = text % json.dumps({"root": value})
     ids = compiler._ids.encode(written, add_special_tokens=False)
     for at in range(len(ids) + 1):
         logits = np.zeros(SIZE, np.float32)

@@ -278,6 +278,28 @@ def test_forced_tool(tool_server: Server, choice: Any) -> None:
     assert done.choices[0].finish_reason in ("length", "stop")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_forced_tool_that_is_cut(tool_server: Server, stream: bool) -> None:
+    """As OpenAI: a call with arguments as far as they go; never markup in the content."""
+    for limit in (3, 12, 24):
+        answer = ask(
+            tool_server, model="tiny", tools=[WEATHER], tool_choice="required", max_tokens=limit,
+            parallel_tool_calls=False, stream=stream,
+        )  # fmt: skip
+        if stream:
+            chunks = list(answer)
+            content, reason = joined(chunks), chunks[-1].choices[0].finish_reason
+            calls = [call for c in chunks for call in c.choices[0].delta.tool_calls or []]
+        else:
+            content, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
+            calls = answer.choices[0].message.tool_calls
+        assert (content or "", reason) == ("", "length")
+        (call,) = calls
+        assert call.function.name == "get_weather"
+        with pytest.raises(ValueError):
+            json.loads(call.function.arguments)
+
+
 def test_tools_that_are_not_called(tool_server: Server) -> None:
     for options in ({"tool_choice": "none"}, {}):
         answer = ask(tool_server, model="tiny", tools=[WEATHER], **options)
