@@ -50,6 +50,7 @@ class Access:
         scope.setdefault("state", {})
         headers: list[tuple[bytes, bytes]] = []
         scope["state"] |= {"log": log, "request_id": request_id, "headers": headers}
+        scope["state"]["most_messages"] = self._service.most_messages
 
         async def send_and_note(message: Message) -> None:
             nonlocal status

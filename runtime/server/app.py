@@ -34,7 +34,7 @@ from edgec.runtime.server.schemas import (
     GenerationRequest,
     TokenizeRequest,
 )
-from edgec.runtime.server.service import Served, Service, too_long
+from edgec.runtime.server.service import Served, Service
 from edgec.runtime.server.stream import ClientGoneError, EventStream, unless_gone
 from edgec.runtime.server.validation import first_problem
 
@@ -104,8 +104,6 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: Request, body: ChatRequest) -> Any:
         served, log = _begin(service, request, body)
-        if len(body.messages) > served.context:  # each is a token at least
-            raise too_long(served.context, f"{len(body.messages)} messages", "messages")
         try:
             calls = await unless_gone(request.receive, prepare_chat(service, served, body))
             if body.logprobs:

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from edgec.runtime.server.errors import ApiError
+
 __all__ = ["JsonRoute", "parse_json"]
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -39,9 +41,32 @@ class JsonRoute(APIRoute):
                     *request.scope["headers"],
                     (b"content-type", b"application/json"),
                 ]
-            return await handle(_JsonRequest(request.scope, request.receive))
+            request = _JsonRequest(request.scope, request.receive)
+            await _check_count(request)
+            return await handle(request)
 
         return handle_json
+
+
+async def _check_count(request: Request) -> None:
+    """Refuses a chat of too many messages before each of them is checked.
+
+    Raises:
+        ApiError: 400.
+    """
+    try:
+        body = await request.json()
+    except ValueError:
+        return  # whoever reads it next says what is wrong
+    messages = body.get("messages") if isinstance(body, dict) else None
+    most = request.state.most_messages
+    if isinstance(messages, list) and len(messages) > most:
+        raise ApiError(
+            400,
+            f"this model's context does not hold {len(messages)} messages; at most {most}",
+            param="messages",
+            code="context_length_exceeded",
+        )
 
 
 class _JsonRequest(Request):

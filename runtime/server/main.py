@@ -135,7 +135,7 @@ class _Server(uvicorn.Server):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.call_later, GRACE, self._force)
         # Neither a device nor a loading model keeps the process.
-        last = threading.Timer(3 * GRACE, os._exit, (1,))
+        last = threading.Timer(10 * GRACE, os._exit, (1,))
         last.daemon = True
         last.start()
 

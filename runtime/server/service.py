@@ -24,6 +24,8 @@ from edgec.runtime.server.tools import detect_format
 
 __all__ = ["Served", "Service", "too_long"]
 
+MESSAGES = 8192
+"""Messages that a chat may have, whatever the context: checking each of them takes time."""
 BODY, BODY_PER_TOKEN = 512 * 2**10, 64
 """Bytes that a body may have for its tools and grammars, and for each token of the context."""
 
@@ -92,6 +94,11 @@ class Service:
             return self.options.max_body
         context = 0 if self._served is None else self._served.context
         return BODY + BODY_PER_TOKEN * context
+
+    @property
+    def most_messages(self) -> int:
+        """Messages that a chat may have: each is a token at least."""
+        return MESSAGES if self._served is None else min(MESSAGES, self._served.context)
 
     @property
     def served(self) -> Served:

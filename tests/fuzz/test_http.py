@@ -125,7 +125,7 @@ def check_bodies(server: Server, seed: int, count: int) -> None:
 
 
 def test_bodies(target: Server) -> None:
-    check_bodies(target, 15, 150)
+    check_bodies(target, 15, 80)
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def check_requests(server: Server, seed: int, count: int) -> None:
 
 
 def test_requests(target: Server) -> None:
-    check_requests(target, 15, 100)
+    check_requests(target, 15, 50)
 
 
 @pytest.mark.slow
