@@ -35,7 +35,9 @@ def test_same_seed_same_text(run_edgec: RunEdgec, tiny_dense_artifact: Artifact)
 
 
 def test_chat_computes_only_what_is_new(run_edgec: RunEdgec, tiny_dense_artifact: Artifact) -> None:
-    turns = "/set max_new_tokens=40\n/set ignore_eos=true\nWho art thou?\nAnd then?\n/stats\n/exit\n"
+    turns = (
+        "/set max_new_tokens=40\n/set ignore_eos=true\nWho art thou?\nAnd then?\n/stats\n/exit\n"
+    )
     done = run_edgec("chat", tiny_dense_artifact.path, input=turns)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
