@@ -175,7 +175,8 @@ def compile(
             layers=layers,
         )
         max_context = _max_context(source)
-        options = options.for_model(max_context, source.id)
+        integers = bool(stored_formats(source.weights))
+        options = options.for_model(max_context, source.id, quantized=integers)
         key = digest(
             {
                 "model": source.fingerprint(),

@@ -31,7 +31,7 @@ class CompileOptions:
     Attributes:
         dtype: Type in which weights that are not quantised are stored: f32, f16 or bf16.
         kv_dtype: Type of the KV cache: f32, f16, bf16 or int8; None for `dtype`, or f16 if weights
-            are quantised, whose rounding is then far above f16's.
+            are quantised, here or in the model, whose rounding is then far above f16's.
         ctx_size: Longest sequence in tokens, or None for the model's own up to 4096.
         prompt_multiple: Prompts are padded to a multiple of this.
         chunk_size: Longest prompt of one call, in tokens; longer ones take several calls.
@@ -134,8 +134,13 @@ class CompileOptions:
         bits = {"int8": 8, "int4": 4}[name]
         return WeightFormat(bits, group, self.asymmetric and bits == 4)
 
-    def for_model(self, max_context: int, model: str) -> CompileOptions:
+    def for_model(self, max_context: int, model: str, *, quantized: bool = False) -> CompileOptions:
         """The options with context, chunk and the type of the cache filled in.
+
+        Args:
+            max_context: The longest sequence that the model was made for, in tokens.
+            model: Its name, for errors.
+            quantized: Whether its weights are stored as integers already.
 
         Raises:
             InputError: the context is beyond what the model was made for.
@@ -160,7 +165,8 @@ class CompileOptions:
             raise InputError(f"chunk-size {chunk}: larger than the context, {context}")
         kv_dtype = self.kv_dtype
         if kv_dtype is None:
-            kv_dtype = self.dtype if self.quantize == "none" or self.dtype != "f32" else "f16"
+            narrow = quantized or self.quantize != "none"
+            kv_dtype = "f16" if narrow and self.dtype == "f32" else self.dtype
         return dataclasses.replace(self, ctx_size=context, chunk_size=chunk, kv_dtype=kv_dtype)
 
     def to_dict(self) -> dict[str, Any]:

@@ -105,3 +105,10 @@ def test_as_json() -> None:
 )
 def test_type_of_the_cache(options: dict[str, Any], expected: str) -> None:
     assert CompileOptions(**options).for_model(512, "m").kv_dtype == expected
+
+
+@pytest.mark.parametrize(("kv_dtype", "expected"), [(None, "f16"), ("f32", "f32")])
+def test_cache_of_weights_that_come_quantised(kv_dtype: str | None, expected: str) -> None:
+    options = CompileOptions(kv_dtype=kv_dtype).for_model(512, "m", quantized=True)
+    assert options.kv_dtype == expected
+    assert CompileOptions(dtype="bf16").for_model(512, "m", quantized=True).kv_dtype == "bf16"

@@ -60,6 +60,7 @@ def test_imported(
     described = artifact.manifest.quantization
     assert described["weights"] == ("int4, int8" if kind == "gguf" else "int4")
     assert described["zero_points"] == "f16"
+    assert {b.dtype for b in artifact.manifest.state} == {"f16"}
     assert described["unquantized"] == ("" if kind == "gguf" else "model.embed_tokens.weight")
     as_stored(model, resolve(str(path)), WeightFormat(8, 32) if kind == "gguf" else None)
     ids = torch.randint(0, 250, (40,), generator=torch.Generator().manual_seed(2)).tolist()

@@ -55,7 +55,8 @@ def compile_model(
             "--kv-dtype",
             envvar="EDGEC_KV_DTYPE",
             metavar="TYPE",
-            help="Of the KV cache: f32, f16, bf16, int8; default --dtype, or f16 with --quantize.",
+            help="Of the KV cache: f32, f16, bf16, int8; default --dtype, or f16 if weights are "
+            "quantised.",
         ),
     ] = None,
     ctx_size: Annotated[
