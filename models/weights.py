@@ -419,7 +419,8 @@ def _read_header(file: Path) -> dict[str, _Place]:
         raise _damaged(file, f"more than {MAX_TENSORS} tensors")
     spans: list[tuple[int, int, str]] = []
     places: dict[str, _Place] = {}
-    for name, entry in header.items():
+    for name in list(header):
+        entry = header.pop(name)  # what is read takes its place in memory
         info, begin, end = _entry(file, name, entry)
         spans.append((begin, end, name))
         places[name] = _Place(file, 8 + length + begin, info)

@@ -57,6 +57,7 @@ __all__ = [
     "Prompt",
     "StateBuffer",
     "TensorSpec",
+    "content_sha256",
     "decode_name",
     "entry_points",
 ]
@@ -247,7 +248,7 @@ class Manifest:
 
     def to_json(self) -> str:
         content = dataclasses.asdict(self)
-        return json.dumps(content | {"sha256": _sha256(content)}, indent=2) + "\n"
+        return json.dumps(content | {"sha256": content_sha256(content)}, indent=2) + "\n"
 
     @staticmethod
     def from_json(text: str, where: Path) -> Manifest:
@@ -278,7 +279,7 @@ class Manifest:
             raise ArtifactError(f"{where}: options are nested too deeply", "compile again")
         manifest = _parse(Manifest, data, where, "manifest")
         assert isinstance(manifest, Manifest)
-        if manifest.sha256 != _sha256(data):
+        if manifest.sha256 != content_sha256(data):
             raise ArtifactError(f"{where}: differs from its own SHA-256", "compile again")
         return manifest
 
@@ -309,7 +310,7 @@ def entry_points(
     return found
 
 
-def _sha256(content: dict[str, Any]) -> str:
+def content_sha256(content: dict[str, Any]) -> str:
     """SHA-256 in hex of a manifest's fields but `sha256`, in one form whatever their order."""
     fields = {name: value for name, value in content.items() if name != "sha256"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))

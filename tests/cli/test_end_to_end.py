@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.manifests import rewrite_manifest
+
 from edgec.artifact import Artifact, sha256_of
 
 RunEdgec = Callable[..., Any]
@@ -58,7 +60,7 @@ def test_a_template_that_fills_the_memory(
     manifest = json.loads((folder / "manifest.json").read_text())
     size = template.stat().st_size
     manifest["files"][template.name] = {"size": size, "sha256": sha256_of(template)}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    rewrite_manifest(folder, manifest)
     says = "the model's chat template failed: MemoryError"
     asked = run_edgec("run", folder, "-p", "Hi", "--chat", "-n", "2")
     assert (asked.returncode, says in asked.stderr) == (2, True), asked.stderr

@@ -67,14 +67,21 @@ class Terminal:
         """Types, and gives what was answered."""
         os.write(self._master, text.encode())
         self.wait_for("asked ")
-        return self.wait_for("\r\n")
+        answer = self.wait_for("\r\n")
+        self.wait_for(">>> ")
+        return answer
 
     def paste(self, text: str) -> None:
         """As terminals do that were asked to mark pasted text; Enter is a carriage return."""
         marked = f"\x1b[200~{text}\x1b[201~".replace("\n", "\r")
         os.write(self._master, marked.encode())
 
+    def rest(self) -> None:
+        """Gives it the moment between showing a prompt and waiting for a key or a signal."""
+        time.sleep(0.5)
+
     def close(self) -> None:
+        self.rest()
         os.write(self._master, b"\x04")
         try:
             assert self._process.wait(30) == 0
@@ -229,7 +236,9 @@ def test_a_signal_while_several_lines_are_typed(terminal: Callable[..., Terminal
     one = terminal()
     os.write(one._master, b'"""secret\r')
     one.wait_for("... ")
+    one.rest()
     os.killpg(one._process.pid, signal.SIGINT)
     one.wait_for("leaves")
+    one.wait_for(">>> ")
     assert one.type("hi\r") == "'hi'"
     one.close()

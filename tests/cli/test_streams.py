@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.manifests import rewrite_manifest
 
 from edgec.artifact import Artifact
 
@@ -24,8 +25,7 @@ from edgec.runtime import GenerationConfig, GenerationResult, StreamChunk, Timin
 
 class Session:
     def __init__(self, artifact, device=None, threads=None):
-        from edgec.artifact import Artifact
-        self.artifact = Artifact.open(artifact)
+        self.artifact = artifact
         self.model, self.defaults = self, GenerationConfig()
     def result(self):
         return GenerationResult("caf\\u00e9 \\U0001f600", (0, 1), "length", Usage(1, 2, 0),
@@ -122,7 +122,7 @@ def test_what_goes_out(hand_made: Artifact, command: str, encoding: str) -> None
     manifest = hand_made.path / "manifest.json"
     data = json.loads(manifest.read_text())
     data["model"]["id"] = "caf\u00e9 \U0001f600 \ud800"
-    manifest.write_text(json.dumps(data))
+    rewrite_manifest(hand_made.path, data)
     name, *flags = command.split()
     more = ["-p", "a"] if name == "run" else []
     done = run(

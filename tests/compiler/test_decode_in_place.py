@@ -18,7 +18,7 @@ from edgec.compiler.iree import iree_compile_file
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
-from edgec.passes import Pipeline, parse_module
+from edgec.passes import parse_module
 
 _COPY = re.compile(r"stream\.(?:cmd|async)\.(?:copy|clone|update|slice|transfer)\b[^:]*")
 _CONSTANT = re.compile(r"(%[\w#]+) = arith\.constant (\d+) : index")
@@ -67,5 +67,5 @@ def test_without_the_pass_it_would(dump: Path, buffer_bytes: int, tmp_path: Path
         assert len(large_copies(function, buffer_bytes)) == 2  # key and value of the one layer
     with ir.Context():
         module = parse_module((tmp_path / "plain.mlir").read_text())
-        Pipeline.parse("state-in-place").run(module)
+        parse_targets("cpu")[0].input_pipeline.run(module)
         assert str(module) == (dump / "cpu.input.mlir").read_text()
