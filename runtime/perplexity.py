@@ -62,7 +62,8 @@ def perplexity(
     context = session.sequence.context
     if not 2 <= window <= context:
         raise InputError(f"window {window}: must be from 2 to the context, {context} tokens")
-    ids = session.encode(text)[:limit]
+    # A text is read in windows: it need not fit into the context.
+    ids = session.model.tokenizer.encode(text)[:limit]
     if len(ids) < 2:
         raise InputError("perplexity: the text has fewer than two tokens", "give a longer one")
     total, hits, count = 0.0, 0, 0
