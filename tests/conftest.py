@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARED = "EDGEC_TEST_SHARED"
+
+# A shell that runs tests in the background ignores Ctrl-C for them, and so would what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if _SHARED not in os.environ:
     # A user's settings must not change what the tests see; where trained models lie does not.
