@@ -21,8 +21,6 @@ TEXT = (
 ) * 3
 MOST = 8e-3  # nats: twice what was measured; llama.cpp gives 4.0e-3 on another text
 
-pytestmark = pytest.mark.xdist_group("real")  # one process makes the reference
-
 Logits = npt.NDArray[np.float64]
 
 
@@ -62,8 +60,11 @@ def reference(ids: list[int]) -> Logits:
         return log_softmax(model.eval()(torch.tensor([ids])).logits[0].numpy())
 
 
-def test_logits(session: Session, ids: list[int], reference: Logits) -> None:
-    """Prompts of every kind of length, and decoding after one."""
+def test_a_trained_model(session: Session, ids: list[int], reference: Logits) -> None:
+    """Prompts of every kind of length, decoding, a follow-up, and an answer that is right.
+
+    One test, so that one process makes the reference.
+    """
     found = []
     for length in (1, 31, 32, 33, 160):
         session.reset()
@@ -80,14 +81,10 @@ def test_logits(session: Session, ids: list[int], reference: Logits) -> None:
     # The check itself: another token's logits are far away.
     assert divergence(reference[positions], np.roll(rows, 1, 0)).mean() > 100 * MOST
 
-
-def test_follow_up(session: Session, ids: list[int], reference: Logits) -> None:
     session.reset()
     session.prefill(ids[:70])
     session.decode(ids[70])
     assert divergence(reference[160], session.prefill(ids[71:161])) <= 5 * MOST
 
-
-def test_it_answers(session: Session) -> None:
     text = session.generate("The capital of France is", max_new_tokens=12, temperature=0).text
     assert "Paris" in text
