@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -60,7 +59,6 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("script", [SCRIPT, AFTER_IMPORT], ids=["loaded", "imported"])
 def test_a_fork(tiny_dense_artifact: Artifact, script: str) -> None:
     command = [sys.executable, "-c", script, str(tiny_dense_artifact.path)]
