@@ -107,11 +107,11 @@ def tiny_dense_artifact(compile_once: Callable[..., Artifact]) -> Artifact:
 
 @pytest.fixture(scope="session")
 def tiny_moe_artifact(compile_once: Callable[..., Artifact]) -> Artifact:
-    """The bundled mixture of experts for the CPU and for llvmpipe, f32."""
+    """The bundled mixture of experts for the CPU, f32."""
     return compile_once(
         "tiny-moe",
         "bundled:tiny-moe",
-        target="cpu,vulkan:llvmpipe",
+        target="cpu",
         ctx_size=256,
         chunk_size=64,
         batch=(1, 4),

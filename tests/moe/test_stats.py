@@ -21,7 +21,9 @@ __all__ = ["eager", "folder"]
 
 @pytest.fixture(scope="module")
 def counting(compile_once: Callable[..., Artifact]) -> Artifact:
-    return compile_once("tiny-moe-stats", "bundled:tiny-moe", expert_stats=True, ctx_size=256)
+    return compile_once(
+        "tiny-moe-stats", "bundled:tiny-moe", expert_stats=True, ctx_size=64, chunk_size=64
+    )
 
 
 def test_counts_are_those_of_eager(counting: Artifact, eager: Any) -> None:

@@ -19,12 +19,21 @@ from edgec.runtime import Engine, LoadedModel, Session
 Damaged = Callable[[str, slice, float], Path]
 
 
+@pytest.fixture(scope="module")
+def one_layer(compile_once: Callable[..., Artifact]) -> Artifact:
+    """A layer of the bundled mixture of experts, for the CPU and for llvmpipe."""
+    return compile_once(
+        "tiny-moe-layer", "bundled:tiny-moe", target="cpu,vulkan:llvmpipe", layers=1, ctx_size=64,
+        chunk_size=64, batch=(1, 4),
+    )  # fmt: skip
+
+
 @pytest.fixture
-def damaged(tiny_moe_artifact: Artifact, tmp_path: Path) -> Damaged:
+def damaged(one_layer: Artifact, tmp_path: Path) -> Damaged:
     """`damaged(tensor, where, value)`: an artifact in which numbers of a tensor are `value`."""
 
     def make(tensor: str, where: slice, value: float) -> Path:
-        folder = Path(shutil.copytree(tiny_moe_artifact.path, tmp_path / "damaged.edgec"))
+        folder = Path(shutil.copytree(one_layer.path, tmp_path / "damaged.edgec"))
         weights = folder / "weights.irpa"
         content = bytearray(weights.read_bytes())
         sizes = read_archive(memoryview(content))
@@ -32,7 +41,7 @@ def damaged(tiny_moe_artifact: Artifact, tmp_path: Path) -> Damaged:
         np.frombuffer(content, np.float32, sizes[tensor] // 4, at)[where] = value
         weights.write_bytes(content)
         record = FileRecord(len(content), sha256_of(weights))
-        manifest = tiny_moe_artifact.manifest
+        manifest = one_layer.manifest
         manifest = dataclasses.replace(manifest, files=manifest.files | {weights.name: record})
         (folder / MANIFEST_NAME).write_text(manifest.to_json())
         return folder
@@ -74,9 +83,9 @@ def test_not_finite(damaged: Damaged, damage: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_an_id_that_is_none_reads_no_memory(tiny_moe_artifact: Artifact, device: str) -> None:
+def test_an_id_that_is_none_reads_no_memory(one_layer: Artifact, device: str) -> None:
     """The nearest one is taken: what a manifest says of the vocabulary cannot end the process."""
-    program = LoadedModel.load(tiny_moe_artifact, device).program
+    program = LoadedModel.load(one_layer, device).program
 
     def after(token: int) -> np.ndarray:
         state = program.create_state()

@@ -19,7 +19,7 @@ from edgec.errors import DeviceError
 from edgec.runtime import Session
 
 PROMPT = [5, 6, 7, 100, 2000]
-SIZES = {"ctx_size": 64, "chunk_size": 64}
+SIZES = {"layers": 2, "ctx_size": 64, "chunk_size": 64}
 
 
 @pytest.fixture(scope="module")

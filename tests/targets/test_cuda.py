@@ -91,12 +91,13 @@ def test_quantized_weights_compile(tmp_path: Path) -> None:
     assert (tmp_path / "cuda.vmfb").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("dtype", ["f16", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_numbers_of_the_narrow_forms(
     dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: Callable[..., Any]
 ) -> None:
     """The CUDA target's passes on a CPU program, against the usual ones."""
-    usual = edgec.compile("bundled:tiny-dense", dtype=dtype, output=tmp_path / "usual.edgec")
+    sizes: dict[str, Any] = {"layers": 2, "ctx_size": 256, "chunk_size": 64, "dtype": dtype}
+    usual = edgec.compile("bundled:tiny-dense", output=tmp_path / "usual.edgec", **sizes)
     (gpu,) = parse_targets("cuda")
 
     def narrow(text: str) -> tuple[Target, ...]:
@@ -105,7 +106,7 @@ def test_the_numbers_of_the_narrow_forms(
         return (dataclasses.replace(cpu, block_rows=1, **pipelines),)
 
     monkeypatch.setattr(driver, "parse_targets", narrow)
-    changed = edgec.compile("bundled:tiny-dense", dtype=dtype, output=tmp_path / "narrow.edgec")
+    changed = edgec.compile("bundled:tiny-dense", output=tmp_path / "narrow.edgec", **sizes)
     assert usual is not None
     assert changed is not None
     assert "compute=cache" in changed.manifest.programs["cpu"].pipelines["lowered"]

@@ -123,7 +123,7 @@ def test_a_device_described_from_its_report(
     odd = dataclasses.replace(llvmpipe, name="Oddity 3000", vendor=1, capabilities=kept)
     monkeypatch.setattr(target_module, "probe", lambda: [odd])
     artifact = edgec.compile(
-        "bundled:tiny-dense", target="cpu,vulkan", ctx_size=256, chunk_size=64,
+        "bundled:tiny-dense", target="cpu,vulkan", layers=1, ctx_size=64, chunk_size=64,
         output=tmp_path / "odd.edgec",
     )  # fmt: skip
     assert artifact is not None
@@ -142,7 +142,7 @@ def test_the_baseline_runs_here(
     import edgec
 
     artifact = edgec.compile(
-        "bundled:tiny-dense", target="cpu,vulkan:baseline", ctx_size=256, chunk_size=64,
+        "bundled:tiny-dense", target="cpu,vulkan:baseline", layers=1, ctx_size=64, chunk_size=64,
         output=tmp_path / "b.edgec",
     )  # fmt: skip
     found = compare(Session(artifact, "cpu"), Session(artifact, "vulkan"), (33,))
@@ -154,7 +154,7 @@ def test_another_subgroup_size_is_refused(
     llvmpipe: VulkanDevice, compile_once: Callable[..., Artifact]
 ) -> None:
     artifact = compile_once(
-        "tiny-ampere", "bundled:tiny-dense", target="vulkan:ampere", dtype="f16",
+        "tiny-ampere", "bundled:tiny-dense", target="vulkan:ampere", dtype="f16", layers=1,
         ctx_size=64, chunk_size=64,
     )  # fmt: skip
     with pytest.raises(DeviceError, match="needs subgroups of 32 .it has 8.*--target vulkan"):
