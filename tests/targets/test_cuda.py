@@ -31,6 +31,7 @@ DENSE = [
     for name, preset in PRESETS.items()
     if not any("expert" in key for key in preset.config)
 ]  # fmt: skip
+QUICK = ("qwen3-0.6b", "pythia-160m")
 _DISPATCH = re.compile(r"func\.func @(?P<name>\S+?)\(\)(?P<rest>.*?)(?=func\.func @|\Z)", re.DOTALL)
 
 
@@ -54,7 +55,14 @@ def configurations(folder: Path, model: str, architecture: str, **options: Any) 
     return {m["name"]: m["rest"] for m in _DISPATCH.finditer(configured.read_text("utf-8"))}
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_89"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "sm_86",
+        pytest.param("sm_80", marks=pytest.mark.slow),
+        pytest.param("sm_89", marks=pytest.mark.slow),
+    ],
+)
 def test_prefill_contractions_use_tensor_cores(architecture: str, tmp_path: Path) -> None:
     """All of them, linear layers and attention, where a prompt has more than one row to compute.
 
@@ -72,7 +80,9 @@ def test_prefill_contractions_use_tensor_cores(architecture: str, tmp_path: Path
         assert "mma_kind = #iree_gpu.mma_layout<NV_MMA_SYNC_F32_16x8x16_F16>" in text, name
 
 
-@pytest.mark.parametrize("preset", DENSE)
+@pytest.mark.parametrize(
+    "preset", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in DENSE]
+)
 def test_dense_presets_compile(preset: str, tmp_path: Path) -> None:
     """Two layers, without their weights being written."""
     edgec.compile(
