@@ -19,9 +19,9 @@ from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, decode_name, entry_points
 from edgec.models.call import call, place
 from edgec.models.decompositions import DECOMPOSITIONS
-from edgec.models.discovery import Kept
 from edgec.models.load import LoadedModel
-from edgec.models.state import SCALES, BatchState, SequenceState
+from edgec.models.plugs.discovery import Kept
+from edgec.models.plugs.state import SCALES, BatchState, SequenceState
 from edgec.passes.limits import CACHE_BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from edgec.compiler.targets import Target
-from edgec.models.check import CheckedWeights
-from edgec.models.linear import SCALES
 from edgec.models.load import LoadedModel
-from edgec.models.quantize import quantize, quantize_experts
+from edgec.models.plugs.linear import SCALES
+from edgec.models.weights.check import CheckedWeights
+from edgec.models.weights.quantize import quantize, quantize_experts
 
 __all__ = ["LAYOUT", "StoredWeights", "describe_quantization", "weight_formats"]
 

@@ -8,9 +8,9 @@ from fractions import Fraction
 
 from torch import nn
 
-from edgec.models.discovery import Discovery
-from edgec.models.experts import expert_modules
-from edgec.models.linear import SCALES, NarrowEmbedding, QuantizedEmbedding
+from edgec.models.plugs.discovery import Discovery
+from edgec.models.plugs.experts import expert_modules
+from edgec.models.plugs.linear import SCALES, NarrowEmbedding, QuantizedEmbedding
 
 __all__ = ["Usage", "usage"]
 

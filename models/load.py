@@ -15,16 +15,16 @@ from torch import nn
 from transformers import AutoModelForCausalLM, initialization
 
 from edgec.errors import ModelError
-from edgec.models import attention, experts
 from edgec.models.call import call, place
-from edgec.models.check import ExpectedTensors, own_tensors, tensors_of
-from edgec.models.discovery import Discovery, Kept
-from edgec.models.linear import QuantizedMatrix, narrow_weights
+from edgec.models.plugs import attention, experts
+from edgec.models.plugs.discovery import Discovery, Kept
+from edgec.models.plugs.linear import QuantizedMatrix, narrow_weights
+from edgec.models.plugs.rotary import add_long_frequencies
+from edgec.models.plugs.state import SequenceState
 from edgec.models.probe import check_own_attention
-from edgec.models.quantize import WeightFormat
-from edgec.models.rotary import add_long_frequencies
-from edgec.models.state import SequenceState
-from edgec.models.weights import WeightSource
+from edgec.models.weights.check import ExpectedTensors, own_tensors, tensors_of
+from edgec.models.weights.quantize import WeightFormat
+from edgec.models.weights.source import WeightSource
 
 __all__ = ["LoadedModel", "load"]
 

@@ -14,8 +14,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from edgec.errors import ModelError
 from edgec.models.call import call, place
-from edgec.models.discovery import Discovery, Kept
-from edgec.models.state import SequenceState
+from edgec.models.plugs.discovery import Discovery, Kept
+from edgec.models.plugs.state import SequenceState
 from edgec.models.tiny import shrunk, tiny_model
 
 __all__ = ["check_own_attention", "worst_error"]

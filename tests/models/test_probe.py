@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from edgec.errors import ModelError
 from edgec.models.load import load
-from edgec.models.positions import PositionRanges
+from edgec.models.plugs.positions import PositionRanges
 from edgec.models.tiny import shrunk, tiny_config
 
 
