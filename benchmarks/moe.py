@@ -190,7 +190,7 @@ def dense_twin(folder: Path, layers: int | None) -> Path:
     """A folder with the dense model that has the preset's active size, random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from edgec.models.sources.create import byte_tokenizer_files
+    from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 
     config = dict(PRESETS[PRESET].config)
     chosen = config.pop("num_experts_per_tok")

@@ -23,7 +23,8 @@ import gguf
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from edgec.models.sources.resolve import BUNDLED, resolve
+from edgec.models.sources.bundled import BUNDLED
+from edgec.models.sources.resolve import resolve
 from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
 from edgec.models.weights.source import stored_formats
 

@@ -419,7 +419,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             active_parameters=int(count - idle),
             experts=used.experts,
             experts_per_token=used.experts_per_token,
-            attention="own" if model.discovery.whole else "operator",
+            attention="own" if model.discovery.native_attention else "operator",
             rope_switches=build.interface.rope_switches,
         ),
         options=options.to_dict(),

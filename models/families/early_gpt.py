@@ -45,7 +45,7 @@ def _openai_gpt(
     state = active_state()
     key, value = state.update(k.transpose(2, 3), v, self.layer_idx)
     scale = float(v.shape[-1]) ** -0.5 if self.scale else 1.0
-    if state.discovery.whole:
+    if state.discovery.native_attention:
         return [_over_all_rows(q, key, value, 0, scale)]
     result, _ = attend(self, q, key, value, CausalMask(0), scaling=scale)
     return [result.transpose(1, 2)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from edgec.errors import ModelError
@@ -40,6 +41,11 @@ class Kept:
     shape: tuple[int, ...]
     window: int = 0
 
+    def zeros(self, rows: int, device: str = "cpu") -> torch.Tensor:
+        """The buffer before the first token; `rows` positions for attention."""
+        shape = (rows, *self.shape) if self.kind == "attention" else self.shape
+        return torch.zeros(shape, device=device)
+
 
 @dataclass
 class Discovery:
@@ -48,8 +54,8 @@ class Discovery:
     Attributes:
         state: What is kept, by buffer name.
         masks: What it asked for as masks.
-        whole: Whether its own code attends, to all rows of the cache and with a mask for all of
-            them, as it would to transformers' static cache.
+        native_attention: The family's own code attends, to all rows of the cache under a mask, as
+            it would with transformers' static cache.
         experts_per_token: How many experts a module was called for.
         count_experts: Whether the state also has how many tokens each expert got.
         step_limits: By the name of a recurrent state, the least and the largest step of its scan.
@@ -58,7 +64,7 @@ class Discovery:
 
     state: dict[str, Kept] = field(default_factory=dict)
     masks: list[CausalMask] = field(default_factory=list)
-    whole: bool = False
+    native_attention: bool = False
     experts_per_token: dict[nn.Module, int] = field(default_factory=dict)
     count_experts: bool = False
     step_limits: dict[str, tuple[float, float]] = field(default_factory=dict)

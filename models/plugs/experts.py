@@ -23,13 +23,13 @@ from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from edgec.errors import ModelError
+from edgec.models.expert_keys import EXPERT_COUNT_KEYS
 from edgec.models.ops.grouped_matmul import ROW_BLOCK, grouped_matmul
 from edgec.models.ops.histogram import histogram
 from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
 from edgec.models.plugs.discovery import Kept
-from edgec.models.plugs.linear import SCALES, QuantizedMatrix
+from edgec.models.plugs.linear import WEIGHT_SCALES, QuantizedMatrix
 from edgec.models.plugs.state import SequenceState, active_state
-from edgec.models.sources.presets import EXPERT_COUNT_KEYS
 from edgec.models.weights.quantize import WeightFormat
 
 __all__ = [
@@ -107,7 +107,7 @@ def narrow_experts(
             own = dataclasses.replace(form, zero_points=False)
             stored = _quantized(full, matrix, own, bool(module.is_transposed))
             setattr(module, name, stored.packed)
-            module.register_parameter(f"{name}{SCALES}", stored.scales)
+            module.register_parameter(f"{name}{WEIGHT_SCALES}", stored.scales)
             setattr(module, f"{name}{_FEATURES}", stored.rows)
             quantized[full] = stored
     return quantized
@@ -280,7 +280,7 @@ def _feed_forward(
     def project(name: str, x: torch.Tensor) -> torch.Tensor:
         bias = getattr(module, f"{name}_bias") if module.has_bias else None
         matrices = getattr(module, name)
-        scales = getattr(module, f"{name}{SCALES}", None)
+        scales = getattr(module, f"{name}{WEIGHT_SCALES}", None)
         product: torch.Tensor
         if scales is None:
             product = grouped_matmul(
@@ -351,6 +351,6 @@ def _check(
     if top_k_index.shape[1] > experts:
         raise ModelError(f"{where}: {top_k_index.shape[1]} experts per token of {experts}")
     for name, matrix in _matrices(module).items():
-        packed = hasattr(module, f"{name}{SCALES}")
+        packed = hasattr(module, f"{name}{WEIGHT_SCALES}")
         if matrix.dim() != (5 if packed else 3) or matrix.shape[0] != experts:
             raise ModelError(f"{where}: {name} is {list(matrix.shape)} for {experts} experts")

@@ -14,7 +14,7 @@ from edgec.models.ops.quantized_linear import quantized_linear
 from edgec.models.weights.quantize import WeightFormat
 
 __all__ = [
-    "SCALES",
+    "WEIGHT_SCALES",
     "NarrowEmbedding",
     "NarrowLinear",
     "QuantizedEmbedding",
@@ -22,7 +22,7 @@ __all__ = [
     "narrow_weights",
 ]
 
-SCALES = "_scales"
+WEIGHT_SCALES = "_scales"
 """What follows the name of a quantised parameter in that of its scales."""
 
 

@@ -30,7 +30,7 @@ from edgec.models.ops.quantized_cache_update import quantized_cache_update
 from edgec.models.plugs.discovery import CausalMask, Discovery, Kept
 
 __all__ = [
-    "SCALES",
+    "CACHE_SCALES",
     "BatchState",
     "Cached",
     "SequenceState",
@@ -39,7 +39,7 @@ __all__ = [
     "using",
 ]
 
-SCALES = ".scales"
+CACHE_SCALES = ".scales"
 """What follows the name of an i8 buffer in that of its scales."""
 
 
@@ -61,7 +61,7 @@ class SequenceState(Cache):
         buffers: The tensors of `discovery.state` by name; of `attention` they are
             `[capacity, kv_heads, width]`, or a ring of fewer rows, of the other kinds as noted.
             An i8 one has another with the scales of its rows, f32 `[rows, kv_heads]`, called as
-            it and `SCALES`.
+            it and `CACHE_SCALES`.
         length: i64 scalar tensor, how many of the call's tokens are true, the others being
             padding; None when the call has one token.
         multiple: Of which the number of the call's tokens is one, when it has several.
@@ -138,7 +138,7 @@ class SequenceState(Cache):
         Args:
             key_states: `[1, kv_heads, tokens, width]`, and `value_states` likewise.
         """
-        if self.discovery.whole:
+        if self.discovery.native_attention:
             return self._whole(layer_idx, key_states, value_states)
         self._new[layer_idx] = (key_states, value_states)
         return key_states, value_states
@@ -159,7 +159,7 @@ class SequenceState(Cache):
         Returns:
             `[1, capacity, width]`. Rows of positions to come are hidden by the layer's mask.
         """
-        if not self.discovery.whole:
+        if not self.discovery.native_attention:
             raise ModelError(
                 f"layer {layer_idx} attends to positions that an indexer chooses",
                 "this form of attention is not supported yet",
@@ -243,10 +243,10 @@ class SequenceState(Cache):
         if buffer.dtype != torch.int8:
             cache = Cached(cache_update(buffer, rows, self.start, ring))
         else:
-            scales = self.buffers[name + SCALES]
+            scales = self.buffers[name + CACHE_SCALES]
             cache = Cached(*quantized_cache_update(buffer, scales, rows, self.start, ring))
             assert cache.scales is not None
-            self.write(name + SCALES, cache.scales)
+            self.write(name + CACHE_SCALES, cache.scales)
         self.write(name, cache.rows)
         return cache
 

@@ -11,80 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from edgec.errors import InputError
+from edgec.models.sources.bundled import BUNDLED, bundled_models
 from edgec.models.sources.packages import PACKAGED
 from edgec.models.sources.presets import PRESETS
+from edgec.models.sources.resolve import resolve
 from edgec.models.weights.source import SINGLE_FILE, Progress, SafetensorsWeights, WeightSource
 
-__all__ = ["SPECIAL_IDS", "ModelRow", "byte_tokenizer_files", "create", "list_models"]
-
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-END_OF_TEXT, _, IM_END = range(256, 259)
-SPECIAL_IDS = {
-    "bos_token_id": END_OF_TEXT,
-    "eos_token_id": END_OF_TEXT,
-    "pad_token_id": END_OF_TEXT,
-}
-"""What a configuration says about the special tokens of `byte_tokenizer_files`."""
-
-CHAT_TEMPLATE = """\
-{%- for message in messages %}
-    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
+__all__ = ["ModelRow", "create", "list_models"]
 
 _SAFETENSORS_NAMES = {"f32": "F32", "bf16": "BF16", "f16": "F16"}
 _ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2}
-
-
-def byte_tokenizer_files(vocab_size: int) -> dict[str, bytes | Path]:
-    """A tokenizer for models with random weights, as the files of a Hugging Face folder.
-
-    Text is encoded byte by byte: ids 0 to 255 are the bytes, the next three are the special
-    tokens. Random weights give any id of the vocabulary, so that the others decode to made-up
-    words; no text encodes to them.
-
-    Args:
-        vocab_size: The number of ids, at least 259.
-
-    Raises:
-        InputError: `vocab_size` is too small.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    first_word = 256 + len(SPECIALS)
-    if vocab_size < first_word:
-        raise InputError(f"vocabulary of {vocab_size}: a byte tokenizer needs {first_word}")
-    vocab = {character: byte for byte, character in enumerate(_byte_characters())}
-    vocab |= {name: 256 + i for i, name in enumerate(SPECIALS)}
-    vocab |= {"Ġ" + _word(i): first_word + i for i in range(vocab_size - first_word)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIALS])
-    tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": None,
-        "eos_token": SPECIALS[0],
-        "pad_token": SPECIALS[0],
-        "unk_token": None,
-        "add_bos_token": False,
-        "additional_special_tokens": list(SPECIALS[1:]),
-        "clean_up_tokenization_spaces": False,
-    }
-    generation_config = {
-        "do_sample": False,
-        "eos_token_id": [END_OF_TEXT, IM_END],
-        "pad_token_id": END_OF_TEXT,
-    }
-    return {
-        "tokenizer.json": tokenizer.to_str().encode(),
-        "tokenizer_config.json": _json(tokenizer_config),
-        "chat_template.jinja": CHAT_TEMPLATE.encode(),
-        "generation_config.json": _json(generation_config),
-    }
 
 
 def create(
@@ -117,8 +53,6 @@ def create(
     Raises:
         InputError: unknown preset or dtype, the folder exists, or it cannot be written.
     """
-    from edgec.models.sources.resolve import resolve
-
     if dtype not in _SAFETENSORS_NAMES:
         raise InputError(f"dtype {dtype!r}: unknown", "give f32, bf16 or f16")
     _check_free(folder, force)
@@ -213,8 +147,6 @@ class ModelRow:
 
 def list_models() -> list[ModelRow]:
     """The bundled models, the packaged ones and the presets, with sizes. Does not load torch."""
-    from edgec.models.sources.resolve import BUNDLED, bundled_models
-
     rows: list[ModelRow] = []
     for name in bundled_models():
         config = json.loads((BUNDLED / name / "config.json").read_text(encoding="utf-8"))
@@ -232,29 +164,3 @@ def list_models() -> list[ModelRow]:
 def _row(name: str, kind: str, config: Any, parameters: int) -> ModelRow:
     architecture = str(config["architectures"][0])
     return ModelRow(name, kind, architecture, parameters, 2 * parameters)
-
-
-def _byte_characters() -> list[str]:
-    """The characters that byte-level tokenizers write the bytes 0 to 255 with.
-
-    GPT-2's table: printable Latin-1 characters stand for themselves, the others for characters
-    from U+0100 on, in order.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
-
-
-def _word(number: int) -> str:
-    """A made-up word of one or more syllables, another for each number."""
-    consonants, vowels = "bdfghjklmnprstvz", "aeiou"
-    word = ""
-    number += 1
-    while number:
-        number, syllable = divmod(number - 1, len(consonants) * len(vowels))
-        word += consonants[syllable // len(vowels)] + vowels[syllable % len(vowels)]
-    return word
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, indent=2).encode() + b"\n"

@@ -15,19 +15,9 @@ from typing import Any
 
 from edgec.errors import EdgecError, InputError, ModelError
 from edgec.models.weights.source import INDEX_SUFFIX, Progress, first_few, shard_names, weights_file
+from edgec.tokenizer_files import TOKENIZER_FILES
 
-__all__ = ["TEMPLATES", "TOKENIZER_FILES", "Snapshot", "download"]
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
-"""Files beside the weights of which an artifact keeps the sense."""
+__all__ = ["TEMPLATES", "Snapshot", "download"]
 
 TEMPLATES = "additional_chat_templates/*.jinja"
 """Chat templates beside the usual one, by name."""

@@ -12,16 +12,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["PRESETS", "Preset", "is_moe"]
+from edgec.models.expert_keys import EXPERT_COUNT_KEYS
 
-EXPERT_COUNT_KEYS = (
-    "moe_num_experts",
-    "n_routed_experts",
-    "num_experts",
-    "num_local_experts",
-    "num_routed_experts",
-)
-"""What families call the number of experts in their configuration."""
+__all__ = ["PRESETS", "Preset", "is_moe"]
 
 
 @dataclass(frozen=True)

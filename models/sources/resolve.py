@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.errors import InputError, ModelError
 from edgec.json_files import read_json
-from edgec.models.sources.hub import TEMPLATES, TOKENIZER_FILES, download
+from edgec.models.sources.bundled import BUNDLED, bundled_models
+from edgec.models.sources.byte_tokenizer import SPECIAL_IDS, byte_tokenizer_files
+from edgec.models.sources.hub import TEMPLATES, download
 from edgec.models.sources.packages import PACKAGED, fetch, packaged_name
 from edgec.models.sources.plausible import check_place, check_sizes
 from edgec.models.sources.presets import PRESETS, Preset
 from edgec.models.sources.tokenizer import tokenizer_files
 from edgec.models.weights.source import Progress, RandomWeights, SafetensorsWeights, WeightSource
+from edgec.tokenizer_files import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ["BUNDLED", "ModelSource", "bundled_models", "check_name", "resolve"]
+__all__ = ["ModelSource", "check_name", "resolve"]
 
-BUNDLED = Path(__file__).parent.parent / "bundled"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -155,11 +157,6 @@ def check_name(model: str) -> None:
         ModelError: as from `resolve`.
     """
     _kind(model)
-
-
-def bundled_models() -> list[str]:
-    """The names of the models that come with edgec."""
-    return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
 
 
 def _kind(model: str) -> tuple[str, str]:
@@ -370,7 +367,6 @@ def _line(error: Exception) -> str:
 def _preset(preset: Preset, seed: int, layers: int | None) -> ModelSource:
     from transformers import AutoConfig
 
-    from edgec.models.sources.create import SPECIAL_IDS, byte_tokenizer_files
     from edgec.models.weights.check import expected_tensors
 
     model = f"preset:{preset.name}"

@@ -46,7 +46,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from edgec import cli
 from edgec.artifact import Artifact
 from edgec.manifest import MANIFEST_NAME, SCHEMA_VERSION
-from edgec.models.sources.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 
 Refused = Callable[..., str]
 

@@ -14,7 +14,7 @@ import pytest
 import edgec
 from edgec.coverage import check as checking
 from edgec.errors import ModelError
-from edgec.models.sources.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.models.sources.resolve import resolve
 from edgec.models.tiny import tiny_model
 

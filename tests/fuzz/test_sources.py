@@ -52,7 +52,7 @@ def folder() -> Files:
     from safetensors.torch import save
     from transformers import AutoConfig
 
-    from edgec.models.sources.create import byte_tokenizer_files
+    from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
     from edgec.models.weights.check import expected_tensors
 
     config = AutoConfig.for_model(

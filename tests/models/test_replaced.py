@@ -30,8 +30,8 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize(("family", "whole"), FAMILIES.items())
-def test_same_as_transformers(family: str, whole: bool) -> None:
+@pytest.mark.parametrize(("family", "native_attention"), FAMILIES.items())
+def test_same_as_transformers(family: str, native_attention: bool) -> None:
     """Prompts, padded and not, single tokens and a follow-up over the buffers of a sequence."""
     attention.install()
     experts.install()
@@ -39,13 +39,13 @@ def test_same_as_transformers(family: str, whole: bool) -> None:
     reference = tiny_model(copy.deepcopy(config))
     model = AutoModelForCausalLM.from_config(
         config,
-        attn_implementation="eager" if whole else attention.IMPLEMENTATION,
+        attn_implementation="eager" if native_attention else attention.IMPLEMENTATION,
         experts_implementation=experts.IMPLEMENTATION,
         dtype=torch.float32,
     ).eval()
     model.load_state_dict(reference.state_dict())
     assert any(hooks.replaced(module) for module in model.modules())
-    assert worst_error(model, reference, whole=whole) <= 1e-4
+    assert worst_error(model, reference, native_attention=native_attention) <= 1e-4
 
 
 def test_every_replacement_has_a_family() -> None:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import edgec
 from edgec.models.load import load
-from edgec.models.sources.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
 
 VOCABULARY = 320

@@ -27,7 +27,7 @@ from edgec.models.call import call
 from edgec.models.plugs import attention, rotary
 from edgec.models.plugs.discovery import Discovery
 from edgec.models.plugs.state import SequenceState
-from edgec.models.sources.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.runtime import Sequence
 from edgec.runtime.sequence import step_together
 

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from edgec.errors import InputError, ModelError
 from edgec.models.sources import create as create_module
-from edgec.models.sources.create import byte_tokenizer_files, create, list_models
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
+from edgec.models.sources.create import create, list_models
 from edgec.models.sources.resolve import resolve
 from edgec.models.weights.source import SafetensorsWeights, torch_dtype
 

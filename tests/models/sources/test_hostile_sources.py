@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from edgec.errors import LONGEST, EdgecError, ModelError
 from edgec.json_files import MAX_DEPTH, parse_json, read_json
 from edgec.models.load import load
-from edgec.models.sources.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.models.sources.resolve import resolve
 
 DEEP = b"[" * 100_000

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from edgec.errors import EdgecError, InputError, ModelError
-from edgec.models.sources.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.models.sources.resolve import resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from edgec.errors import EdgecError, InputError, ModelError
-from edgec.models.sources import resolve as sources
-from edgec.models.sources.create import byte_tokenizer_files
+from edgec.models.sources.bundled import bundled_models
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.models.sources.resolve import ModelSource, resolve
 from edgec.models.weights.source import RandomWeights
 
@@ -311,4 +311,4 @@ def test_preset() -> None:
 
 
 def test_bundled_models_are_found() -> None:
-    assert {"tiny-dense", "tiny-moe"} <= set(sources.bundled_models())
+    assert {"tiny-dense", "tiny-moe"} <= set(bundled_models())

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgec.errors import ModelError
 from edgec.models.load import load
-from edgec.models.sources.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.models.sources.resolve import resolve
 from edgec.models.weights.check import check_weights
 

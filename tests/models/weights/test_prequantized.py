@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests.models.gguf.test_gguf import make_model
 
 from edgec.errors import ModelError
-from edgec.models.sources.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.models.sources.resolve import ModelSource, resolve
 from edgec.models.weights.prequantized import PrequantizedWeights
 from edgec.models.weights.quantize import WeightFormat, dequantize
