@@ -57,12 +57,11 @@ def usage(module: nn.Module, parameters: Mapping[str, nn.Parameter], discovery: 
                 active[f"{name}.{leaf}"] = Fraction(chosen, count)
     read = dict(active)
     multiplied = {
-        id(m.weight)
-        for m in module.modules()
-        if not isinstance(m, _TABLES) and hasattr(m, "weight")
+        id(m._parameters.get("weight")) for m in module.modules() if not isinstance(m, _TABLES)
     }
     for name, submodule in module.named_modules():
-        if isinstance(submodule, _TABLES) and id(submodule.weight) not in multiplied:
+        table = submodule._parameters.get("weight")
+        if isinstance(submodule, _TABLES) and id(table) not in multiplied:
             for stored in (f"{name}.weight", f"{name}.weight{WEIGHT_SCALES}"):
                 if stored in read:
                     read[stored] = Fraction(1, discovery.vocab_size)

@@ -66,7 +66,11 @@ def parse_torch_tensor(type_: ir.Type) -> TorchTensor:
 
 
 def walk(op: ir.Operation) -> list[ir.Operation]:
-    """All operations below `op`, outermost first; a list, so that they may be erased on the way."""
+    """All operations below `op`, outermost first; a list, so that they may be erased on the way.
+
+    Pick from it before the first is erased: those inside an erased operation, or other handles of
+    it, then point at freed memory.
+    """
     found: list[ir.Operation] = []
     for region in op.regions:
         for block in region.blocks:

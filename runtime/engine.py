@@ -153,7 +153,7 @@ class Engine:
             memory = DEFAULT_SEQUENCES * state_bytes(self.model.program.manifest.state)
         self._pool = SequencePool(self.model.program, memory, ttl)
         self._scheduler = Scheduler(self.model, self._pool)
-        self._max_queue = max_queue
+        self.max_queue = max_queue
         self._numbers = itertools.count(1)
         self._requests = self._rejected = 0
         self._inbox: list[Job] = []
@@ -231,7 +231,7 @@ class Engine:
             if self._closing:
                 raise EngineClosed("the engine is closed")
             waiting = len(self._inbox) + len(self._scheduler.waiting)
-            if waiting >= self._max_queue:
+            if waiting >= self.max_queue:
                 self._rejected += 1
                 raise QueueFull(f"{waiting} requests wait already", "try again later")
             request = Request(f"req-{next(self._numbers)}", len(ids), self._poke)

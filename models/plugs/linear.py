@@ -76,35 +76,57 @@ class QuantizedMatrix:
         return (self.experts or 1) * self.rows * self.columns
 
 
-class QuantizedLinear(nn.Module):
+class _Quantized(nn.Module):
+    """A module whose parameter `weight` is packed.
+
+    Modelling code that reads `module.weight.dtype`, to convert activations to it, is shown what
+    the weight stands for: converted to the packed integers' type they would be lost.
+    """
+
+    def __init__(self, matrix: QuantizedMatrix) -> None:
+        super().__init__()
+        self._parameters["weight"] = matrix.packed
+        self._shown = torch.empty(matrix.rows, matrix.columns, dtype=torch.float32, device="meta")
+        self.weight_scales = matrix.scales
+
+    @property
+    def packed(self) -> nn.Parameter:
+        """The packed integers."""
+        weight = self._parameters["weight"]
+        assert weight is not None
+        return weight
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """A tensor without data, of the matrix's own shape and type."""
+        return self._shown
+
+
+class QuantizedLinear(_Quantized):
     """`nn.Linear` over a quantised matrix."""
 
     def __init__(self, matrix: QuantizedMatrix, bias: nn.Parameter | None) -> None:
-        super().__init__()
-        self.weight = matrix.packed
-        self.weight_scales = matrix.scales
+        super().__init__(matrix)
         self.bias = bias
         self.features = matrix.rows
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = quantized_linear(
-            x, self.weight, self.weight_scales, self.bias, self.features
+            x, self.packed, self.weight_scales, self.bias, self.features
         )
         return y
 
 
-class QuantizedEmbedding(nn.Module):
+class QuantizedEmbedding(_Quantized):
     """`nn.Embedding` over a quantised table, with its `padding_idx`."""
 
     def __init__(self, matrix: QuantizedMatrix, padding_idx: int | None) -> None:
-        super().__init__()
+        super().__init__(matrix)
         self.padding_idx = padding_idx
-        self.weight = matrix.packed
-        self.weight_scales = matrix.scales
         self.width = matrix.columns
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = quantized_embedding(ids, self.weight, self.weight_scales, self.width)
+        rows: torch.Tensor = quantized_embedding(ids, self.packed, self.weight_scales, self.width)
         return rows
 
 

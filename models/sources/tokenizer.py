@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["tokenizer_files"]
 
+_log = logging.getLogger(__name__)
+_SAMPLE = "Hello, world! It's 12,345 \u2026\n\tna\u00efve \u4f60\u597d  def f(x): return x**2"
 _FLAGS = (
     "split_special_tokens",
     "clean_up_tokenization_spaces",
@@ -73,28 +76,61 @@ def _load(
     model: str, folder: Path, config: PreTrainedConfig, trust_remote_code: bool
 ) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.utils import logging
+    from transformers.utils import logging as messages
 
     named = copy.copy(config)
     named.name_or_path = model
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     chosen = {**options, "config": named, "mistral_format": False}
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its advice is for the model's authors
-    tokenizer: Any
+    verbosity = messages.get_verbosity()
+    messages.set_verbosity_error()  # its advice is for the model's authors
+    own: Any = None
     try:
         try:
-            tokenizer = _native(lambda: AutoTokenizer.from_pretrained(folder, **chosen))
-        except Exception:
-            tokenizer = None  # a class of the model's own, say: the file may be read without it
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            tokenizer = _native(lambda: PreTrainedTokenizerFast.from_pretrained(folder, **options))
-        made: PreTrainedTokenizerFast = tokenizer
-        return made
+            own = _native(lambda: AutoTokenizer.from_pretrained(folder, **chosen))
+            reason = "it works in Python alone"
+        except Exception as error:
+            if _builds_its_own(folder, config):
+                raise
+            reason = _line(error)
+        if isinstance(own, PreTrainedTokenizerFast):
+            return own
+        plain: PreTrainedTokenizerFast = _native(
+            lambda: PreTrainedTokenizerFast.from_pretrained(folder, **options)
+        )
     except Exception as error:
         raise _damaged(model, error) from None
     finally:
-        logging.set_verbosity(verbosity)
+        messages.set_verbosity(verbosity)
+    if own is not None and own.encode(_SAMPLE) != plain.encode(_SAMPLE):
+        raise ModelError(
+            f"model {model}: its tokenizer's class, {type(own).__name__}, gives other ids than "
+            "its tokenizer.json",
+            "save it again with a fast tokenizer of transformers",
+        )
+    _log.warning("tokenizer: tokenizer.json is read without the model's own class: %s", reason)
+    return plain
+
+
+def _builds_its_own(folder: Path, config: PreTrainedConfig) -> bool:
+    """Whether the class is one of transformers that takes no more than tokens from the file.
+
+    Where such a class fails, the file as it is would give other ids.
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import (
+        TOKENIZER_MAPPING_NAMES,
+        tokenizer_class_from_name,
+    )
+
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    if "auto_map" in settings:
+        return False
+    name = settings.get("tokenizer_class") or TOKENIZER_MAPPING_NAMES.get(config.model_type)
+    found = tokenizer_class_from_name(name) if isinstance(name, str) else None
+    plain = PreTrainedTokenizerFast
+    return found is not None and found is not plain and issubclass(found, plain)
 
 
 def _parts(

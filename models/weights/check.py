@@ -127,7 +127,7 @@ def expected_tensors(config: Any, *, trust_remote_code: bool = False) -> Expecte
             model = AutoModelForCausalLM.from_config(
                 copy.deepcopy(config), trust_remote_code=trust_remote_code
             )
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+    except Exception as error:  # the modelling code and torch raise errors of many types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"configuration of {config.model_type}: transformers cannot build it: {reason}",

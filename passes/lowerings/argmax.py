@@ -46,9 +46,8 @@ class LowerArgmax:
             raise ValueError(f"form={self.form}: must be reductions, rows or whole")
 
     def run(self, module: ir.Module) -> None:
-        for op in walk(module.operation):
-            if op.name != "iree_linalg_ext.arg_compare":
-                continue
+        found = [op for op in walk(module.operation) if op.name == "iree_linalg_ext.arg_compare"]
+        for op in found:
             shape, form = _logits(op), "whole" if self.kernel != "generic" else self.form
             if shape is None:
                 if form == "whole":

@@ -36,12 +36,12 @@ class WorkloadOrdinals:
             if executable.operation.name != "stream.executable":
                 continue
             inside = walk(executable.operation)
-            for export in (op for op in inside if op.name == "stream.executable.export"):
+            functions = {_symbol(op): op for op in inside if op.name == "func.func"}
+            for export in [op for op in inside if op.name == "stream.executable.export"]:
                 count = next((op for op in walk(export) if op.name == _COUNT), None)
                 if count is None or not (repeated := _correct_count(count)):
                     continue
-                name = ir.FlatSymbolRefAttr(export.attributes["function_ref"]).value
-                function = next(op for op in inside if _symbol(op) == name and op != export)
+                function = functions[ir.FlatSymbolRefAttr(export.attributes["function_ref"]).value]
                 ordinals = [op for op in walk(function) if op.name == _ORDINAL]
                 unsure = [
                     op for op in ordinals if ir.IntegerAttr(op.attributes["ordinal"]).value == 0

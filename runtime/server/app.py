@@ -175,7 +175,16 @@ def _scope(service: Service, request: Request, body: GenerationRequest) -> str |
 
 
 def _submit(served: Served, calls: Sequence[Call], scope: str | None) -> list[Generation]:
-    """Starts all calls or none."""
+    """Starts all calls or none.
+
+    Raises:
+        ApiError: the engine does not take them, or never can.
+    """
+    if len(calls) > (most := served.engine.max_queue):
+        raise ApiError(
+            400, f"{len(calls)} choices are more than the {most} requests that may wait here "
+            "(--max-queue)", param="n", code="invalid_value",
+        )  # fmt: skip
     running: list[Generation] = []
     try:
         for call in calls:

@@ -5,10 +5,15 @@ A case that kills its process, fills the memory or hangs is an answer, not the e
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import multiprocessing
+import os
+import pickle
 import random
 import resource
+import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,42 +62,71 @@ def run_case(
         case: A function of a module; it and what it takes and returns are pickled.
         seconds: How long it may take.
         memory: Bytes of address space that it may have.
-        preload: Modules that the first call imports once for all processes.
+        preload: Modules that are imported once, in the process that all such cases are forked from.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fuzz.cases", *preload])
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, case, arguments, memory), daemon=True)
-    process.start()
+    server = _server((case.__module__, *preload))
+    server.send((seconds, memory))
+    server.send_bytes(pickle.dumps((case, arguments)))
+    outcome: Outcome = server.recv()
+    return outcome
+
+
+@functools.cache
+def _server(preload: tuple[str, ...]) -> Connection:
+    """A process with these modules: the forkserver of Python keeps those of its first user."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=_serve, args=(theirs, preload), daemon=True).start()
     theirs.close()
+    return ours
+
+
+def _serve(pipe: Connection, preload: tuple[str, ...]) -> None:
+    for module in preload:
+        importlib.import_module(module)
+    while True:
+        try:
+            (seconds, memory), call = pipe.recv(), pipe.recv_bytes()
+        except EOFError:
+            return
+        pipe.send(_fork(call, seconds, memory))
+
+
+def _fork(call: bytes, seconds: float, memory: int | None) -> Outcome:
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    if (child := os.fork()) == 0:
+        try:
+            writer.send(_work(call, memory))
+        finally:
+            os._exit(1)
+    writer.close()
     try:
-        if not ours.poll(seconds):
+        if not reader.poll(seconds):
             return Outcome("hung", f"longer than {seconds:g} s")
-        outcome: Outcome = ours.recv()
+        outcome: Outcome = reader.recv()
         return outcome
     except EOFError:
-        process.join(10)
-        return Outcome("died", f"exit code {process.exitcode}")
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        child = 0
+        return Outcome("died", f"exit code {code}")
     finally:
-        process.kill()
-        process.join()
-        process.close()
-        ours.close()
+        reader.close()
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
-def _work(
-    pipe: Connection, case: Callable[..., Any], arguments: tuple[Any, ...], memory: int | None
-) -> None:
+def _work(call: bytes, memory: int | None) -> Outcome:
     if memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     try:
+        case, arguments = pickle.loads(call)
         end, detail, value = "returned", "", case(*arguments)
     except EdgecError as error:
         end, detail, value = "refused", str(error), None
     except BaseException:
         end, detail, value = "raised", traceback.format_exc(), None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    pipe.send(Outcome(end, detail, value, peak))
+    return Outcome(end, detail, value, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def mutate_bytes(random: random.Random, data: bytes) -> bytes:

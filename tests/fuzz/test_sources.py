@@ -187,7 +187,10 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "many tensors" else n for n in HOSTILE],
+)
 def test_hostile_headers(name: str, folder: Files) -> None:
     files = folder | {FILE: HOSTILE[name]()}
     outcome = ended(files)

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.state.families import make
 from transformers import AutoModelForCausalLM
 
+import edgec
 from edgec import Session
 from edgec.artifact import Artifact
 from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels.reference import quantize_rows
+from edgec.models.plugs.linear import narrow_weights
 from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
 
 BASELINE = "cpu:x86_64-linux-gnu"  # no kernels
@@ -91,6 +94,27 @@ def test_bundled(
     rounded = "i8" in described["activations"]
     most = 5e-3 if rounded else 1e-3
     check(artifact, eager_logits(folder, form, ids, rounded), ids, most)
+
+
+def test_a_quantised_layer_shows_the_type_of_its_weights() -> None:
+    """Mamba converts what enters lm_head to `lm_head.weight.dtype`."""
+    with torch.device("meta"):
+        model = torch.nn.Sequential(torch.nn.Embedding(96, 64), torch.nn.Linear(64, 96))
+    narrow_weights(model, torch.float32, WeightFormat(8, 32))
+    for layer in model:
+        assert (layer.weight.dtype, layer.weight.shape) == (torch.float32, (96, 64))
+    assert {p.dtype for n, p in model.named_parameters() if n[2:] == "weight"} == {torch.int8}
+
+
+@pytest.mark.slow
+def test_activations_that_the_model_converts(tmp_path: Path) -> None:
+    make(tmp_path / "model", "mamba2")
+    output = tmp_path / "model.edgec"
+    edgec.compile(str(tmp_path / "model"), target=BASELINE, quantize="int8", output=output)
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(0, 288, (80,), generator=generator).tolist()
+    wanted = eager_logits(tmp_path / "model", WeightFormat(8, 32), ids, False)
+    check(Artifact.open(output), wanted, ids, 1e-3)
 
 
 def test_tied_table_is_stored_once(compile_once: Callable[..., Artifact]) -> None:

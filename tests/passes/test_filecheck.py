@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -124,3 +125,26 @@ def test_as_a_program(tmp_path: Path) -> None:
     check(FOLDER / "symbolic_bounds.mlir", (tmp_path / "out.mlir").read_text("utf-8"))
     failed = subprocess.run([*program, "-p", "nope"], input=text, text=True, capture_output=True)
     assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
+
+
+def test_no_pass_reads_what_it_erased(tmp_path: Path) -> None:
+    """An erased operation's handle mostly still works; where freed memory is overwritten, never."""
+    commands = []
+    for number, part in enumerate(parts()):
+        text, passes, fails = part.values
+        file = tmp_path / f"{number}.mlir"
+        file.write_text(text, "utf-8")
+        commands.append(([str(file), "-p", passes, "-o", "/dev/null"], 2 if fails else 0))
+    program = (
+        "import sys; from edgec.passes import opt\n"
+        "for arguments, code in eval(sys.stdin.read()): assert opt.main(arguments) == code"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", program],
+        input=repr(commands),
+        env=os.environ | {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.perturb=165"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -198,10 +198,17 @@ def test_queue_is_full(tool_server: Server) -> None:
         assert [each.result().status_code for each in running] == [200, 200]
 
 
+def test_more_choices_than_may_ever_wait(tool_server: Server) -> None:
+    headers = {"Authorization": "Bearer secret"}
+    for body in ({"prompt": "In the", "n": 2}, {"prompt": ["In the", "On a"]}):
+        answer = tool_server.post("/v1/completions", {**body, "max_tokens": 1}, headers=headers)
+        assert "2 choices" in error_of(answer, 400)["message"]
+
+
 def test_template_that_misbehaves(
     start_server: Callable[..., Server], with_template: Callable[[str], Path]
 ) -> None:
-    server = start_server(with_template(MISCHIEF), "--template-timeout", "0.5")
+    server = start_server(with_template(MISCHIEF), "--template-timeout", "3")
 
     def ask(word: str) -> httpx2.Response:
         body = {"messages": [{"role": "user", "content": word}], "max_tokens": 2}
@@ -216,6 +223,6 @@ def test_template_that_misbehaves(
     ):
         started = time.monotonic()
         assert error_of(ask(word), status)["code"] == code
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30
         assert ask("Hello").status_code == 200
     assert server.stop() == 0

@@ -76,6 +76,8 @@ def refused(folder: Path) -> str:
         ({"text_config": {"num_hidden_layers": 10**5}}, "num_hidden_layers is"),
         ({"vocab_size": "x"}, "config.json: "),
         ({"vocab_size": -1}, "transformers cannot build it: "),
+        ({"pad_token_id": 2**31}, "cannot build it: Padding_idx must be within"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 10**400}}, "int too big"),
         ({"head_dim": 0}, ""),
         ({"num_attention_heads": 0}, ""),
         ({"architectures": [{}]}, "architectures in config.json is not a list of names"),

@@ -111,10 +111,39 @@ def test_code_of_the_model_runs_only_if_trusted(folder: Path, trusted: bool) -> 
     assert settings.get("pad_token") == ("<own>" if trusted else None)
 
 
-def test_a_class_in_python_leaves_the_file_as_it_is(folder: Path) -> None:
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer"}')
+def test_a_class_in_python_leaves_the_file_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"tokenizer_class": "CTRLTokenizer"}
+    folder = write(tmp_path, KINDS["byte level"](), model_type="qwen3", tokenizer_config=config)
     kept = json.loads(files_of(folder)["tokenizer.json"])
     assert kept["model"] == json.loads((folder / "tokenizer.json").read_text())["model"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("tokenizer: tokenizer.json is read without the model's own class: ")
+
+
+def test_a_class_that_fails_and_would_give_other_ids(tmp_path: Path) -> None:
+    """T5Tokenizer takes the tokens from the file, and splits the text in its own way."""
+    config = {"tokenizer_class": "T5Tokenizer"}
+    folder = write(tmp_path, KINDS["byte level"](), model_type="qwen3", tokenizer_config=config)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        files_of(folder)
+
+
+def test_a_class_in_python_that_gives_other_ids(folder: Path) -> None:
+    (folder / "own.py").write_text(
+        "from transformers import PreTrainedTokenizer\n"
+        "class Own(PreTrainedTokenizer):\n"
+        "    vocab_size = 9\n"
+        "    def get_vocab(self): return {str(n): n for n in range(9)}\n"
+        "    def _tokenize(self, text): return [str(len(word)) for word in text.split()]\n"
+        "    def _convert_token_to_id(self, token): return int(token)\n"
+    )
+    config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="Own, gives other ids"):
+        files_of(folder, trust_remote_code=True)
+    assert "tokenizer.json" in files_of(folder)
 
 
 def test_a_name_on_the_hub_counts(tmp_path: Path) -> None:
