@@ -11,6 +11,7 @@ import pytest
 
 from edgec.artifact import Artifact
 from edgec.cli.generate import is_artifact
+from edgec.options import CompileRequest
 
 Edgec = Callable[..., Any]
 
@@ -114,16 +115,16 @@ def test_a_model_is_compiled_first(
 ) -> None:
     calls = []
 
-    def compile(*args: Any, **options: Any) -> Any:
-        calls.append((args, options))
+    def compile(command: str, request: CompileRequest, *, quiet: bool) -> Any:
+        calls.append((command, request))
         return hand_made
 
     monkeypatch.setattr("edgec.cli.compile.compile_with_progress", compile)
     done = edgec_in_process("run", "org/model", "-p", "a", "--offline")
     assert done.code == 0, done.stderr
-    ((args, options),) = calls
-    assert args == ("edgec run with a model", "org/model")
-    assert (options["target"], options["offline"]) == ("cpu", True)
+    ((command, request),) = calls
+    assert command == "edgec run with a model"
+    assert (request.model, request.target, request.offline) == ("org/model", "cpu", True)
     assert sessions[0].model.artifact is hand_made
 
 

@@ -18,10 +18,10 @@ import edgec
 from edgec.artifact import READ_FILES, Artifact
 from edgec.compiler import artifact as writing
 from edgec.compiler import driver
-from edgec.compiler.progress import Silent
 from edgec.errors import CompileError, InputError
 from edgec.manifest import MANIFEST_NAME
 from edgec.models.hub import TEMPLATES, TOKENIZER_FILES
+from edgec.progress import Silent
 
 Compile = Callable[..., Artifact]
 

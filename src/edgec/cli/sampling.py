@@ -6,6 +6,7 @@ A flag that is not given is not passed on: the model's own generation_config.jso
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -14,21 +15,7 @@ from edgec.cli.streams import checked_text
 from edgec.errors import InputError
 from edgec.json_files import parse_json
 
-__all__ = [
-    "ChatTemplateKwargs",
-    "IgnoreEos",
-    "MaxNewTokens",
-    "MinP",
-    "RepetitionPenalty",
-    "Seed",
-    "Stop",
-    "SystemPrompt",
-    "Temperature",
-    "TopK",
-    "TopP",
-    "generation",
-    "parse_setting",
-]
+__all__ = ["Sampling", "SystemPrompt", "parse_setting"]
 
 MaxNewTokens = Annotated[
     int | None,
@@ -89,33 +76,30 @@ _ALIASES = {
 }
 
 
-def generation(
-    *,
-    max_new_tokens: int | None,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    repetition_penalty: float | None,
-    seed: int | None,
-    stop: list[str] | None,
-    ignore_eos: bool,
-    chat_template_kwargs: str | None,
-) -> dict[str, Any]:
-    """Keyword arguments of `Session.generate` for the flags that were given."""
-    given: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-        "stop_strings": [checked_text(text, "--stop") for text in stop or ()] or None,
-        "ignore_eos": ignore_eos or None,
-        "chat_template_kwargs": _parse_object(chat_template_kwargs),
-    }
-    return {name: value for name, value in given.items() if value is not None}
+@dataclass(frozen=True)
+class Sampling:
+    """The flags of an answer; `run` and `chat` share them."""
+
+    max_new_tokens: MaxNewTokens = None
+    temperature: Temperature = None
+    top_k: TopK = None
+    top_p: TopP = None
+    min_p: MinP = None
+    repetition_penalty: RepetitionPenalty = None
+    seed: Seed = None
+    stop: Stop = None
+    ignore_eos: IgnoreEos = False
+    chat_template_kwargs: ChatTemplateKwargs = None
+
+    def given(self) -> dict[str, Any]:
+        """Keyword arguments of `Session.generate` for the flags that were given."""
+        changed: dict[str, Any] = {
+            "stop": [checked_text(text, "--stop") for text in self.stop or ()] or None,
+            "ignore_eos": self.ignore_eos or None,
+            "chat_template_kwargs": _parse_object(self.chat_template_kwargs),
+        }
+        values: dict[str, Any] = vars(self) | changed
+        return {_ALIASES.get(n, n): value for n, value in values.items() if value is not None}
 
 
 def parse_setting(text: str) -> dict[str, Any]:
