@@ -149,12 +149,20 @@ def resolve(
 
 
 def check_name(model: str) -> None:
-    """Refuses what is no model's name or place. It loads nothing heavy and asks no hub.
+    """Refuses what is no model's name or place, a folder without a configuration, a bad header.
+
+    It loads neither torch nor transformers and asks no hub.
 
     Raises:
         ModelError: as from `resolve`.
     """
-    _kind(model)
+    kind, name = _kind(model)
+    if kind == "folder":
+        _read_config(model, Path(name).expanduser())
+    elif kind == "gguf":
+        from edgec.models.gguf_header import Header
+
+        Header(Path(name).expanduser())
 
 
 def bundled_models() -> list[str]:
@@ -209,8 +217,8 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> ModelError:
     return ModelError(f"{what} {name!r}: unknown", f"{guess}there are {', '.join(names)}")
 
 
-def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
-    """Refuses a model folder that edgec cannot compile, by its small files alone."""
+def _read_config(model: str, folder: Path) -> dict[str, Any]:
+    """The raw `config.json` of a folder."""
     path = folder / "config.json"
     if not path.is_file():
         remedy = "give a folder in the Hugging Face format"
@@ -223,6 +231,12 @@ def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
         raise ModelError(f"model {model}: config.json is not JSON: {error}", "restore it") from None
     if not isinstance(config, dict):
         raise ModelError(f"model {model}: config.json is not an object", "restore it")
+    return config
+
+
+def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
+    """Refuses a model folder that edgec cannot compile, by its small files alone."""
+    config = _read_config(model, folder)
     _check_config(model, config, trust_remote_code)
     if trust_remote_code and config.get("auto_map"):
         for file in _code_files(model, config):

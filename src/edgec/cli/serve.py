@@ -101,11 +101,11 @@ def serve(
 ) -> None:  # fmt: skip
     """Serve a model over HTTP with OpenAI's interface, and a chat page at /."""
     require_serve("edgec serve")
+    opened = open_artifact("edgec serve", model, place, source)
     from edgec.runtime.engine import Engine
     from edgec.runtime.server.main import serve as run_server
     from edgec.runtime.server.options import ServerOptions
 
-    opened = open_artifact("edgec serve", model, place, source)
     options = ServerOptions(
         host=host,
         port=port,
