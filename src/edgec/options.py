@@ -136,9 +136,9 @@ class CompileOptions:
     ] = "input"  # fmt: skip
     """`input`: the multiple is stated at the model's input; `none`: a plain dynamic dimension;
     `op`: that, and operations pad for themselves."""
-    quantize: Annotated[
-        str, Flag("none, int8 or int4.", environment=True, choices=_FORMATS)
-    ] = "none"  # fmt: skip
+    quantize: Annotated[str, Flag("none, int8 or int4.", environment=True, choices=_FORMATS)] = (
+        "none"
+    )
     """Format of the weights of linear layers and embeddings."""
     group_size: Annotated[
         int | str | None,
@@ -158,12 +158,8 @@ class CompileOptions:
     asymmetric: Annotated[
         bool, Flag("int4: a zero point beside each scale, for better quality.", environment=True)
     ] = False
-    expert_stats: Annotated[
-        bool, Flag("Count the tokens of each expert, for run --stats.")
-    ] = False  # fmt: skip
-    layers: Annotated[
-        int | None, Flag("The first N layers only.", metavar="N", least=1)
-    ] = None  # fmt: skip
+    expert_stats: Annotated[bool, Flag("Count the tokens of each expert, for run --stats.")] = False
+    layers: Annotated[int | None, Flag("The first N layers only.", metavar="N", least=1)] = None
     seed: Annotated[int, Flag("Presets: seed of the weights.")] = 0
     extra_compile_args: Annotated[
         tuple[str, ...],
@@ -173,12 +169,16 @@ class CompileOptions:
     def __post_init__(self) -> None:
         for name in ("batch", "extra_compile_args"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
         for name, (_, flag) in flags_of(type(self)).items():
-            value = getattr(self, name)
-            if flag.choices and value is not None and str(value) not in flag.choices:
+            if (value := getattr(self, name)) == defaults[name]:
+                continue
+            if flag.choices and str(value) not in flag.choices:
                 raise InputError(
                     f"{_dashed(name)} '{value}': must be one of {', '.join(flag.choices)}"
                 )
+            if flag.least is not None and value < flag.least:
+                raise InputError(f"{_dashed(name)} {value}: must be at least {flag.least}")
         quantized = {self.quantize, self.embedding_quantize} - {None, "none"}
         if self.group_size is not None and not quantized:
             raise InputError(
@@ -204,8 +204,6 @@ class CompileOptions:
         object.__setattr__(self, "batch", tuple(sorted({1, *self.batch})))
         if self.expert_stats and self.batch != (1,):
             raise InputError("expert-stats: counts one sequence at a time", "drop --batch")
-        if self.layers is not None and self.layers < 1:
-            raise InputError(f"layers {self.layers}: must be at least 1")
 
     def for_model(self, max_context: int, model: str, *, quantized: bool = False) -> Self:
         """Fills in what is not given: context, chunk, type of the cache, group of the scales.
@@ -257,9 +255,9 @@ class CompileOptions:
 class SourceOptions:
     """How a model is fetched, and where compiled ones are kept."""
 
-    revision: Annotated[
-        str | None, Flag("Branch, tag or commit on the hub.", environment=True)
-    ] = None  # fmt: skip
+    revision: Annotated[str | None, Flag("Branch, tag or commit on the hub.", environment=True)] = (
+        None
+    )
     offline: Annotated[bool, Flag("Use downloaded files only.", environment=True)] = False
     trust_remote_code: Annotated[
         bool, Flag("Run modelling code that comes with the model.", environment=True)
@@ -281,7 +279,7 @@ class CompileRequest(SourceOptions, CompileOptions, Destination):
 
     use_cache: Annotated[
         bool, Flag("Build even if an equal build is there.", name="--no-cache")
-    ] = True  # fmt: skip
+    ] = True
     """Whether an equal build that is already there will do."""
     force: Annotated[bool, Flag("Build again, and overwrite the output.")] = False
     dump_ir: Annotated[
@@ -290,9 +288,9 @@ class CompileRequest(SourceOptions, CompileOptions, Destination):
     stop_after: Annotated[
         str | None, Flag("Stop when this stage is done.", metavar="STAGE", choices=STAGE_NAMES)
     ] = None
-    start_from: Annotated[
-        str | Path | None, Flag("Go on from a dumped file.", metavar="FILE")
-    ] = None  # fmt: skip
+    start_from: Annotated[str | Path | None, Flag("Go on from a dumped file.", metavar="FILE")] = (
+        None
+    )
     progress: Progress | None = None
     """Told about the stages."""
 

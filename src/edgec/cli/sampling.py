@@ -17,54 +17,9 @@ from edgec.json_files import parse_json
 
 __all__ = ["Sampling", "SystemPrompt", "parse_setting"]
 
-MaxNewTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-new-tokens", "--max-tokens", "-n", envvar="EDGEC_MAX_NEW_TOKENS", metavar="N",
-        help="Stop after N tokens.",
-    ),
-]  # fmt: skip
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        "--temperature", "--temp", envvar="EDGEC_TEMPERATURE", help="0 always takes the best token."
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option("--top-k", envvar="EDGEC_TOP_K", help="Sample from the K best; 0 is off."),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option("--top-p", envvar="EDGEC_TOP_P", help="Sample from the best that sum up to P."),
-]
-MinP = Annotated[
-    float | None,
-    typer.Option("--min-p", envvar="EDGEC_MIN_P", help="Drop what is below P times the best."),
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    typer.Option(
-        "--repetition-penalty", "--repeat-penalty", envvar="EDGEC_REPETITION_PENALTY",
-        help="Above 1: tokens already seen are less likely.",
-    ),
-]  # fmt: skip
-Seed = Annotated[
-    int | None,
-    typer.Option("--seed", "-s", envvar="EDGEC_SEED", help="The same seed gives the same text."),
-]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option("--stop", metavar="TEXT", help="Stop before this text; repeatable."),
-]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")]
 SystemPrompt = Annotated[
     str | None,
     typer.Option("--system-prompt", envvar="EDGEC_SYSTEM_PROMPT", help="System message; a chat."),
-]
-ChatTemplateKwargs = Annotated[
-    str | None,
-    typer.Option("--chat-template-kwargs", metavar="JSON", help="Variables for the chat template."),
 ]
 
 _ALIASES = {
@@ -80,16 +35,62 @@ _ALIASES = {
 class Sampling:
     """The flags of an answer; `run` and `chat` share them."""
 
-    max_new_tokens: MaxNewTokens = None
-    temperature: Temperature = None
-    top_k: TopK = None
-    top_p: TopP = None
-    min_p: MinP = None
-    repetition_penalty: RepetitionPenalty = None
-    seed: Seed = None
-    stop: Stop = None
-    ignore_eos: IgnoreEos = False
-    chat_template_kwargs: ChatTemplateKwargs = None
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens", "--max-tokens", "-n", envvar="EDGEC_MAX_NEW_TOKENS", metavar="N",
+            help="Stop after N tokens.",
+        ),
+    ] = None  # fmt: skip
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            "--temp",
+            envvar="EDGEC_TEMPERATURE",
+            help="0 always takes the best token.",
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", envvar="EDGEC_TOP_K", help="Sample from the K best; 0 is off."),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            "--top-p", envvar="EDGEC_TOP_P", help="Sample from the best that sum up to P."
+        ),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        typer.Option("--min-p", envvar="EDGEC_MIN_P", help="Drop what is below P times the best."),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            "--repetition-penalty", "--repeat-penalty", envvar="EDGEC_REPETITION_PENALTY",
+            help="Above 1: tokens already seen are less likely.",
+        ),
+    ] = None  # fmt: skip
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", "-s", envvar="EDGEC_SEED", help="The same seed gives the same text."
+        ),
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="Stop before this text; repeatable."),
+    ] = None
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")
+    ] = False
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template-kwargs", metavar="JSON", help="Variables for the chat template."
+        ),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Keyword arguments of `Session.generate` for the flags that were given."""
