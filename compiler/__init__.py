@@ -36,7 +36,9 @@ def check(request: CompileRequest) -> tuple[Target, ...]:
     from edgec.models.sources import check_name
 
     starting_point(request.start_from, list(split_targets(request.target)))
-    check_name(request.model)
+    check_name(
+        request.model, revision=request.revision, offline=request.offline, token=request.token
+    )
     return parse_targets(request.target)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from edgec.errors import EdgecError, InputError, ModelError
 from edgec.models.weights import INDEX_SUFFIX, Progress, first_few, shard_names, weights_file
 
-__all__ = ["TEMPLATES", "TOKENIZER_FILES", "Snapshot", "download"]
+__all__ = ["TEMPLATES", "TOKENIZER_FILES", "Snapshot", "check_there", "download"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -112,6 +112,27 @@ def download(
             files.append(weights)
         folder = fetch([*wanted, *_escaped(files)])
     return Snapshot(folder, folder.name)
+
+
+def check_there(
+    repo: str, *, revision: str | None = None, offline: bool = False, token: str | None = None
+) -> None:
+    """Refuses a name or revision that the hub, or the cache when offline, does not have.
+
+    Raises:
+        EdgecError: as from `download`.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    offline = offline or constants.HF_HUB_OFFLINE
+    with _explained(repo, revision, endpoint, offline):
+        if offline:
+            snapshot_download(
+                repo, revision=revision, local_files_only=True, allow_patterns=["config.json"]
+            )
+        else:
+            HfApi(endpoint=endpoint, token=token).model_info(repo, revision=revision)
 
 
 def _small_files(names: list[str], trust_remote_code: bool) -> list[str]:

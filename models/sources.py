@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.errors import InputError, ModelError
 from edgec.json_files import read_json
-from edgec.models.hub import TEMPLATES, TOKENIZER_FILES, download
+from edgec.models.hub import TEMPLATES, TOKENIZER_FILES, check_there, download
 from edgec.models.packages import PACKAGED, fetch, packaged_name
 from edgec.models.plausible import check_place, check_sizes
 from edgec.models.presets import PRESETS, Preset
@@ -148,10 +148,12 @@ def resolve(
     return ModelSource(name, kind, commit, config, folder, weights, files, trust_remote_code)
 
 
-def check_name(model: str) -> None:
+def check_name(
+    model: str, *, revision: str | None = None, offline: bool = False, token: str | None = None
+) -> None:
     """Refuses what is no model's name or place, a folder without a configuration, a bad header.
 
-    It loads neither torch nor transformers and asks no hub.
+    It loads neither torch nor transformers. The hub is asked whether it has a model of that name.
 
     Raises:
         ModelError: as from `resolve`.
@@ -163,6 +165,8 @@ def check_name(model: str) -> None:
         from edgec.models.gguf_header import Header
 
         Header(Path(name).expanduser())
+    elif kind == "hub":
+        check_there(name, revision=revision, offline=offline, token=token)
 
 
 def bundled_models() -> list[str]:

@@ -181,6 +181,7 @@ MISTAKES = {
     "run preset:qwen9 -p a": "preset 'qwen9': unknown",
     "chat tiny-dense": "did you mean bundled:tiny-dense?",
     "serve ./no/such": "model ./no/such: no such folder",
+    "run org/no-such --offline -p a": "model org/no-such: not in the local cache",
     "bench ablation ./no/such": "model ./no/such: no such folder",
     "compile empty": "model empty: no config.json",
     "compile bad.gguf": "bad.gguf: not a whole GGUF file: it does not begin with GGUF",
