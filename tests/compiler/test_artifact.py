@@ -224,9 +224,9 @@ def test_something_appears_meanwhile(
     other = fake_compile(output=tmp_path / "other", dtype="f16")
     (copied,) = [equal.path]
 
-    def arrive(build: Any, result: Path, *, manifest: Any = driver._manifest) -> Any:
+    def arrive(*arguments: Any, manifest: Any = driver._manifest) -> Any:
         shutil.copytree(copied, tmp_path / "out")
-        return manifest(build, result)
+        return manifest(*arguments)
 
     monkeypatch.setattr(driver, "_manifest", arrive)
     assert fake_compile().manifest == equal.manifest
