@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgec.bench.ablation import measure_arms, run_ablation
+from edgec.bench.ablation import compile_arms, measure_arms
 from edgec.bench.arms import arms_for
 from edgec.bench.dispatches import Contraction, contractions, dispatch_counts
 from edgec.bench.tables import speedups, tables_of, to_markdown
@@ -68,14 +68,15 @@ def test_every_target_has_the_arms_of_a_fair_comparison(kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_ablation(
+    folder = tmp_path_factory.mktemp("arms")
+    compile_arms(
         CompileRequest("bundled:tiny-dense", layers=1),
-        folder=tmp_path_factory.mktemp("arms"),
-        say=lambda _: None,
-        lengths=(1, 33),
-        repetitions=2,
-        arms="op: data tiling;input;input, untold;static",
+        folder,
+        lambda _: None,
+        (1, 33),
+        "op: data tiling;input;input, untold;static",
     )
+    return measure_arms(folder, say=lambda _: None, repetitions=2)
 
 
 def test_reduced(result: dict[str, Any]) -> None:
@@ -120,7 +121,7 @@ def test_a_weak_baseline_is_called_one() -> None:
 def test_bad_input(tmp_path: Path) -> None:
     def run(lengths: tuple[int, ...] | None = None, **options: str) -> None:
         request = CompileRequest(**{"model": "bundled:tiny-dense", **options})
-        run_ablation(request, folder=tmp_path / "out", say=lambda _: None, lengths=lengths)
+        compile_arms(request, tmp_path / "out", lambda _: None, lengths)
 
     with pytest.raises(InputError, match="target 'abacus'"):
         run(target="abacus")

@@ -31,7 +31,7 @@ from edgec.options import CompileRequest
 if TYPE_CHECKING:
     from edgec.compiler.targets.target import Target
 
-__all__ = ["LENGTHS", "compile_arms", "measure_arms", "run_ablation"]
+__all__ = ["LENGTHS", "compile_arms", "measure_arms"]
 
 LENGTHS = (1, 31, 32, 33, 47, 100, 127, 128, 129, 512)
 """Prompt lengths of the sweep: those at the edges of a block, short ones, and a long one."""
@@ -44,37 +44,6 @@ _ENOUGH, _MOST = 0.3, 30
 """Short prompts are repeated until every arm has had so many seconds, but no more often."""
 
 Say = Callable[[str], None]
-
-
-def run_ablation(
-    request: CompileRequest,
-    *,
-    folder: Path,
-    say: Say,
-    lengths: tuple[int, ...] | None = None,
-    repetitions: int = 5,
-    threads: int | None = None,
-    arms: str | None = None,
-) -> dict[str, Any]:
-    """Compiles every arm of every target into `folder` and measures them.
-
-    Args:
-        request: The model, the targets, and options such as `dtype` and `layers`.
-        folder: Keeps the artifacts; equal builds in it are used again.
-        say: Told what happens, a line at a time.
-        lengths: Of prompts, in tokens; None for `LENGTHS`, without the longest on llvmpipe.
-        repetitions: Samples of each arm and length, at least; short prompts have more.
-        threads: CPU worker threads.
-        arms: Some arms only, names with semicolons.
-
-    Returns:
-        What `docs/benchmarks.md` describes.
-
-    Raises:
-        InputError: a length or an arm that cannot be.
-    """
-    compile_arms(request, folder, say, lengths, arms)
-    return measure_arms(folder, say=say, repetitions=repetitions, threads=threads)
 
 
 # --- Compiling --------------------------------------------------------------------------------
@@ -90,6 +59,17 @@ def compile_arms(
     """Compiles the arms of each target into a folder of `folder`, with `arms.json` beside them.
 
     A later `measure_arms` needs no compiler, and may run on another machine.
+
+    Args:
+        request: The model, the targets, and options such as `dtype` and `layers`.
+        folder: Keeps the artifacts; equal builds in it are used again.
+        say: Told what happens, a line at a time.
+        lengths: Prompt lengths in tokens; None for `LENGTHS`, without the longest on llvmpipe.
+        names: Some arms only, with semicolons between them.
+
+    Raises:
+        InputError: a length or an arm that cannot be.
+        ModelError: as from `edgec.compile`.
     """
     for text in request.target.split(","):
         one = dataclasses.replace(request, target=text.strip())
@@ -269,6 +249,15 @@ def measure_arms(
     folder: Path, *, say: Say, repetitions: int = 5, threads: int | None = None
 ) -> dict[str, Any]:
     """Measures what `compile_arms` left in the folders of `folder`, one for each target.
+
+    Args:
+        folder: That of `compile_arms`.
+        say: Told what happens, a line at a time.
+        repetitions: Samples of each arm and length, at least; short prompts have more.
+        threads: CPU worker threads.
+
+    Returns:
+        What `docs/benchmarks.md` describes.
 
     Raises:
         InputError: nothing was compiled there.

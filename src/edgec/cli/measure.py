@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -104,8 +104,7 @@ def ablation(
         require_compile("edgec bench ablation")
     from edgec.bench.ablation import compile_arms, measure_arms
 
-    temporary = tempfile.TemporaryDirectory(prefix="edgec-ablation-")
-    with nullcontext(keep) if keep else temporary as place:
+    with nullcontext(keep) if keep else TemporaryDirectory(prefix="edgec-ablation-") as place:
         if not measure_only:
             compile_arms(request, Path(place), _progress, lengths, arms)
         if compile_only:
