@@ -28,8 +28,8 @@ def check(request: CompileRequest) -> tuple[Target, ...]:
         The targets, described.
 
     Raises:
-        InputError: of the targets or the file to start from.
-        ModelError: the model's name, place or GGUF header.
+        InputError: a target is unknown, or the file to start from is none.
+        ModelError: there is no such model, or its GGUF header is damaged.
     """
     from edgec.compiler.dumps import starting_point
     from edgec.compiler.targets import parse_targets, split_targets
