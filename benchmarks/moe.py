@@ -29,11 +29,11 @@ import numpy as np
 import torch
 
 from edgec.bench.machine import describe
-from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import STAGES
 from edgec.compiler.targets import parse_targets
 from edgec.models.sources.presets import PRESETS
 from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts
+from edgec.options import CompileOptions
 
 PRESET = "granite-3.1-1b-a400m"
 ROW_BLOCK = 16

@@ -44,8 +44,8 @@ def digest(inputs: dict[str, Any]) -> str:
 def _own_code() -> str:
     state = hashlib.sha256()
     root = Path(edgec.__file__).parent
-    for folder in ("compiler", "models", "passes"):
-        for file in sorted((root / folder).rglob("*.*")):
+    for place in ("options.py", "compiler/**/*.*", "models/**/*.*", "passes/**/*.*"):
+        for file in sorted(root.glob(place)):
             if file.suffix not in (".py", ".c", ".h"):
                 continue
             state.update(file.relative_to(root).as_posix().encode())

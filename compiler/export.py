@@ -14,7 +14,6 @@ from iree.compiler import ir
 from torch import nn
 
 from edgec.compiler.last_row import keep_last_row
-from edgec.compiler.options import CompileOptions
 from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, decode_name, entry_points
 from edgec.models.call import call, place
@@ -22,6 +21,7 @@ from edgec.models.decompositions import DECOMPOSITIONS
 from edgec.models.load import LoadedModel
 from edgec.models.plugs.discovery import Kept
 from edgec.models.plugs.state import CACHE_SCALES, BatchState, SequenceState
+from edgec.options import CompileOptions
 from edgec.passes.limits import CACHE_BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from edgec.compiler.targets import Target
+from edgec.compiler.targets.target import Target
 from edgec.models.load import LoadedModel
 from edgec.models.plugs.linear import WEIGHT_SCALES
 from edgec.models.weights.check import CheckedWeights
-from edgec.models.weights.quantize import quantize, quantize_experts
+from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts
+from edgec.options import CompileOptions
 
-__all__ = ["LAYOUT", "StoredWeights", "describe_quantization", "weight_formats"]
+__all__ = ["LAYOUT", "StoredWeights", "describe_quantization", "weight_format", "weight_formats"]
 
 LAYOUT = "panel16x4"
 """The packed layout's name in manifests, see docs/quantisation.md."""
+
+
+def weight_format(name: str, options: CompileOptions) -> WeightFormat | None:
+    """The format of matrices that `--quantize` calls `name`; None for floats."""
+    if name == "none":
+        return None
+    group = options.group_size or "32"
+    bits = int(name.removeprefix("int"))
+    return WeightFormat(
+        bits, None if group == "channel" else int(group), options.asymmetric and bits == 4
+    )
 
 
 class StoredWeights:

@@ -12,25 +12,21 @@ from pathlib import Path
 from iree.compiler import ir
 
 from edgec.compiler.iree import IreeError, iree_compile_file
-from edgec.compiler.options import CompileOptions
-from edgec.compiler.targets import Target
+from edgec.compiler.targets.target import Target
 from edgec.compiler.transients import transient_bytes
 from edgec.compiler.ukernels import build_objects
 from edgec.errors import CompileError, InputError
+from edgec.options import STAGE_NAMES, CompileOptions
 from edgec.passes import Pipeline, parse_module
 
 __all__ = [
-    "EXPORTED",
     "STAGES",
-    "block_flags",
     "call_memory",
-    "file_of",
+    "compile_flags",
     "prompt_sizes",
+    "shape_flags",
     "torch_pipeline",
 ]
-
-EXPORTED = "torch"
-"""The stage that comes before the table: what export made, the same for every target."""
 
 # Higher levels turn on data tiling, which fails on attention's dynamic contractions.
 _FLAGS = ("--iree-opt-level=O2", "--iree-opt-data-tiling=false")
@@ -49,17 +45,15 @@ def _input(source: Path, output: Path, target: Target, options: CompileOptions) 
 
 def _stream(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
     scheduled = output.with_suffix(".raw.mlir")
-    flags = (*_compile_flags(target, options), "--compile-to=stream")
+    flags = (*compile_flags(target, options), "--compile-to=stream")
     _iree(source, scheduled, flags, output.with_suffix(".log"))
     _passes(scheduled, output, target.stream_pipeline)
     scheduled.unlink()
 
 
 def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -> None:
-    flags, log = (
-        (*_compile_flags(target, options), "--compile-from=stream"),
-        output.with_suffix(".log"),
-    )
+    flags = (*compile_flags(target, options), "--compile-from=stream")
+    log = output.with_suffix(".log")
     if not target.kernels:
         _iree(source, output, flags, log)
         return
@@ -69,12 +63,9 @@ def _vmfb(source: Path, output: Path, target: Target, options: CompileOptions) -
         _iree(source, output, (*flags, search), log)
 
 
-STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = {
-    "lowered": _lowered,
-    "input": _input,
-    "stream": _stream,
-    "vmfb": _vmfb,
-}
+STAGES: dict[str, Callable[[Path, Path, Target, CompileOptions], None]] = dict(
+    zip(STAGE_NAMES[1:], (_lowered, _input, _stream, _vmfb), strict=True)
+)
 """Name to function, in order; each takes the file of the one before.
 
 Temporary files are beside the output: in a build's workspace, which goes as a whole.
@@ -82,25 +73,18 @@ Temporary files are beside the output: in a build's workspace, which goes as a w
 
 
 def call_memory(source: Path, target: Target, options: CompileOptions) -> int:
-    """Bytes that a call of a GPU's program allocates at most; 0 for a CPU, which has no limit.
+    """Bytes that a call of a GPU's program allocates at most; 0 on the host, where it is no limit.
 
     Args:
         source: The result of the stage `stream`.
     """
-    if target.driver.startswith("local"):
+    if target.on_host:
         return 0
     assert options.chunk_size is not None and options.ctx_size is not None
     try:
         return transient_bytes(source.read_text("utf-8"), options.chunk_size, options.ctx_size)
     except ValueError as error:
         raise CompileError(f"{target.name}: the memory of a call is not known: {error}") from error
-
-
-def file_of(stage: str, target: Target) -> str:
-    """The name of a stage's result, in a build's folder and in a dump."""
-    if stage == EXPORTED:
-        return f"{stage}.mlir"
-    return f"{target.name}.vmfb" if stage == "vmfb" else f"{target.name}.{stage}.mlir"
 
 
 def shape_flags(options: CompileOptions) -> tuple[str, ...]:
@@ -111,41 +95,30 @@ def shape_flags(options: CompileOptions) -> tuple[str, ...]:
     return _FLAGS
 
 
-def _compile_flags(target: Target, options: CompileOptions) -> tuple[str, ...]:
+def compile_flags(target: Target, options: CompileOptions) -> tuple[str, ...]:
     """For iree-compile from the stage `input` on."""
-    shapes = (*shape_flags(options), *block_flags(target, options))
-    return (*target.flags, *shapes, *options.extra_compile_args)
-
-
-def block_flags(target: Target, options: CompileOptions) -> tuple[str, ...]:
-    """Flags against a target's usual treatment of the multiple that the input guarantees."""
-    if options.dynamic_shapes != "input" or options.block_prompts is None:
-        return ()
-    return target.blocked if options.block_prompts else target.unblocked
+    return (*target.flags, *shape_flags(options), *options.extra_compile_args)
 
 
 def torch_pipeline(target: Target, options: CompileOptions) -> Pipeline:
-    """The target's passes on the exported module, with the blocks and sizes the options make."""
+    """The target's passes on the exported module, with its blocks and prompt sizes."""
     pipeline = target.torch_pipeline
-    if target.block_rows > 1 and options.block_prompts is not False:
+    if target.block_rows > 1:
         pipeline = pipeline.with_options("lower-linear", block=target.block_rows)
-    if target.kernels and not options.linear_kernels:
-        for name in ("lower-linear", "lower-grouped-matmul"):
-            pipeline = pipeline.with_options(name, kernel="generic")
     sizes = prompt_sizes(target, options)
     if not sizes:
         return pipeline
     # Before every other pass but the first, so that they see the static shapes.
-    return pipeline.after("symbolic-bounds", f"static-prefill{{sizes={'/'.join(map(str, sizes))}}}")
+    return pipeline.after("symbolic-bounds", "static-prefill", sizes="/".join(map(str, sizes)))
 
 
 def prompt_sizes(target: Target, options: CompileOptions) -> tuple[int, ...]:
     """The lengths of the prefill programs of a target that needs fixed ones: doubling each time.
 
-    Empty for one `prefill` of any length. `options.prompt_sizes` are taken as they are.
+    Empty for one `prefill` of any length. Sizes that the target states are taken as they are.
     """
-    if options.prompt_sizes:
-        return options.prompt_sizes
+    if isinstance(target.static_prompts, tuple):
+        return target.static_prompts
     assert options.chunk_size is not None
     multiple, chunk = options.prompt_multiple, options.chunk_size
     if not target.static_prompts or options.dynamic_shapes != "input" or chunk == multiple:

@@ -87,18 +87,19 @@ class Pipeline:
         at = self._index(name)
         return Pipeline((*self.passes[:at], *self.passes[at + 1 :]))
 
-    def after(self, name: str, added: str) -> Pipeline:
-        """Inserts the pass `added`, with its options as text, after the pass `name`.
+    def after(self, name: str, added: str, **options: str | int) -> Pipeline:
+        """Inserts the pass `added` behind the pass `name`.
 
         Raises:
             ValueError: there is no such pass.
         """
         at = self._index(name) + 1
-        return Pipeline((*self.passes[:at], *Pipeline.parse(added).passes, *self.passes[at:]))
+        spec = PassSpec(added, tuple(options.items()))
+        return Pipeline((*self.passes[:at], spec, *self.passes[at:]))
 
-    def then(self, added: str) -> Pipeline:
-        """Appends passes, given as text."""
-        return Pipeline((*self.passes, *Pipeline.parse(added).passes))
+    def then(self, added: str, **options: str | int) -> Pipeline:
+        """Appends the pass `added`."""
+        return Pipeline((*self.passes, PassSpec(added, tuple(options.items()))))
 
     def _index(self, name: str) -> int:
         names = [spec.name for spec in self.passes]
@@ -152,10 +153,10 @@ TORCH_PIPELINE = Pipeline(tuple(map(PassSpec, _TORCH_PASSES)))
 """On the exported module, in the torch dialect."""
 
 # In either order.
-INPUT_PIPELINE = Pipeline.parse("state-in-place,cut-double-reads")
+INPUT_PIPELINE = Pipeline((PassSpec("state-in-place"), PassSpec("cut-double-reads")))
 """After `iree-compile --compile-to=input`. Aliases exist only from there on."""
 
-STREAM_PIPELINE = Pipeline.parse("workload-ordinals,verify-dispatches")
+STREAM_PIPELINE = Pipeline((PassSpec("workload-ordinals"), PassSpec("verify-dispatches")))
 """After `iree-compile --compile-to=stream`: dispatches are formed, and called, but not compiled."""
 
 

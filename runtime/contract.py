@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgec.errors import ArtifactError
 from edgec.manifest import DTYPE_BYTES, Manifest, Program, Prompt, StateBuffer, entry_points
+from edgec.runtime.drivers import driver_of
 
 __all__ = ["check_contract", "check_program"]
 
@@ -22,19 +23,6 @@ _KINDS = ("attention", "window", "conv", "recurrent", "expert_counts")
 
 _MOST_BUFFERS = 4096
 """Several times what the deepest models have; each one is an allocation."""
-
-_NUMBER = r"\d{1,9}"
-_NEEDS = {
-    "local": {"architecture": r".+", "cpu": r".+", "cpu_features": r".*"},
-    "vulkan": {
-        "subgroup_size": _NUMBER,
-        "shared_memory": _NUMBER,
-        "workgroup_threads": _NUMBER,
-        "capabilities": r".*",
-    },
-    "cuda": {"compute_capability": rf"{_NUMBER}\.{_NUMBER}"},
-}
-"""What a program of a driver, by the beginning of its name, must say of the device it needs."""
 
 
 def check_contract(where: Path, manifest: Manifest) -> None:
@@ -94,8 +82,8 @@ def check_program(where: Path, program: Program, prompt: Prompt) -> None:
     Raises:
         ArtifactError: the message names what is missing or does not fit.
     """
-    needs = next((n for start, n in _NEEDS.items() if program.driver.startswith(start)), {})
-    for name, form in needs.items():
+    driver = driver_of(program.driver)
+    for name, form in driver.requirements.items() if driver else ():
         said = program.requirements.get(name)
         if said is None:
             raise _wrong(where, f"it does not say what {name} {program.target} requires")

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from edgec.errors import DeviceError, InputError
+from edgec.runtime.drivers import on_host
 
 __all__ = ["MAX_THREADS", "check_process", "forked", "open_device"]
 
@@ -83,7 +84,7 @@ def open_device(driver: str, threads: int | None = None) -> Any:
             ) from error
         global _cpu_opened, _opened
         _opened = True
-        _cpu_opened = _cpu_opened or driver.startswith("local-task")
+        _cpu_opened = _cpu_opened or on_host(driver)
         return device
 
 
@@ -93,7 +94,7 @@ def _set_threads(driver: str, threads: int) -> None:
 
     if not 1 <= threads <= MAX_THREADS:
         raise InputError(f"threads={threads!r}: must be an integer from 1 to {MAX_THREADS}")
-    if not driver.startswith("local-task"):
+    if not on_host(driver):
         raise InputError(f"threads={threads}: applies to the CPU only, not to {driver!r}")
     global _threads
     if _cpu_opened:

@@ -23,14 +23,12 @@ from edgec.errors import ArtifactError, DeviceError, InputError
 from edgec.manifest import Program, decode_name
 from edgec.runtime import transfer
 from edgec.runtime.contract import check_contract, check_program
-from edgec.runtime.cpu import check_cpu
-from edgec.runtime.cuda import check_cuda
 from edgec.runtime.device import check_process, open_device
+from edgec.runtime.drivers import driver_of
 from edgec.runtime.interfaces import Output
 from edgec.runtime.state import StateBuffers
 from edgec.runtime.transfer import IREE_ERRORS as _IREE_ERRORS
 from edgec.runtime.verified import matches
-from edgec.runtime.vulkan import check_vulkan
 from edgec.runtime.weights import MappedWeights, map_file
 
 __all__ = ["LoadedProgram", "select_program"]
@@ -283,12 +281,8 @@ def _check_device(artifact: Artifact, program: Program) -> None:
     """Refuses a device that is absent or does not fit, before anything is allocated on it."""
     memory = artifact.manifest.memory
     needed = memory.weights + memory.state_per_sequence + program.call_memory
-    if program.driver.startswith("local"):
-        check_cpu(program.requirements)
-    elif program.driver.startswith("vulkan"):
-        check_vulkan(program, needed)
-    elif program.driver.startswith("cuda"):
-        check_cuda(program, needed)
+    if driver := driver_of(program.driver):  # another one cannot be opened, which says why
+        driver.check(program, needed)
 
 
 def split_block(size: int, sizes: tuple[int, ...]) -> list[int]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgec.compiler.targets.target import Target
 from edgec.errors import InputError
 
-__all__ = ["TARGETS", "Target", "parse_targets", "requirements"]
+if TYPE_CHECKING:
+    from edgec.compiler.targets.target import Target
+
+__all__ = ["TARGETS", "parse_targets", "requirements", "split_targets"]
 
 TARGETS = {
     "cpu": "edgec.compiler.targets.cpu",
@@ -18,21 +21,33 @@ TARGETS = {
 """Kind to the module whose `target(variant)` describes it; it may add `requirements(program)`."""
 
 
-def parse_targets(text: str) -> tuple[Target, ...]:
-    """Parses `cpu` or `cpu:cortex-a76,vulkan:rdna3` into descriptions.
+def split_targets(text: str) -> dict[str, str]:
+    """Splits `cpu:cortex-a76,vulkan` into variants by kind; loads nothing.
 
     Raises:
-        InputError: an unknown kind or variant, none at all, or one kind twice.
+        InputError: an unknown kind, none at all, or one kind twice.
     """
-    targets: dict[str, Target] = {}
+    variants: dict[str, str] = {}
     for item in text.split(","):
         kind, _, variant = item.strip().partition(":")
         if kind not in TARGETS:
             raise InputError(f"target '{item}': must be one of {', '.join(TARGETS)}")
-        if kind in targets:
+        if kind in variants:
             raise InputError(f"target '{text}': {kind} is named twice")
-        targets[kind] = import_module(TARGETS[kind]).target(variant)
-    return tuple(targets.values())
+        variants[kind] = variant
+    return variants
+
+
+def parse_targets(text: str) -> tuple[Target, ...]:
+    """Describes the targets that `split_targets` finds.
+
+    Raises:
+        InputError: as there, or an unknown variant.
+    """
+    return tuple(
+        import_module(TARGETS[kind]).target(variant)
+        for kind, variant in split_targets(text).items()
+    )
 
 
 def requirements(target: Target, program: Path) -> dict[str, str]:

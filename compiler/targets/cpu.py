@@ -29,12 +29,6 @@ _KERNELS = (
 _BLOCK_ROWS = 32
 _NAMED = "--iree-opt-generalize-matmul=false"
 
-# The same for every dispatch. Not the usual thing: IREE 3.13 then fails on a softmax in one
-# dispatch with its row's reduction.
-_BLOCK = "func.func(iree-codegen-block-dynamic-dimensions,canonicalize,cse)"
-_BLOCK = f"builtin.module(hal.executable.variant(builtin.module({_BLOCK})))"
-_BLOCKED = (f"--iree-hal-preprocess-executables-with={_BLOCK}",)
-
 _AARCH64_CPUS = ("cortex-", "neoverse-", "apple-", "ampere1", "carmel", "thunderx", "a64fx")
 
 # What generated code may use of a CPU. LLVM lists far more, most of which (clzero, sha, wbnoinvd)
@@ -77,19 +71,14 @@ def target(variant: str) -> Target:
             flags[-1] = "--iree-llvmcpu-target-cpu=host"
     requirements = {"architecture": architecture, "cpu": cpu, "cpu_features": ",".join(features)}
     level = best_level(architecture, frozenset(features))
-    if level is None:
-        return Target(
-            "cpu", cpu, "local-task", tuple(flags), requirements, _PIPELINE,
-            input_pipeline=INPUT_PIPELINE.then("lower-argmax{form=whole}"),
-            block_rows=_BLOCK_ROWS, blocked=_BLOCKED,
-        )  # fmt: skip
-    pipeline = _PIPELINE
-    for name in _KERNELS:
-        pipeline = pipeline.with_options(name, kernel=level)
+    pipeline, argmax = _PIPELINE, INPUT_PIPELINE.then("lower-argmax", form="whole")
+    if level is not None:
+        for name in _KERNELS:
+            pipeline = pipeline.with_options(name, kernel=level)
+        argmax = INPUT_PIPELINE.then("lower-argmax", kernel=level)
     return Target(
-        "cpu", cpu, "local-task", tuple(flags), requirements, pipeline,
-        input_pipeline=INPUT_PIPELINE.then(f"lower-argmax{{kernel={level}}}"),
-        block_rows=_BLOCK_ROWS, blocked=_BLOCKED, kernels=level,
+        "cpu", cpu, "local-task", tuple(flags), requirements, pipeline, input_pipeline=argmax,
+        block_rows=_BLOCK_ROWS, kernels=level or "", on_host=True,
     )  # fmt: skip
 
 

@@ -41,5 +41,4 @@ def target(variant: str) -> Target:
         {"compute_capability": f"{variant[3]}.{variant[4]}"},
         torch_pipeline=pipeline,
         input_pipeline=INPUT_PIPELINE.then("lower-argmax"),
-        unblocked=("--iree-codegen-block-dynamic-dimensions-of-contractions=false",),
     )

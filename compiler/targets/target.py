@@ -1,4 +1,4 @@
-"""The description of a target, as the compiler's driver sees it."""
+"""The description of a target: all that the compiler's driver knows of it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Target:
         input_pipeline: edgec's passes after IREE's input conversion.
         stream_pipeline: edgec's passes once IREE has formed its dispatches.
         device: The text of `hal.device.targets`' one element, where flags cannot describe it.
-        static_prompts: Whether prompts are computed in blocks of fixed sizes, and not of any.
+        static_prompts: Whether prefill is compiled for fixed prompt sizes: True for those that
+            double from the prompt multiple to the chunk, or the sizes themselves.
         block_rows: Rows that a linear layer's contraction takes together, where the prompt multiple
             allows; 1 where code generation finds the blocks by itself.
-        blocked: For iree-compile, where code generation splits dimensions by the prompt multiple
-            only when told to.
-        unblocked: For iree-compile, where it does so unless told not to.
         kernels: Feature level of the kernels that the pipelines dispatch, or empty.
+        on_host: Whether programs run on the host's processor, in its memory: a call's memory is
+            then no limit of the device, and ceilings are measured in C.
     """
 
     name: str
@@ -41,8 +41,7 @@ class Target:
     input_pipeline: Pipeline = INPUT_PIPELINE
     stream_pipeline: Pipeline = STREAM_PIPELINE
     device: str = ""
-    static_prompts: bool = False
+    static_prompts: bool | tuple[int, ...] = False
     block_rows: int = 1
-    blocked: tuple[str, ...] = ()
-    unblocked: tuple[str, ...] = ()
     kernels: str = ""
+    on_host: bool = False

@@ -120,8 +120,8 @@ def _target(architecture: str, attribute: str) -> Target:
         },
         torch_pipeline=pipeline,
         # Half of what there is: IREE needs some of it for the reduction itself.
-        input_pipeline=INPUT_PIPELINE.then(
-            f"lower-argmax{{form=rows}},bound-reductions{{bytes={shared // 2}}}"
+        input_pipeline=INPUT_PIPELINE.then("lower-argmax", form="rows").then(
+            "bound-reductions", bytes=shared // 2
         ),
         device=device,
         static_prompts=True,

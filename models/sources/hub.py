@@ -17,7 +17,7 @@ from edgec.errors import EdgecError, InputError, ModelError
 from edgec.models.weights.source import INDEX_SUFFIX, Progress, first_few, shard_names, weights_file
 from edgec.tokenizer_files import TOKENIZER_FILES
 
-__all__ = ["TEMPLATES", "Snapshot", "download"]
+__all__ = ["TEMPLATES", "Snapshot", "check_there", "download"]
 
 TEMPLATES = "additional_chat_templates/*.jinja"
 """Chat templates beside the usual one, by name."""
@@ -102,6 +102,27 @@ def download(
             files.append(weights)
         folder = fetch([*wanted, *_escaped(files)])
     return Snapshot(folder, folder.name)
+
+
+def check_there(
+    repo: str, *, revision: str | None = None, offline: bool = False, token: str | None = None
+) -> None:
+    """Refuses a name or revision that the hub, or the cache when offline, does not have.
+
+    Raises:
+        EdgecError: as from `download`.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    offline = offline or constants.HF_HUB_OFFLINE
+    with _explained(repo, revision, endpoint, offline):
+        if offline:
+            snapshot_download(
+                repo, revision=revision, local_files_only=True, allow_patterns=["config.json"]
+            )
+        else:
+            HfApi(endpoint=endpoint, token=token).model_info(repo, revision=revision)
 
 
 def _small_files(names: list[str], trust_remote_code: bool) -> list[str]:

@@ -18,7 +18,7 @@ from edgec.errors import InputError, ModelError
 from edgec.json_files import read_json
 from edgec.models.sources.bundled import BUNDLED, bundled_models
 from edgec.models.sources.byte_tokenizer import SPECIAL_IDS, byte_tokenizer_files
-from edgec.models.sources.hub import TEMPLATES, download
+from edgec.models.sources.hub import TEMPLATES, check_there, download
 from edgec.models.sources.packages import PACKAGED, fetch, packaged_name
 from edgec.models.sources.plausible import check_place, check_sizes
 from edgec.models.sources.presets import PRESETS, Preset
@@ -150,13 +150,25 @@ def resolve(
     return ModelSource(name, kind, commit, config, folder, weights, files, trust_remote_code)
 
 
-def check_name(model: str) -> None:
-    """Refuses what is no model's name or place. It loads nothing heavy and asks no hub.
+def check_name(
+    model: str, *, revision: str | None = None, offline: bool = False, token: str | None = None
+) -> None:
+    """Refuses what is no model's name or place, a folder without a configuration, a bad header.
+
+    It loads neither torch nor transformers. The hub is asked whether it has a model of that name.
 
     Raises:
         ModelError: as from `resolve`.
     """
-    _kind(model)
+    kind, name = _kind(model)
+    if kind == "folder":
+        _read_config(model, Path(name).expanduser())
+    elif kind == "gguf":
+        from edgec.models.gguf.header import Header
+
+        Header(Path(name).expanduser())
+    elif kind == "hub":
+        check_there(name, revision=revision, offline=offline, token=token)
 
 
 def _kind(model: str) -> tuple[str, str]:
@@ -206,8 +218,8 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> ModelError:
     return ModelError(f"{what} {name!r}: unknown", f"{guess}there are {', '.join(names)}")
 
 
-def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
-    """Refuses a model folder that edgec cannot compile, by its small files alone."""
+def _read_config(model: str, folder: Path) -> dict[str, Any]:
+    """The raw `config.json` of a folder."""
     path = folder / "config.json"
     if not path.is_file():
         remedy = "give a folder in the Hugging Face format"
@@ -220,6 +232,12 @@ def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
         raise ModelError(f"model {model}: config.json is not JSON: {error}", "restore it") from None
     if not isinstance(config, dict):
         raise ModelError(f"model {model}: config.json is not an object", "restore it")
+    return config
+
+
+def _check_folder(model: str, folder: Path, trust_remote_code: bool) -> None:
+    """Refuses a model folder that edgec cannot compile, by its small files alone."""
+    config = _read_config(model, folder)
     _check_config(model, config, trust_remote_code)
     if trust_remote_code and config.get("auto_map"):
         for file in _code_files(model, config):

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from edgec.bench.ablation import measure_arms, run_ablation
-from edgec.bench.arms import ARMS, arms_for
+from edgec.bench.ablation import compile_arms, measure_arms
+from edgec.bench.arms import arms_for
 from edgec.bench.dispatches import Contraction, contractions, dispatch_counts
 from edgec.bench.tables import speedups, tables_of, to_markdown
-from edgec.errors import InputError
+from edgec.compiler.targets import TARGETS
+from edgec.errors import InputError, ModelError
+from edgec.options import CompileRequest
 
 CONFIGURED = """
 module {
@@ -54,7 +56,7 @@ def test_what_code_generation_chose() -> None:
     assert dispatch_counts(CONFIGURED) == {"prefill": 3}
 
 
-@pytest.mark.parametrize("kind", sorted(ARMS))
+@pytest.mark.parametrize("kind", sorted(TARGETS))
 def test_every_target_has_the_arms_of_a_fair_comparison(kind: str) -> None:
     arms = arms_for(kind)
     assert {arm.family for arm in arms} == {"none", "op", "input", "static"}
@@ -66,16 +68,15 @@ def test_every_target_has_the_arms_of_a_fair_comparison(kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_ablation(
-        "bundled:tiny-dense",
-        target="cpu",
-        folder=tmp_path_factory.mktemp("arms"),
-        say=lambda _: None,
-        lengths=(1, 33),
-        repetitions=2,
-        arms="op: data tiling;input;input, untold;static",
-        layers=1,
+    folder = tmp_path_factory.mktemp("arms")
+    compile_arms(
+        CompileRequest("bundled:tiny-dense", layers=1),
+        folder,
+        lambda _: None,
+        (1, 33),
+        "op: data tiling;input;input, untold;static",
     )
+    return measure_arms(folder, say=lambda _: None, repetitions=2)
 
 
 def test_reduced(result: dict[str, Any]) -> None:
@@ -113,15 +114,14 @@ def test_reduced(result: dict[str, Any]) -> None:
 
 
 def test_a_weak_baseline_is_called_one() -> None:
-    (weak,) = [arm for arm in ARMS["cpu"] if arm.weak]
+    (weak,) = [arm for arm in arms_for("cpu") if arm.weak]
     assert weak.name == "op: pad" and "does nothing" in weak.weak
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    def run(**options: Any) -> None:
-        folder = tmp_path / "out"
-        given = {"target": "cpu", "folder": folder, "say": lambda _: None} | options
-        run_ablation("bundled:tiny-dense", **given)
+    def run(lengths: tuple[int, ...] | None = None, **options: str) -> None:
+        request = CompileRequest(**{"model": "bundled:tiny-dense", **options})
+        compile_arms(request, tmp_path / "out", lambda _: None, lengths)
 
     with pytest.raises(InputError, match="target 'abacus'"):
         run(target="abacus")
@@ -129,7 +129,7 @@ def test_bad_input(tmp_path: Path) -> None:
         run(lengths=(0, 4))
     with pytest.raises(InputError, match="at most 4096"):
         run(lengths=(5000,))
-    with pytest.raises(InputError, match="nothing"):
-        run_ablation("bundled:nothing", target="cpu", folder=tmp_path / "n", say=lambda _: None)
+    with pytest.raises(ModelError, match="nothing"):
+        run(model="bundled:nothing")
     with pytest.raises(InputError, match="no compiled arms"):
         measure_arms(tmp_path, say=lambda _: None)

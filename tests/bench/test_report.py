@@ -191,12 +191,11 @@ def test_unknown_models_and_engines(repository: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["compare", "footprint", "moe", "padding", "peers", "quality", "report", "roofline", "server",
-     "serving"],
+    ["compare", "footprint", "moe", "padding", "peers", "quality", "report", "server", "serving"],
 )  # fmt: skip
 def test_every_script_starts(repository: Path, name: str) -> None:
     """Imports and options; what they measure is tested with the code that they call."""
     command = [sys.executable, f"benchmarks/{name}.py", "--help"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "usage:" in done.stdout
+    assert "usage:" in done.stdout.lower()

@@ -86,7 +86,7 @@ def test_traceback_only_on_request(
         (["frobnicate"], "No such command 'frobnicate'"),
         (["compile"], "Missing argument"),
         (["compile", "m", "--layers", "0"], "--layers"),
-        (["compile", "m", "--quantize", "int9"], "--quantize int9"),
+        (["compile", "m", "--quantize", "int9"], "quantize 'int9': must be one of none"),
         (["run"], "no model or artifact given"),
         (["run", "x.edgec"], "no prompt"),
         (["run", "x.edgec", "-p", "  "], "the prompt is empty"),

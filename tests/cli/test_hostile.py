@@ -56,7 +56,7 @@ COMMANDS = [
     ["bench", "FILE", "-p", "VALUE"],
     ["bench", "FILE", "-pg", "VALUE"],
     ["bench", "FILE", "-o", "VALUE"],
-    ["bench", "FILE", "--roofline", "--scenarios", "VALUE"],
+    ["bench", "roofline", "FILE", "--scenarios", "VALUE"],
     ["eval", "ppl", "VALUE", "--artifact", "FILE"],
     ["models", "create", "VALUE", "-o", "out"],
     ["VALUE"],
@@ -175,24 +175,39 @@ def test_many_kinds_of_state(hand_made: Artifact) -> None:
     assert len(rows) < 50
 
 
-@pytest.mark.parametrize(
-    ("command", "model"),
-    [
-        ("compile", "./no/such"),
-        ("compile", "bundled:tiny-danse"),
-        ("run", "preset:qwen9"),
-        ("chat", "tiny-dense"),
-        ("bench", "./no/such"),
-    ],
-)
-def test_a_typo_is_refused_before_the_compiler_is_loaded(command: str, model: str) -> None:
-    flags = {"run": ["-p", "a"], "bench": ["--ablation"]}.get(command, [])
+MISTAKES = {
+    "compile ./no/such": "model ./no/such: no such folder",
+    "compile bundled:tiny-danse": "did you mean tiny-dense?",
+    "run preset:qwen9 -p a": "preset 'qwen9': unknown",
+    "chat tiny-dense": "did you mean bundled:tiny-dense?",
+    "serve ./no/such": "model ./no/such: no such folder",
+    "run org/no-such --offline -p a": "model org/no-such: not in the local cache",
+    "bench ablation ./no/such": "model ./no/such: no such folder",
+    "compile empty": "model empty: no config.json",
+    "compile bad.gguf": "bad.gguf: not a whole GGUF file: it does not begin with GGUF",
+    "compile bundled:tiny-dense --dtype f8": "dtype 'f8': must be one of f32, f16, bf16",
+    "compile bundled:tiny-dense --stop-after x": "stop-after 'x': must be one of torch, lowered",
+    "compile bundled:tiny-dense --start-from x": "start-from x: no such file",
+    "compile bundled:tiny-dense -c 33": "ctx-size 33: must be a multiple",
+    "compile bundled:tiny-dense --target tpu": "target 'tpu': must be one of cpu, vulkan, cuda",
+    "bench ablation bundled:tiny-dense --quantize int3": "quantize 'int3': must be one of",
+}
+HEAVY = ("torch", "transformers", "iree.compiler")
+
+
+def test_a_mistake_is_refused_before_the_compiler_is_loaded(tmp_path: Path) -> None:
+    """All in one process, so that it is known which of them loads something."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.gguf").write_bytes(b"x" * 100)
     program = f"""
 import sys
 from edgec.cli import execute
-code = execute({[command, model, *flags]!r})
-print(code, "torch" in sys.modules)
+for line in {list(MISTAKES)!r}:
+    print(execute(line.split()), [name for name in {HEAVY!r} if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout == "2 False\n"
-    assert done.stderr.startswith("edgec: error: ") and done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines() == ["2 []"] * len(MISTAKES)
+    for line, says in zip(done.stderr.splitlines(), MISTAKES.values(), strict=True):
+        assert line.startswith("edgec: error: ") and says in line

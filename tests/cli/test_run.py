@@ -11,6 +11,7 @@ import pytest
 
 from edgec.artifact import Artifact
 from edgec.cli.generate import is_artifact
+from edgec.options import CompileRequest
 
 Edgec = Callable[..., Any]
 
@@ -106,25 +107,29 @@ def test_environment_below_flags(
     assert [session.asked[0][1]["max_new_tokens"] for session in sessions] == [5, 6]
 
 
+@pytest.mark.parametrize("command", ["run", "chat", "serve"])
 def test_a_model_is_compiled_first(
     edgec_in_process: Edgec,
     sessions: list[Any],
     hand_made: Artifact,
     monkeypatch: pytest.MonkeyPatch,
+    command: str,
 ) -> None:
     calls = []
 
-    def compile(*args: Any, **options: Any) -> Any:
-        calls.append((args, options))
+    def compile(asker: str, request: CompileRequest, *, quiet: bool) -> Any:
+        calls.append((asker, request))
         return hand_made
 
     monkeypatch.setattr("edgec.cli.compile.compile_with_progress", compile)
-    done = edgec_in_process("run", "org/model", "-p", "a", "--offline")
+    monkeypatch.setattr("edgec.runtime.server.main.serve", lambda *_: None)
+    prompt = ["-p", "a"] if command == "run" else []
+    done = edgec_in_process(command, "org/model", *prompt, "--offline")
     assert done.code == 0, done.stderr
-    ((args, options),) = calls
-    assert args == ("edgec run with a model", "org/model")
-    assert (options["target"], options["offline"]) == ("cpu", True)
-    assert sessions[0].model.artifact is hand_made
+    ((asker, request),) = calls
+    assert asker == f"edgec {command} with a model"
+    assert (request.model, request.target, request.offline) == ("org/model", "cpu", True)
+    assert command == "serve" or sessions[0].model.artifact is hand_made
 
 
 @pytest.mark.parametrize("command", ["run", "chat"])

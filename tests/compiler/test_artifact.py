@@ -18,10 +18,10 @@ import edgec
 from edgec.artifact import READ_FILES, Artifact
 from edgec.compiler import artifact as writing
 from edgec.compiler import driver
-from edgec.compiler.progress import Silent
 from edgec.errors import CompileError, InputError
 from edgec.manifest import MANIFEST_NAME
 from edgec.models.sources.hub import TEMPLATES
+from edgec.progress import Silent
 from edgec.tokenizer_files import TOKENIZER_FILES
 
 Compile = Callable[..., Artifact]
@@ -225,9 +225,9 @@ def test_something_appears_meanwhile(
     other = fake_compile(output=tmp_path / "other", dtype="f16")
     (copied,) = [equal.path]
 
-    def arrive(build: Any, result: Path, *, manifest: Any = driver._manifest) -> Any:
+    def arrive(*arguments: Any, manifest: Any = driver._manifest) -> Any:
         shutil.copytree(copied, tmp_path / "out")
-        return manifest(build, result)
+        return manifest(*arguments)
 
     monkeypatch.setattr(driver, "_manifest", arrive)
     assert fake_compile().manifest == equal.manifest

@@ -15,9 +15,9 @@ from iree.compiler import ir
 
 from edgec.artifact import Artifact
 from edgec.compiler.iree import iree_compile_file
-from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
+from edgec.options import CompileOptions
 from edgec.passes import parse_module
 
 _COPY = re.compile(r"stream\.(?:cmd|async)\.(?:copy|clone|update|slice|transfer)\b[^:]*")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgec.compiler.driver import compile
+from edgec.compiler import compile
 
 pytest.importorskip("ziglang")
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgec.compiler import CompileOptions
-from edgec.compiler.options import DEFAULT_CONTEXT
 from edgec.errors import InputError
+from edgec.options import DEFAULT_CONTEXT
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from edgec.compiler.targets import TARGETS, parse_targets
 from edgec.errors import InputError
 from edgec.runtime.cpu import check_cpu
+from edgec.runtime.drivers import driver_of
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,16 @@ def test_refused(text: str, says: str) -> None:
 def test_every_target_is_named_as_it_is_registered() -> None:
     for kind in TARGETS:
         assert [target.name for target in parse_targets(kind)] == [kind]
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_the_runtime_knows_the_driver_of_every_target(kind: str) -> None:
+    (target,) = parse_targets(kind)
+    driver = driver_of(target.driver)
+    assert driver is not None
+    assert (driver.device, driver.opened) == (kind, target.driver)
+    assert driver.on_host == target.on_host
+    assert set(target.requirements) <= set(driver.requirements)
 
 
 def test_the_host_is_resolved() -> None:

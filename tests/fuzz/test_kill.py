@@ -27,7 +27,7 @@ WAIT = "0.0371"  # seconds that each stage's program runs; tells it from other p
 # Reads a line of options, forks a process that compiles, and says its id; then how it ended.
 SERVER = f'''
 import json, os, sys
-import edgec.compiler
+import edgec
 from edgec.compiler import driver
 from edgec.compiler.tools import run_tool
 from iree.compiler import ir
@@ -38,7 +38,7 @@ def stage(source, output, target, options):
 
 driver.export = lambda model, options, context: ir.Module.parse("module {{}}", context)
 driver.STAGES.update(dict.fromkeys(driver.STAGES, stage))
-edgec.compiler.compile(sys.argv[1], output=sys.argv[2], ctx_size=128)  # loads all there is
+edgec.compile(sys.argv[1], output=sys.argv[2], ctx_size=128)  # loads all there is
 print("ready", flush=True)
 for line in sys.stdin:
     request = json.loads(line)
@@ -49,7 +49,7 @@ for line in sys.stdin:
         print(child, flush=True)
     else:
         try:
-            edgec.compiler.compile(sys.argv[1], ctx_size=128, **request["options"])
+            edgec.compile(sys.argv[1], ctx_size=128, **request["options"])
         except BaseException as error:
             print(type(error).__name__, error, file=sys.stderr, flush=True)
             os._exit(1)

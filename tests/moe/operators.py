@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from tests.passes.test_lowerings import as_tuple, compare, operator_module, upload
 
-from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import STAGES
 from edgec.compiler.targets import parse_targets
 from edgec.models import ops
+from edgec.options import CompileOptions
 from edgec.runtime import transfer
 
 _TARGETS = {"cpu": ("cpu", "local-task"), "vulkan": ("vulkan:llvmpipe", "vulkan")}

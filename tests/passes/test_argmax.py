@@ -11,10 +11,10 @@ import pytest
 from iree.compiler import ir
 
 from edgec.compiler.iree import iree_compile_file
-from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels import build_objects
+from edgec.options import CompileOptions
 from edgec.passes import Pipeline
 
 # The last two have no rows of equal length but their own; 8,191 is too short for the kernel.

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from edgec.compiler.iree import iree_compile_file
-from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import STAGES, shape_flags
 from edgec.compiler.targets import parse_targets
+from edgec.options import CompileOptions
 
 # A product of queries and keys, as a call with a cache makes it. The size of the first is stated
 # once by the tensor and once by a shape that went through i64, as torch's views do.

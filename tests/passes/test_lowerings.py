@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from iree.compiler import ir
 
 from edgec.compiler.iree import iree_compile_file
-from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels import build_objects
 from edgec.models import ops
 from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts
+from edgec.options import CompileOptions
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, Pipeline
 from edgec.passes.kernels.table import LIBRARIES
 

@@ -24,8 +24,8 @@ def test_changes() -> None:
     assert str(pipeline.with_options("a", x=2, w="v")) == "a{x=2 y=z w=v},b"
     assert str(pipeline.with_options("b", n=1)) == "a{x=1 y=z},b{n=1}"
     assert str(pipeline.without("a")) == "b"
-    assert str(pipeline.after("a", "c{k=1/2}")) == "a{x=1 y=z},c{k=1/2},b"
-    assert str(pipeline.then("c,d")) == "a{x=1 y=z},b,c,d"
+    assert str(pipeline.after("a", "c", k="1/2")) == "a{x=1 y=z},c{k=1/2},b"
+    assert str(pipeline.then("c", k=1).then("d")) == "a{x=1 y=z},b,c{k=1},d"
     assert str(pipeline) == "a{x=1 y=z},b"
 
 

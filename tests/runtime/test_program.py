@@ -25,8 +25,8 @@ from edgec.manifest import (
     StateBuffer,
     entry_points,
 )
-from edgec.runtime import contract
 from edgec.runtime.contract import check_program
+from edgec.runtime.drivers import DRIVERS
 from edgec.runtime.program import LoadedProgram, select_program
 
 MEMORY = Memory(8, 4 * 288)
@@ -209,8 +209,8 @@ def test_a_table_of_weights_that_lies(make_artifact: Callable[..., Artifact], at
 
 def test_requirements_are_complete() -> None:
     """Without them SIGILL, or wrong numbers, would come from a program for another device."""
-    for driver, needs in contract._NEEDS.items():
-        whole = dict.fromkeys(needs, "8.6" if driver == "cuda" else "1")
+    for driver, known in DRIVERS.items():
+        whole = dict.fromkeys(known.requirements, "8.6" if driver == "cuda" else "1")
         check_program(Path("a"), Program("x:y", driver, "f", {}, whole), Prompt(32, 32, 64))
         for name in whole:
             fewer = {key: value for key, value in whole.items() if key != name}
@@ -229,7 +229,7 @@ def test_requirements_are_complete() -> None:
     ],
 )
 def test_requirements_that_are_none(driver: str, name: str, value: str) -> None:
-    whole = dict.fromkeys(contract._NEEDS[driver.partition("-")[0]], "1") | {name: value}
+    whole = dict.fromkeys(DRIVERS[driver.partition("-")[0]].requirements, "1") | {name: value}
     with pytest.raises(ArtifactError, match="requires an impossible"):
         check_program(Path("a"), Program("x", driver, "f", {}, whole), Prompt(32, 32, 64))
 

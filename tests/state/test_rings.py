@@ -14,9 +14,9 @@ from tests.moe.parity import VOCABULARY, make
 
 import edgec
 from edgec.compiler import export
-from edgec.compiler.options import CompileOptions
 from edgec.errors import ArtifactError
 from edgec.models.plugs.discovery import Kept
+from edgec.options import CompileOptions
 from edgec.runtime import program
 from edgec.runtime.sequence import Sequence, step_together
 

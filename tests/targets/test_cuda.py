@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 import edgec
-import edgec.compiler.driver as driver
 from edgec import cuda
+from edgec.compiler.driver import build
 from edgec.compiler.iree import iree_compile_file
-from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import shape_flags
-from edgec.compiler.targets import Target, parse_targets
+from edgec.compiler.targets import parse_targets
 from edgec.errors import DeviceError, InputError
 from edgec.manifest import Program
 from edgec.models.sources.presets import PRESETS
+from edgec.options import CompileOptions, CompileRequest
 from edgec.runtime import Session
 from edgec.runtime.cuda import check_cuda
 
@@ -103,20 +103,18 @@ def test_quantized_weights_compile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["f16", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_numbers_of_the_narrow_forms(
-    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: Callable[..., Any]
+    dtype: str, tmp_path: Path, compare: Callable[..., Any]
 ) -> None:
     """The CUDA target's passes on a CPU program, against the usual ones."""
     sizes: dict[str, Any] = {"layers": 2, "ctx_size": 256, "chunk_size": 64, "dtype": dtype}
     usual = edgec.compile("bundled:tiny-dense", output=tmp_path / "usual.edgec", **sizes)
     (gpu,) = parse_targets("cuda")
-
-    def narrow(text: str) -> tuple[Target, ...]:
-        (cpu,) = parse_targets(text)
-        pipelines = {"torch_pipeline": gpu.torch_pipeline, "input_pipeline": gpu.input_pipeline}
-        return (dataclasses.replace(cpu, block_rows=1, **pipelines),)
-
-    monkeypatch.setattr(driver, "parse_targets", narrow)
-    changed = edgec.compile("bundled:tiny-dense", output=tmp_path / "narrow.edgec", **sizes)
+    (cpu,) = parse_targets("cpu")
+    narrow = dataclasses.replace(
+        cpu, block_rows=1, torch_pipeline=gpu.torch_pipeline, input_pipeline=gpu.input_pipeline
+    )
+    request = CompileRequest("bundled:tiny-dense", output=tmp_path / "narrow.edgec", **sizes)
+    changed = build(request, (narrow,))
     assert usual is not None
     assert changed is not None
     assert "compute=cache" in changed.manifest.programs["cpu"].pipelines["lowered"]

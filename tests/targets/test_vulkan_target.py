@@ -12,12 +12,12 @@ import pytest
 
 import edgec.compiler.targets.vulkan as target_module
 from edgec import vulkan
-from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import prompt_sizes, torch_pipeline
 from edgec.compiler.targets import parse_targets, spirv
 from edgec.compiler.targets.vulkan_device import architecture_of, describe
 from edgec.errors import DeviceError, InputError
 from edgec.manifest import Program
+from edgec.options import CompileOptions
 from edgec.runtime.program import split_block
 from edgec.runtime.vulkan import check_device, check_vulkan
 

@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgec.artifact import Artifact
 from edgec.bench.arms import Arm, arms_for
@@ -26,8 +26,12 @@ from edgec.bench.samples import spread
 from edgec.bench.worker import Worker
 from edgec.errors import EdgecError, InputError
 from edgec.manifest import MANIFEST_NAME
+from edgec.options import CompileRequest
 
-__all__ = ["LENGTHS", "compile_arms", "measure_arms", "run_ablation"]
+if TYPE_CHECKING:
+    from edgec.compiler.targets.target import Target
+
+__all__ = ["LENGTHS", "compile_arms", "measure_arms"]
 
 LENGTHS = (1, 31, 32, 33, 47, 100, 127, 128, 129, 512)
 """Prompt lengths of the sweep: those at the edges of a block, short ones, and a long one."""
@@ -42,74 +46,58 @@ _ENOUGH, _MOST = 0.3, 30
 Say = Callable[[str], None]
 
 
-def run_ablation(
-    model: str,
-    *,
-    target: str,
-    folder: Path,
-    say: Say,
-    lengths: tuple[int, ...] | None = None,
-    repetitions: int = 5,
-    threads: int | None = None,
-    arms: str | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Compiles every arm of every target into `folder` and measures them.
-
-    Args:
-        model: As for `edgec.compile`.
-        target: As for `edgec.compile`.
-        folder: Keeps the artifacts; equal builds in it are used again.
-        say: Told what happens, a line at a time.
-        lengths: Of prompts, in tokens; None for `LENGTHS`, without the longest on llvmpipe.
-        repetitions: Samples of each arm and length, at least; short prompts have more.
-        threads: CPU worker threads.
-        arms: Some arms only, names with semicolons.
-        options: `dtype`, `layers`, `quantize` and the like, for `edgec.compile`.
-
-    Returns:
-        What `docs/benchmarks.md` describes.
-
-    Raises:
-        InputError: a length or an arm that cannot be.
-    """
-    for item in target.split(","):
-        one = folder / item.replace(":", "-")
-        compile_arms(model, item, one, say, lengths, arms, **options)
-    return measure_arms(folder, say=say, repetitions=repetitions, threads=threads)
-
-
 # --- Compiling --------------------------------------------------------------------------------
 
 
 def compile_arms(
-    model: str,
-    target: str,
+    request: CompileRequest,
     folder: Path,
     say: Say,
     lengths: tuple[int, ...] | None = None,
     names: str | None = None,
-    **options: Any,
 ) -> None:
-    """Compiles the arms of one target into `folder`, with `arms.json` that describes them.
+    """Compiles the arms of each target into a folder of `folder`, with `arms.json` beside them.
 
     A later `measure_arms` needs no compiler, and may run on another machine.
+
+    Args:
+        request: The model, the targets, and options such as `dtype` and `layers`.
+        folder: Keeps the artifacts; equal builds in it are used again.
+        say: Told what happens, a line at a time.
+        lengths: Prompt lengths in tokens; None for `LENGTHS`, without the longest on llvmpipe.
+        names: Some arms only, with semicolons between them.
+
+    Raises:
+        InputError: a length or an arm that cannot be.
+        ModelError: as from `edgec.compile`.
     """
-    kind = target.partition(":")[0]
-    arms = arms_for(kind, names) if kind in ("cpu", "cuda", "vulkan") else ()
-    lengths = lengths or (LENGTHS[:-1] if "llvmpipe" in target else LENGTHS)
+    for text in request.target.split(","):
+        one = dataclasses.replace(request, target=text.strip())
+        place = folder / one.target.replace(":", "-")
+        _compile_target(one, place, say, lengths or _lengths_for(one.target), names)
+
+
+def _lengths_for(target: str) -> tuple[int, ...]:
+    return LENGTHS[:-1] if "llvmpipe" in target else LENGTHS
+
+
+def _compile_target(
+    request: CompileRequest, folder: Path, say: Say, lengths: tuple[int, ...], names: str | None
+) -> None:
+    from edgec.compiler import check
+
     if min(lengths) < 1:
         raise InputError(f"prompt lengths {lengths}: must be at least 1")
     sizes = sorted({MULTIPLE, *(_padded(length) for length in lengths)})
     if sizes[-1] > 4096:
         raise InputError(f"prompt of {max(lengths)} tokens: at most 4096, it is one call")
-    common = dict(options)
-    common |= {"target": target, "ctx_size": sizes[-1], "chunk_size": sizes[-1], "force": True}
+    request = dataclasses.replace(request, ctx_size=sizes[-1], chunk_size=sizes[-1], force=True)
+    (target,) = check(request)
     folder.mkdir(parents=True, exist_ok=True)
-    exports = _Exports(model, folder, common)
+    exports = _Exports(request, target, folder)
     entries: list[dict[str, Any]] = []
-    for arm in arms:
-        say(f"{target}: compile {arm.name}")
+    for arm in arms_for(target.name, names):
+        say(f"{request.target}: compile {arm.name}")
         entry: dict[str, Any] = dataclasses.asdict(arm)
         entries.append(entry)
         path = folder / _slug(arm.name)
@@ -129,14 +117,13 @@ def compile_arms(
         except (EdgecError, StopIteration, KeyError) as error:
             # An arm that IREE cannot compile is a result.
             entry["error"] = str(error)
-            say(f"{target}: {arm.name}: {error}")
+            say(f"{request.target}: {arm.name}: {error}")
     if not any("artifact" in entry for entry in entries):
-        why = entries[0]["error"] if entries else f"target {target!r} is unknown"
-        raise InputError(why)
+        raise InputError(entries[0]["error"])
     index = {
-        "target": target,
-        "model": model,
-        "options": {k: v for k, v in options.items() if v is not None},
+        "target": request.target,
+        "model": request.model,
+        "options": {n: v for n, v in request.to_dict().items() if v not in (None, [])},
         "lengths": list(lengths),
         "machine": describe(),
         "arms": entries,
@@ -147,38 +134,38 @@ def compile_arms(
 class _Exports:
     """Each export once; arms start from what it dumped."""
 
-    def __init__(self, model: str, folder: Path, options: dict[str, Any]) -> None:
-        self._model, self._folder, self._options = model, folder, options
+    def __init__(self, request: CompileRequest, target: Target, folder: Path) -> None:
+        self._request, self._target, self._folder = request, target, folder
 
     def compile(self, arm: Arm, output: Path, sizes: tuple[int, ...]) -> dict[str, Any]:
         """Compiles an arm; what its program cost and what is in it."""
-        from edgec.compiler import compile
+        from edgec.compiler.driver import build
 
-        export = "none" if arm.export == "none" else "input"
-        options = self._options | {
-            "dynamic_shapes": export,
-            "block_prompts": arm.blocked,
-            "linear_kernels": arm.kernels,
-        }
+        experiment = arm.experiment
         # A program for every size would be a single one if there is no other size.
-        if arm.export == "static" and len(sizes) > 1:
-            options["prompt_sizes"] = sizes
-        dump, torch = self._folder / f"ir-{output.name}", self._folder / f"{export}.mlir"
+        if arm.static and len(sizes) > 1:
+            experiment = dataclasses.replace(experiment, prompt_sizes=sizes)
+        target = experiment.applied(self._target)
+        dump, torch = self._folder / f"ir-{output.name}", self._folder / f"{arm.export}.mlir"
         start = torch / "torch.mlir"
-        if start.exists():
-            options["start_from"] = start
         clock = _Clock()
+        request = dataclasses.replace(
+            self._request,
+            dynamic_shapes=arm.export,
+            output=output,
+            dump_ir=dump,
+            start_from=start if start.exists() else None,
+            extra_compile_args=arm.flags,
+            progress=clock,
+        )
         try:
-            compile(
-                self._model, output=output, dump_ir=dump, extra_compile_args=arm.flags,
-                progress=clock, **options,
-            )  # fmt: skip
+            build(request, (target,))
             if not start.exists():
                 torch.mkdir()
                 shutil.move(dump / "torch.mlir", start)
             artifact = Artifact.open(output)
             (program,) = artifact.manifest.programs.values()
-            text = self._configured(dump, export, arm)
+            text = _configured(request, target, dump)
         finally:
             shutil.rmtree(dump, ignore_errors=True)
         from edgec.bench.dispatches import contractions, dispatch_counts
@@ -190,23 +177,20 @@ class _Exports:
             "contractions": [dataclasses.asdict(c) for c in contractions(text)],
         }
 
-    def _configured(self, dump: Path, export: str, arm: Arm) -> str:
-        """The module after code generation has chosen for every dispatch."""
-        from edgec.compiler.iree import IreeError, iree_compile_file
-        from edgec.compiler.options import CompileOptions
-        from edgec.compiler.stages import block_flags, shape_flags
-        from edgec.compiler.targets import parse_targets
 
-        (target,) = parse_targets(self._options["target"])
-        source, output = dump / f"{target.name}.input.mlir", dump / "configured.mlir"
-        chosen = CompileOptions(dynamic_shapes=export, block_prompts=arm.blocked)
-        shapes = (*shape_flags(chosen), *block_flags(target, chosen))
-        flags = (*target.flags, *shapes, *arm.flags)
-        try:
-            iree_compile_file(source, output, (*flags, "--compile-to=executable-configurations"))
-        except IreeError as error:
-            raise EdgecError(f"its dispatches cannot be listed: {error.summary}") from error
-        return output.read_text("utf-8")
+def _configured(request: CompileRequest, target: Target, dump: Path) -> str:
+    """The module after code generation has chosen for every dispatch."""
+    from edgec.compiler.dumps import file_of
+    from edgec.compiler.iree import IreeError, iree_compile_file
+    from edgec.compiler.stages import compile_flags
+
+    source, output = dump / file_of("input", target.name), dump / "configured.mlir"
+    flags = (*compile_flags(target, request), "--compile-to=executable-configurations")
+    try:
+        iree_compile_file(source, output, flags)
+    except IreeError as error:
+        raise EdgecError(f"its dispatches cannot be listed: {error.summary}") from error
+    return output.read_text("utf-8")
 
 
 class _Clock:
@@ -266,6 +250,15 @@ def measure_arms(
 ) -> dict[str, Any]:
     """Measures what `compile_arms` left in the folders of `folder`, one for each target.
 
+    Args:
+        folder: That of `compile_arms`.
+        say: Told what happens, a line at a time.
+        repetitions: Samples of each arm and length, at least; short prompts have more.
+        threads: CPU worker threads.
+
+    Returns:
+        What `docs/benchmarks.md` describes.
+
     Raises:
         InputError: nothing was compiled there.
     """
@@ -301,8 +294,7 @@ def _measure_target(
             if "error" in arm:
                 continue
             try:
-                given = threads if kind == "cpu" else None
-                workers[arm["name"]] = Worker(folder / arm["artifact"], kind, given)
+                workers[arm["name"]] = Worker(folder / arm["artifact"], kind, threads)
             except EdgecError as error:
                 arm["error"] = str(error)
                 say(f"{index['target']}: {arm['name']}: {error}")

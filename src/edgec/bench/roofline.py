@@ -28,6 +28,7 @@ from edgec.bench.machine import Load, describe
 from edgec.bench.worker import Worker
 from edgec.errors import ArtifactError, InputError
 from edgec.manifest import Manifest
+from edgec.runtime.drivers import on_host
 from edgec.runtime.program import select_program
 
 __all__ = [
@@ -131,8 +132,8 @@ def roofline(
                 )
         shape_of(artifact)
     kind = device or "cpu"
-    cpu = kind.partition(":")[0] == "cpu"
-    target = "" if cpu else select_program(opened[0][1], kind).target
+    program = select_program(opened[0][1], kind)
+    cpu, target = on_host(program.driver), program.target
     say("measure the machine's ceilings")
     roofs = cpu_ceilings(threads) if cpu else [device_ceilings(target)]
     at = next((i for i, r in enumerate(roofs) if r.threads == threads), len(roofs) - 1)
@@ -201,8 +202,7 @@ def measure_artifact(
     shape, manifest = shape_of(artifact), artifact.manifest
     element = stored_state(manifest, shape)
     weight = stored_weight(manifest, shape)
-    cpu = device.partition(":")[0] == "cpu"
-    worker = Worker(artifact.path, device, threads if cpu else None)
+    worker = Worker(artifact.path, device, threads)
     picks = random.Random(0)
     measured = []
     try:
@@ -320,7 +320,7 @@ def _format(manifest: Manifest) -> str:
 
 def _peak(roof: Ceilings, manifest: Manifest) -> float:
     """The arithmetic roof of a program: the fastest unit that its weights let it use."""
-    if _format(manifest) in ("int8", "int4") and roof.int8:
+    if manifest.quantization.get("weights", "none") != "none" and roof.int8:
         return roof.int8
     if manifest.dtype == "f16" and roof.f16:
         return roof.f16

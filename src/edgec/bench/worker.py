@@ -26,6 +26,11 @@ __all__ = ["Worker"]
 class Worker:
     """The other side: starts the process, and lets it run only while it is asked something.
 
+    Args:
+        artifact: Its folder.
+        device: As for `Session`.
+        threads: CPU worker threads; passed over by other devices.
+
     Raises:
         EdgecError: what the artifact or the device refused, in their words.
     """
@@ -66,11 +71,16 @@ class Worker:
 
 
 def _serve(artifact: str, device: str, threads: int) -> None:
+    from edgec.artifact import Artifact
     from edgec.runtime.bench import decode
+    from edgec.runtime.drivers import on_host
+    from edgec.runtime.program import select_program
     from edgec.runtime.session import Session
 
     started = time.perf_counter()
-    session = Session(artifact, device=device, threads=threads or None)
+    opened = Artifact.open(artifact)
+    given = threads if threads and on_host(select_program(opened, device).driver) else None
+    session = Session(opened, device=device, threads=given)
     sequence = session.sequence
     _say(load_seconds=time.perf_counter() - started, peak_rss_mb=_peak())
     for line in sys.stdin:

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import edgec
 from edgec.cli.options import state
@@ -31,12 +31,16 @@ COMMANDS = {
     "chat": "edgec.cli.chat:chat",
     "serve": "edgec.cli.serve:serve",
     "bench": "edgec.cli.bench:bench_artifact",
+    "bench roofline": "edgec.cli.measure:roofline",
+    "bench ablation": "edgec.cli.measure:ablation",
     "eval": "edgec.cli.evaluate:app",
     "inspect": "edgec.cli.inspect:inspect",
     "models": "edgec.cli.models:app",
     "doctor": "edgec.cli.doctor:doctor",
 }
-"""Name → where the command is: a function, or a Typer with commands of its own."""
+"""Name → where the command is: a function, or a Typer with commands of its own.
+
+A name of two words is a command beside the one of its first word."""
 
 
 def main() -> NoReturn:
@@ -70,8 +74,17 @@ def execute(arguments: Sequence[str]) -> int:
 def build_app() -> Typer:
     """The Typer application with all commands."""
     import typer
+    from typer.core import TyperGroup
+
+    class Commands(TyperGroup):
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            both = " ".join(args[:2])
+            return super().resolve_command(
+                ctx, [both, *args[2:]] if both in self.commands else args
+            )
 
     app = typer.Typer(
+        cls=Commands,
         help="Compile language models ahead of time; run them on a device.",
         no_args_is_help=True,
         add_completion=False,

@@ -9,22 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgec.cli import sampling
-from edgec.cli.generate import open_session, print_stream, timing_line
-from edgec.cli.options import (
-    CacheDir,
-    Device,
-    Expect,
-    Offline,
-    Revision,
-    Threads,
-    TrustRemoteCode,
-    Verbose,
-)
+from edgec.cli.flags import with_groups
+from edgec.cli.generate import ModelOrArtifact, open_session, print_stream, timing_line
+from edgec.cli.options import Place, Verbose
 from edgec.cli.questions import History, Questions, history_file
+from edgec.cli.sampling import Sampling, SystemPrompt, parse_setting
 from edgec.cli.streams import checked_text
 from edgec.cli.text import printable, stderr
 from edgec.errors import DeviceError, EdgecError, shortened
+from edgec.options import SourceOptions
 
 if TYPE_CHECKING:
     from edgec.runtime import GenerationResult, Session
@@ -107,7 +100,7 @@ class Conversation:
 
     def set(self, text: str) -> str:
         """Changes an option, if `text` has one; returns all options in force."""
-        changed = self.options | (sampling.parse_setting(text) if text else {})
+        changed = self.options | (parse_setting(text) if text else {})
         in_force = self.session.model.defaults.updated(changed)
         self.options = changed
         return "\n".join(f"{name}={value}" for name, value in vars(in_force).items())
@@ -125,36 +118,17 @@ class Conversation:
         )
 
 
+@with_groups
 def chat(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL_OR_ARTIFACT",
-            show_default=False,
-            help="Artifact folder, or a model, which is compiled into the cache first.",
-        ),
-    ],
-    system_prompt: sampling.SystemPrompt = None,
+    model: ModelOrArtifact,
+    *,
+    system_prompt: SystemPrompt = None,
     no_chat_template: Annotated[
         bool, typer.Option("--no-chat-template", help="Join the turns as plain text.")
     ] = False,
-    max_new_tokens: sampling.MaxNewTokens = None,
-    temperature: sampling.Temperature = None,
-    top_k: sampling.TopK = None,
-    top_p: sampling.TopP = None,
-    min_p: sampling.MinP = None,
-    repetition_penalty: sampling.RepetitionPenalty = None,
-    seed: sampling.Seed = None,
-    stop: sampling.Stop = None,
-    ignore_eos: sampling.IgnoreEos = False,
-    chat_template_kwargs: sampling.ChatTemplateKwargs = None,
-    device: Device = None,
-    threads: Threads = None,
-    expect: Expect = None,
-    revision: Revision = None,
-    offline: Offline = False,
-    trust_remote_code: TrustRemoteCode = False,
-    cache_dir: CacheDir = None,
+    sampling: Sampling,
+    place: Place,
+    source: SourceOptions,
     no_history: Annotated[
         bool, typer.Option("--no-history", help="Do not keep questions for the next start.")
     ] = False,
@@ -163,30 +137,8 @@ def chat(
     """Talk with a model. /help lists the commands."""
     if system_prompt is not None:
         checked_text(system_prompt, "--system-prompt")
-    options = sampling.generation(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop,
-        ignore_eos=ignore_eos,
-        chat_template_kwargs=chat_template_kwargs,
-    )
-    session = open_session(
-        "edgec chat",
-        model,
-        device=device,
-        threads=threads,
-        expect=expect,
-        quiet=False,
-        revision=revision,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
-        cache_dir=cache_dir,
-    )
+    options = sampling.given()
+    session = open_session("edgec chat", model, place, source)
     file = None if no_history else history_file()
     talk(
         Conversation(session, system_prompt, not no_chat_template, options),

@@ -18,13 +18,9 @@ from edgec.cli.probe import probe
 from edgec.cli.system import PACKAGES, cpu, memory_bytes, package_version, vulkan_drivers
 from edgec.cli.text import print_json, size, stdout
 from edgec.errors import EdgecError
+from edgec.runtime.drivers import DRIVERS
 
-__all__ = ["DRIVERS", "Check", "checks", "doctor", "print_devices"]
-
-DRIVERS = {"cpu": "local-task", "vulkan": "vulkan", "cuda": "cuda"}
-"""Device name → IREE driver."""
-
-_DEBIAN_VULKAN = "apt-get install libvulkan1 mesa-vulkan-drivers (Debian, Ubuntu), or your GPU's"
+__all__ = ["Check", "checks", "doctor", "print_devices"]
 
 
 @dataclass(frozen=True)
@@ -67,14 +63,15 @@ def checks() -> list[Check]:
         *(_package(name, extra) for name, extra in PACKAGES.items()),
         Check(
             "drivers", "vulkan files", bool(loader and icds), vulkan_files,
-            "" if loader and icds else _DEBIAN_VULKAN + " driver",
+            "" if loader and icds else DRIVERS["vulkan"].remedy,
         ),
     ]  # fmt: skip
-    for device, driver in DRIVERS.items():
-        answer = probe(driver)
+    for driver in DRIVERS.values():
+        answer = probe(driver.opened)
         names = ", ".join(d["name"] for d in answer["devices"])
         missing = "" if names else answer["error"] or "no devices"
-        found.append(Check("runs", device, bool(names), names or missing, _remedy(device, missing)))
+        remedy = driver.remedy if missing else ""
+        found.append(Check("runs", driver.device, bool(names), names or missing, remedy))
     return [*found, *_vulkan_target(), _can_compile()]
 
 
@@ -100,27 +97,16 @@ def _vulkan_target() -> list[Check]:
 
 def print_devices() -> None:
     """Prints a line for each device that `--device` can name."""
-    for device, driver in DRIVERS.items():
-        answer = probe(driver)
+    for driver in DRIVERS.values():
+        answer = probe(driver.opened)
         for index, one in enumerate(answer["devices"]):
-            print(f"{device}{f':{index}' if index else ''}\t{one['name']}")
+            print(f"{driver.device}{f':{index}' if index else ''}\t{one['name']}")
 
 
 def _package(name: str, extra: str) -> Check:
     version = package_version(name)
     remedy = "" if version else f"pip install '{extra}'"
     return Check("packages", name, version is not None, version or "not installed", remedy)
-
-
-def _remedy(device: str, missing: str) -> str:
-    if not missing:
-        return ""
-    remedies = {
-        "cpu": "pip install --force-reinstall edgec",
-        "vulkan": _DEBIAN_VULKAN + " Vulkan driver",
-        "cuda": "install NVIDIA's driver (libcuda.so), if the machine has such a GPU",
-    }
-    return remedies[device]
 
 
 def _can_compile() -> Check:

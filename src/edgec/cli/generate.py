@@ -1,21 +1,41 @@
-"""What `run` and `chat` share: opening a session, streaming an answer, its timings as a line."""
+"""Opening what a command names, an artifact or a model; streaming an answer and its timings."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from edgec.cli.options import Place
 from edgec.cli.wrap import WordWrap
 from edgec.errors import InputError
 from edgec.manifest import MANIFEST_NAME
+from edgec.options import SourceOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgec.artifact import Artifact
     from edgec.runtime import GenerationResult, Session, StreamChunk
 
-__all__ = ["is_artifact", "open_session", "print_stream", "timing_line"]
+__all__ = [
+    "ModelOrArtifact",
+    "is_artifact",
+    "open_artifact",
+    "open_session",
+    "print_stream",
+    "timing_line",
+]
+
+ModelOrArtifact = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL_OR_ARTIFACT", show_default=False,
+        help="Artifact folder, or a model, which is compiled into the cache first.",
+    ),
+]  # fmt: skip
 
 
 def is_artifact(where: str) -> bool:
@@ -26,33 +46,34 @@ def is_artifact(where: str) -> bool:
     return path.exists() or path.suffix == ".edgec"
 
 
-def open_session(
-    command: str,
-    where: str,
-    *,
-    device: str | None,
-    threads: int | None,
-    expect: str | None,
-    quiet: bool,
-    **options: Any,
-) -> Session:
-    """Loads an artifact; a model is compiled into the cache first, with `options`."""
+def open_artifact(
+    command: str, where: str, place: Place, source: SourceOptions, *, quiet: bool = False
+) -> Artifact:
+    """Opens an artifact; a model is compiled into the cache first."""
     from edgec.artifact import Artifact
-    from edgec.runtime import Session
 
     if is_artifact(where):
-        return Session(Artifact.open(where, expect), device=device, threads=threads)
-    if expect is not None:
+        return Artifact.open(where, place.expect)
+    if place.expect is not None:
         raise InputError(
             f"--expect: is for an artifact, and {where} is a model", "compile it first, with -o"
         )
     from edgec.cli.compile import compile_with_progress
 
-    artifact = compile_with_progress(
-        f"{command} with a model", where, quiet=quiet, target=device or "cpu", **options
-    )
+    request = source.request(where, place.device or "cpu")
+    artifact = compile_with_progress(f"{command} with a model", request, quiet=quiet)
     assert artifact is not None
-    return Session(artifact, device=device, threads=threads)
+    return artifact
+
+
+def open_session(
+    command: str, where: str, place: Place, source: SourceOptions, *, quiet: bool = False
+) -> Session:
+    """Loads what `open_artifact` opens."""
+    from edgec.runtime import Session
+
+    artifact = open_artifact(command, where, place, source, quiet=quiet)
+    return Session(artifact, device=place.device, threads=place.threads)
 
 
 def print_stream(chunks: Iterator[StreamChunk], wrap: bool = False) -> Iterator[StreamChunk]:

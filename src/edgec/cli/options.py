@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 __all__ = [
-    "CacheDir",
     "Device",
     "Expect",
     "Json",
-    "Offline",
-    "Revision",
+    "Place",
     "Threads",
-    "TrustRemoteCode",
     "Verbose",
     "state",
 ]
@@ -53,24 +49,6 @@ Verbose = Annotated[
     ),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option("--cache-dir", envvar="EDGEC_CACHE_DIR", help="Where compiled models are kept."),
-]
-Offline = Annotated[
-    bool, typer.Option("--offline", envvar="EDGEC_OFFLINE", help="Use downloaded files only.")
-]
-Revision = Annotated[
-    str | None,
-    typer.Option("--revision", envvar="EDGEC_REVISION", help="Branch, tag or commit on the hub."),
-]
-TrustRemoteCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code", envvar="EDGEC_TRUST_REMOTE_CODE",
-        help="Run modelling code that comes with the model.",
-    ),
-]  # fmt: skip
 Device = Annotated[
     str | None,
     typer.Option("--device", envvar="EDGEC_DEVICE", help="cpu, vulkan or cuda; default cpu."),
@@ -88,3 +66,12 @@ Threads = Annotated[
         "--threads", "-t", envvar="EDGEC_THREADS", min=1, help="CPU threads; default all."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an artifact runs, and which one may."""
+
+    device: Device = None
+    threads: Threads = None
+    expect: Expect = None

@@ -8,23 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from edgec.cli import sampling
 from edgec.cli.experts import check_counts, expert_table
-from edgec.cli.generate import open_session, print_stream, timing_line
-from edgec.cli.options import (
-    CacheDir,
-    Device,
-    Expect,
-    Json,
-    Offline,
-    Revision,
-    Threads,
-    TrustRemoteCode,
-    Verbose,
-)
+from edgec.cli.flags import with_groups
+from edgec.cli.generate import ModelOrArtifact, open_session, print_stream, timing_line
+from edgec.cli.options import Json, Place, Verbose
+from edgec.cli.sampling import Sampling, SystemPrompt
 from edgec.cli.streams import checked_text, read_stdin, read_text
 from edgec.cli.text import print_json, stderr
 from edgec.errors import InputError
+from edgec.options import SourceOptions
 
 __all__ = ["Stats", "run"]
 
@@ -37,22 +29,17 @@ class Stats(StrEnum):
     none = "none"
 
 
+@with_groups
 def run(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL_OR_ARTIFACT",
-            show_default=False,
-            help="Artifact folder, or a model, which is compiled into the cache first.",
-        ),
-    ] = "",
+    model: ModelOrArtifact = "",
+    *,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The prompt; - reads it from stdin.")
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from it.")
     ] = None,
-    system_prompt: sampling.SystemPrompt = None,
+    system_prompt: SystemPrompt = None,
     chat: Annotated[
         bool | None,
         typer.Option(
@@ -62,26 +49,12 @@ def run(
             "Plain is the default unless there is a system prompt.",
         ),
     ] = None,
-    max_new_tokens: sampling.MaxNewTokens = None,
-    temperature: sampling.Temperature = None,
-    top_k: sampling.TopK = None,
-    top_p: sampling.TopP = None,
-    min_p: sampling.MinP = None,
-    repetition_penalty: sampling.RepetitionPenalty = None,
-    seed: sampling.Seed = None,
-    stop: sampling.Stop = None,
-    ignore_eos: sampling.IgnoreEos = False,
-    chat_template_kwargs: sampling.ChatTemplateKwargs = None,
-    device: Device = None,
-    threads: Threads = None,
-    expect: Expect = None,
+    sampling: Sampling,
+    place: Place,
     list_devices: Annotated[
         bool, typer.Option("--list-devices", help="List the devices and exit.")
     ] = False,
-    revision: Revision = None,
-    offline: Offline = False,
-    trust_remote_code: TrustRemoteCode = False,
-    cache_dir: CacheDir = None,
+    source: SourceOptions,
     stats: Annotated[
         Stats,
         typer.Option("--stats", help="On stderr after the text: timings, or load of the experts."),
@@ -98,31 +71,9 @@ def run(
         return
     if not model:
         raise InputError("no model or artifact given", "edgec run ARTIFACT -p PROMPT")
-    options = sampling.generation(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop,
-        ignore_eos=ignore_eos,
-        chat_template_kwargs=chat_template_kwargs,
-    )
+    options = sampling.given()
     question = _ask(_read_prompt(prompt, file), system_prompt, chat)
-    session = open_session(
-        "edgec run",
-        model,
-        device=device,
-        threads=threads,
-        expect=expect,
-        quiet=json,
-        revision=revision,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
-        cache_dir=cache_dir,
-    )
+    session = open_session("edgec run", model, place, source, quiet=json)
     if json:
         print_json(session.generate(question, **options).to_dict())
         return

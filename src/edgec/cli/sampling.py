@@ -6,6 +6,7 @@ A flag that is not given is not passed on: the model's own generation_config.jso
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -14,70 +15,11 @@ from edgec.cli.streams import checked_text
 from edgec.errors import InputError
 from edgec.json_files import parse_json
 
-__all__ = [
-    "ChatTemplateKwargs",
-    "IgnoreEos",
-    "MaxNewTokens",
-    "MinP",
-    "RepetitionPenalty",
-    "Seed",
-    "Stop",
-    "SystemPrompt",
-    "Temperature",
-    "TopK",
-    "TopP",
-    "generation",
-    "parse_setting",
-]
+__all__ = ["Sampling", "SystemPrompt", "parse_setting"]
 
-MaxNewTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-new-tokens", "--max-tokens", "-n", envvar="EDGEC_MAX_NEW_TOKENS", metavar="N",
-        help="Stop after N tokens.",
-    ),
-]  # fmt: skip
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        "--temperature", "--temp", envvar="EDGEC_TEMPERATURE", help="0 always takes the best token."
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option("--top-k", envvar="EDGEC_TOP_K", help="Sample from the K best; 0 is off."),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option("--top-p", envvar="EDGEC_TOP_P", help="Sample from the best that sum up to P."),
-]
-MinP = Annotated[
-    float | None,
-    typer.Option("--min-p", envvar="EDGEC_MIN_P", help="Drop what is below P times the best."),
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    typer.Option(
-        "--repetition-penalty", "--repeat-penalty", envvar="EDGEC_REPETITION_PENALTY",
-        help="Above 1: tokens already seen are less likely.",
-    ),
-]  # fmt: skip
-Seed = Annotated[
-    int | None,
-    typer.Option("--seed", "-s", envvar="EDGEC_SEED", help="The same seed gives the same text."),
-]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option("--stop", metavar="TEXT", help="Stop before this text; repeatable."),
-]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")]
 SystemPrompt = Annotated[
     str | None,
     typer.Option("--system-prompt", envvar="EDGEC_SYSTEM_PROMPT", help="System message; a chat."),
-]
-ChatTemplateKwargs = Annotated[
-    str | None,
-    typer.Option("--chat-template-kwargs", metavar="JSON", help="Variables for the chat template."),
 ]
 
 _ALIASES = {
@@ -89,33 +31,76 @@ _ALIASES = {
 }
 
 
-def generation(
-    *,
-    max_new_tokens: int | None,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    repetition_penalty: float | None,
-    seed: int | None,
-    stop: list[str] | None,
-    ignore_eos: bool,
-    chat_template_kwargs: str | None,
-) -> dict[str, Any]:
-    """Keyword arguments of `Session.generate` for the flags that were given."""
-    given: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-        "stop_strings": [checked_text(text, "--stop") for text in stop or ()] or None,
-        "ignore_eos": ignore_eos or None,
-        "chat_template_kwargs": _parse_object(chat_template_kwargs),
-    }
-    return {name: value for name, value in given.items() if value is not None}
+@dataclass(frozen=True)
+class Sampling:
+    """The flags of an answer; `run` and `chat` share them."""
+
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens", "--max-tokens", "-n", envvar="EDGEC_MAX_NEW_TOKENS", metavar="N",
+            help="Stop after N tokens.",
+        ),
+    ] = None  # fmt: skip
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            "--temp",
+            envvar="EDGEC_TEMPERATURE",
+            help="0 always takes the best token.",
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", envvar="EDGEC_TOP_K", help="Sample from the K best; 0 is off."),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            "--top-p", envvar="EDGEC_TOP_P", help="Sample from the best that sum up to P."
+        ),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        typer.Option("--min-p", envvar="EDGEC_MIN_P", help="Drop what is below P times the best."),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            "--repetition-penalty", "--repeat-penalty", envvar="EDGEC_REPETITION_PENALTY",
+            help="Above 1: tokens already seen are less likely.",
+        ),
+    ] = None  # fmt: skip
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", "-s", envvar="EDGEC_SEED", help="The same seed gives the same text."
+        ),
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="Stop before this text; repeatable."),
+    ] = None
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")
+    ] = False
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template-kwargs", metavar="JSON", help="Variables for the chat template."
+        ),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """Keyword arguments of `Session.generate` for the flags that were given."""
+        changed: dict[str, Any] = {
+            "stop": [checked_text(text, "--stop") for text in self.stop or ()] or None,
+            "ignore_eos": self.ignore_eos or None,
+            "chat_template_kwargs": _parse_object(self.chat_template_kwargs),
+        }
+        values: dict[str, Any] = vars(self) | changed
+        return {_ALIASES.get(n, n): value for n, value in values.items() if value is not None}
 
 
 def parse_setting(text: str) -> dict[str, Any]:

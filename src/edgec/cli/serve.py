@@ -8,16 +8,19 @@ from typing import Annotated
 import typer
 
 from edgec.cli.extra import require_serve
-from edgec.cli.options import Device, Expect, Threads, Verbose
+from edgec.cli.flags import with_groups
+from edgec.cli.generate import ModelOrArtifact, open_artifact
+from edgec.cli.options import Place, Verbose
 from edgec.errors import InputError
+from edgec.options import SourceOptions
 
 __all__ = ["parse_bytes", "serve"]
 
 
+@with_groups
 def serve(
-    artifact: Annotated[
-        str, typer.Argument(metavar="ARTIFACT", show_default=False, help="Artifact folder.")
-    ],
+    model: ModelOrArtifact,
+    *,
     host: Annotated[
         str, typer.Option("--host", envvar="EDGEC_HOST", help="Address to listen on.")
     ] = "127.0.0.1",
@@ -51,9 +54,8 @@ def serve(
     alias: Annotated[
         str | None, typer.Option("--alias", envvar="EDGEC_ALIAS", help="The model's name.")
     ] = None,
-    device: Device = None,
-    threads: Threads = None,
-    expect: Expect = None,
+    place: Place,
+    source: SourceOptions,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -99,12 +101,11 @@ def serve(
 ) -> None:  # fmt: skip
     """Serve a model over HTTP with OpenAI's interface, and a chat page at /."""
     require_serve("edgec serve")
-    from edgec.artifact import Artifact
+    opened = open_artifact("edgec serve", model, place, source)
     from edgec.runtime.engine import Engine
     from edgec.runtime.server.main import serve as run_server
     from edgec.runtime.server.options import ServerOptions
 
-    opened = Artifact.open(artifact, expect)
     options = ServerOptions(
         host=host,
         port=port,
@@ -122,10 +123,13 @@ def serve(
         shutdown_timeout=shutdown_timeout,
     )
     budget = None if memory is None else parse_bytes("--memory", memory)
-    run_server(
-        lambda: Engine(opened, device, threads, memory=budget, ttl=ttl, max_queue=max_queue),
-        options,
-    )
+
+    def load() -> Engine:
+        return Engine(
+            opened, place.device, place.threads, memory=budget, ttl=ttl, max_queue=max_queue
+        )
+
+    run_server(load, options)
 
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}

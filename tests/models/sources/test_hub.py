@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from edgec.errors import EdgecError, InputError, ModelError
 from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
-from edgec.models.sources.resolve import resolve
+from edgec.models.sources.resolve import check_name, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -284,6 +284,18 @@ def test_pickles_only(hub: Hub) -> None:
     assert "pytorch_model.bin" not in hub.fetched
     del hub.files["pytorch_model.bin"]
     fails(ModelError, "no safetensors files")
+
+
+def test_a_name_is_checked_without_a_download(hub: Hub) -> None:
+    check_name("org/tiny", revision="v1")
+    for model, options, message in (
+        ("org/tinny", {}, "model org/tinny: not found on http"),
+        ("org/tiny", {"revision": "v2"}, "model org/tiny: no revision v2"),
+        ("org/tiny", {"offline": True}, "model org/tiny: not in the local cache"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            check_name(model, **options)
+    assert not hub.fetched
 
 
 def test_revision(hub: Hub) -> None:

@@ -1,4 +1,4 @@
-"""How a compile tells what it is doing; the command line has a live one."""
+"""How a compile tells what it does; the command line shows it live."""
 
 from __future__ import annotations
 
