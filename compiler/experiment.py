@@ -14,7 +14,7 @@ __all__ = ["Experiment"]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What to change in a target's description. The digest has the description, changed or not.
+    """Changes to a target's description. The digest has the description, changed or not.
 
     Attributes:
         blocks: Whether linear layers split their rows into the target's blocks.

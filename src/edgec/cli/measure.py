@@ -34,7 +34,7 @@ def roofline(
         typer.Argument(metavar="ARTIFACT", show_default=False, help="Artifact folders."),
     ],
     scenarios: Annotated[
-        str, typer.Option("--scenarios", metavar="S,..", help="Of SISO, SILO, LISO, LILO.")
+        str, typer.Option("--scenarios", metavar="S,..", help="SISO, SILO, LISO, LILO, or some.")
     ] = "SISO,SILO,LISO,LILO",
     scale: Annotated[int, typer.Option("--scale", metavar="N", help="Divides lengths.")] = 8,
     repetitions: Repetitions = 5,
@@ -83,7 +83,7 @@ def ablation(
     report: Report = None,
     threads: Threads = None,
     keep: Annotated[
-        Path | None, typer.Option("--keep", metavar="DIR", help="Where the artifacts stay.")
+        Path | None, typer.Option("--keep", metavar="DIR", help="Keep the artifacts there.")
     ] = None,
     compile_only: Annotated[
         bool, typer.Option("--compile-only", help="Compile into --keep, for another machine.")

@@ -70,7 +70,7 @@ Threads = Annotated[
 
 @dataclass(frozen=True)
 class Place:
-    """Where an artifact runs, and which one may."""
+    """The device that an artifact runs on, and the artifact that may run."""
 
     device: Device = None
     threads: Threads = None
