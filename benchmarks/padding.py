@@ -1,4 +1,4 @@
-"""Where to pad: a model compiled in every arm of the ablation, prompts of many lengths through all.
+"""Measures where to pad: a model in every arm of the ablation, prompts of many lengths through all.
 
     python benchmarks/padding.py bundled:tiny-dense --target cpu,vulkan:llvmpipe
     python benchmarks/padding.py preset:qwen3-0.6b --layers 4 --target cpu --report out/

@@ -53,7 +53,7 @@ WEIGHTS = "weights.irpa"
 
 @dataclass(frozen=True)
 class _Build:
-    """What every step needs to know."""
+    """The values that every step of a compile needs."""
 
     source: ModelSource
     model: LoadedModel

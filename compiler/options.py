@@ -1,4 +1,4 @@
-"""What a user can choose about a compile, checked once and frozen."""
+"""The choices of a user about a compile, checked once and frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where quantised weights meet the archive and the manifest."""
+"""Puts quantised weights into the archive and describes them in the manifest."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def weight_formats(model: LoadedModel) -> list[str]:
 
 
 def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> dict[str, str]:
-    """What the manifest says about the weights' format.
+    """The manifest's record of the weights' format.
 
     `unquantized` names the matrices that are left as floats, those of modules that edgec leaves
     alone, and `unquantized_bytes` says how much of the archive they are.

@@ -315,4 +315,4 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "torch_chunk_gated_delta_rule": _gated_delta_rule,
     "torch_recurrent_gated_delta_rule": _gated_delta_rule,
 }
-"""What modelling code calls each of them."""
+"""The functions here by the names that modelling code calls."""

@@ -32,7 +32,7 @@ _log = logging.getLogger("edgec.models")
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _OWN_ATTENTION = "eager"
-"""What transformers calls a family's own attention code."""
+"""transformers' name for a family's own attention code."""
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 

@@ -47,7 +47,7 @@ IMPLEMENTATION = "edgec"
 _CHOSEN_KEYS = ("num_experts_per_tok", "moe_k", "moe_topk")
 _MATRICES = ("gate_up_proj", "up_proj", "down_proj")
 _FEATURES = "_features"
-"""What follows a quantised matrix's name in that of its number of rows, which its panels hide."""
+"""Suffix of the attribute with a quantised matrix's number of rows, which its panels hide."""
 
 
 def install() -> None:
@@ -139,7 +139,7 @@ def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:
 
 @dataclass(frozen=True)
 class _Routing:
-    """Where the rows of a block of tokens go.
+    """The places to which the rows of a block of tokens go.
 
     Attributes:
         offsets: i32 `[experts + 1]`, the start of each expert's rows, for `grouped_matmul`.

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 WEIGHT_SCALES = "_scales"
-"""What follows the name of a quantised parameter in that of its scales."""
+"""Suffix that makes a quantised parameter's name that of its scales."""
 
 
 class NarrowLinear(nn.Module):

@@ -17,7 +17,7 @@ SPECIAL_IDS = {
     "eos_token_id": END_OF_TEXT,
     "pad_token_id": END_OF_TEXT,
 }
-"""What a configuration says about the special tokens of `byte_tokenizer_files`."""
+"""The special tokens of `byte_tokenizer_files`, as a configuration gives them."""
 
 CHAT_TEMPLATE = """\
 {%- for message in messages %}

@@ -1,4 +1,4 @@
-"""Which tensors a configuration needs, and whether a checkpoint has them."""
+"""The tensors that a configuration needs, compared with those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ F8 = ("f8e4m3fn", "f8e5m2")
 
 @dataclass(frozen=True)
 class ExpectedTensors:
-    """What a model's modules need from a checkpoint.
+    """The tensors that a model's modules need from a checkpoint.
 
     `shapes` has the parameters and persistent buffers by module name, a tied one once; `tied`
     maps the other names of tied parameters to the one in `shapes`. `rename` turns a checkpoint's

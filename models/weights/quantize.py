@@ -173,7 +173,7 @@ def _round8(
 
 
 _CANDIDATES = (8.0, 7.7, 8.3, 7.4, 7.0, 8.6, 9.0)
-"""Where the weight of largest magnitude is put, with its sign turned to minus: -8 is the end of
+"""Candidate places for the weight of largest magnitude, its sign turned to minus: -8 is the end of
 the range that 7 is not. Larger values clip it to gain resolution for the others."""
 
 

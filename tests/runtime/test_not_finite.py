@@ -41,7 +41,7 @@ def damaged(tiny_moe_artifact: Artifact, tmp_path: Path) -> Damaged:
 
 
 ROW = slice(700 * 256, 701 * 256)
-"""Of the embedding, which is the head too: its token's logit alone is no number."""
+"""A row of the embedding, which is the head too: its token's logit alone is no number."""
 
 DAMAGES = {
     "one is NaN": ("model.embed_tokens.weight", ROW, np.nan),

@@ -59,7 +59,7 @@ def bench_artifact(
     ] = 5,
     output: Annotated[str, typer.Option("--output", "-o", help="md, csv, json or jsonl.")] = "md",
     ablation: Annotated[
-        bool, typer.Option("--ablation", help="Where to pad: compile MODEL in every way, compare.")
+        bool, typer.Option("--ablation", help="Compile MODEL in every way of padding, compare.")
     ] = False,
     roofline: Annotated[
         bool, typer.Option("--roofline", help="Place it under the machine's measured ceilings.")

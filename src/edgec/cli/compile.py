@@ -55,7 +55,7 @@ def compile_model(
             "--kv-dtype",
             envvar="EDGEC_KV_DTYPE",
             metavar="TYPE",
-            help="Of the KV cache: f32, f16, bf16, int8; default --dtype, or f16 if weights are "
+            help="KV cache: f32, f16, bf16, int8; default --dtype, or f16 if weights are "
             "quantised.",
         ),
     ] = None,
@@ -101,7 +101,7 @@ def compile_model(
         typer.Option(
             "--dynamic-shapes",
             envvar="EDGEC_DYNAMIC_SHAPES",
-            help="Where prompts are padded: input (the model's), op (each op's) or none.",
+            help="Place where prompts are padded: input (the model's), op (each op's) or none.",
         ),
     ] = "input",
     quantize: Annotated[
@@ -252,7 +252,7 @@ _MUCH = 0.05
 
 
 def _unquantized(manifest: Manifest) -> str:
-    """What a large share of the weights' bytes is left as floats, in a sentence; or nothing."""
+    """A sentence about a large share of the weights' bytes that is left as floats; or nothing."""
     kept = int(manifest.quantization.get("unquantized_bytes", 0))
     share = kept / max(1, manifest.memory.weights)
     if share < _MUCH:

@@ -1,4 +1,4 @@
-"""What `run` and `chat` share: opening a session, streaming an answer, its timings as a line."""
+"""Shared by `run` and `chat`: opening a session, streaming an answer, its timings as a line."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass
 class _State:
-    """What `main` must know about the command line when it explains an error."""
+    """Facts about the command line that `main` needs when it explains an error."""
 
     verbose: bool = field(default=False)
 
@@ -55,7 +55,7 @@ Verbose = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 CacheDir = Annotated[
     Path | None,
-    typer.Option("--cache-dir", envvar="EDGEC_CACHE_DIR", help="Where compiled models are kept."),
+    typer.Option("--cache-dir", envvar="EDGEC_CACHE_DIR", help="Folder of compiled models."),
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", envvar="EDGEC_OFFLINE", help="Use downloaded files only.")
