@@ -20,8 +20,8 @@ __all__ = [
     "ExpectedTensors",
     "check_weights",
     "expected_tensors",
-    "own_tensors",
     "tensors_of",
+    "untied_tensors",
 ]
 
 _log = logging.getLogger("edgec.models")
@@ -182,7 +182,7 @@ def _ignored(model: Any) -> Iterator[str]:
         yield r"(^|\.)position_ids$"
 
 
-def own_tensors(expected: ExpectedTensors, source: WeightSource) -> list[str]:
+def untied_tensors(expected: ExpectedTensors, source: WeightSource) -> list[str]:
     """The tied parameters for which a checkpoint has other values than for what they are tied to.
 
     transformers does not tie these, whatever the configuration says: they are fine-tuned or merged
