@@ -1,4 +1,4 @@
-"""Plug point 5: what modelling code leaves to kernels, where a layer keeps more than rows.
+"""Plug point 5: hooks for functions that modelling code leaves to kernel libraries.
 
 transformers marks the functions that a fast kernel may replace: the causal convolution, the scans
 of Mamba, the gated delta rule. Their names and signatures are those of the kernels' libraries, the

@@ -59,7 +59,7 @@ def check_config(config: Any) -> None:
     """Refuses a configuration that routes each token to more experts than a layer has.
 
     Raises:
-        ModelError: so it is; names the operator that would choose them.
+        ModelError: k exceeds the number of experts; names the operator that would choose them.
     """
     counts = [getattr(config, key, None) for key in EXPERT_COUNT_KEYS]
     chosen = [getattr(config, key, None) for key in _CHOSEN_KEYS]

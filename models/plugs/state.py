@@ -413,7 +413,7 @@ class BatchState(SequenceState):
 
 
 class _NotSplit(dict[str, torch.Tensor]):
-    """Stands for the buffers of a whole batch, which there are not."""
+    """Placeholder: a batch has no buffers of its own."""
 
     def __missing__(self, name: str) -> torch.Tensor:
         raise ModelError(

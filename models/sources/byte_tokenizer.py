@@ -8,7 +8,7 @@ from typing import Any
 
 from edgec.errors import InputError
 
-__all__ = ["SPECIAL_IDS", "byte_tokenizer_files"]
+__all__ = ["SPECIALS", "SPECIAL_IDS", "byte_tokenizer_files"]
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT, _, IM_END = range(256, 259)
