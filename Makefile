@@ -36,6 +36,7 @@ test-all: setup vulkan chromium lint  ## the slow tests too: an hour or more on 
 lint: setup
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --diff . ; echo "run: make format" >&2; exit 1; }
+	@$(BIN)/python scripts/check_docstrings.py
 	@$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
 	@$(BIN)/lint-imports --no-logo >build/lint-imports.log 2>&1 || { cat build/lint-imports.log >&2; exit 1; }
 	@$(BIN)/mypy --no-error-summary

@@ -1,4 +1,4 @@
-"""What moved between two results of the same benchmark on the same machine.
+"""The differences between two results of the same benchmark on the same machine.
 
     python benchmarks/compare.py OLD.json NEW.json
 

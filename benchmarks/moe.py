@@ -1,4 +1,4 @@
-"""What routing costs: grouped products, decode and topk against what they could be at best.
+"""The cost of routing: grouped products, decode and topk against what they could be at best.
 
     python benchmarks/moe.py -o moe.json              # all, granite-3.1-1b-a400m in f16 and int8
     python benchmarks/moe.py --layers 4 --only decode # a quick look

@@ -1,4 +1,4 @@
-"""What the engines of the comparison run: environments, and one model converted for each.
+"""The environments and models that the engines of the comparison run.
 
 Everything is made at its first use, under the folder of a `Setup`. What cannot be made is an
 `AbsentError` with the reason.
@@ -32,7 +32,7 @@ class AbsentError(Exception):
 
 @dataclass
 class Setup:
-    """Where things are made, and what for."""
+    """The folders in which things are made, and what for."""
 
     cache: Path
     model: str
@@ -131,7 +131,7 @@ def gguf_model(setup: Setup, kind: str) -> Path:
 
 
 def openvino_model(setup: Setup, kind: str) -> Path:
-    """What OpenVINO GenAI makes of the GGUF file, saved, so that loading does not convert."""
+    """OpenVINO GenAI's model of the GGUF file, saved, so that loading does not convert."""
     python = environment(setup, "openvino", ("openvino-genai",))
     source = gguf_model(setup, kind)
 
@@ -152,7 +152,7 @@ def openvino_model(setup: Setup, kind: str) -> Path:
 
 
 def onnx_model(setup: Setup, kind: str) -> Path:
-    """What the model builder of ONNX Runtime GenAI makes of the folder."""
+    """The folder that ONNX Runtime GenAI's model builder makes."""
     packages = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir")
     python = environment(setup, "onnxruntime", packages, torch=True)
     precision = "fp32" if kind == "f16" else kind

@@ -159,7 +159,7 @@ def started(setup: Setup, kind: str, wanted: list[Engine], rows: dict[str, Any])
 
 
 def _bytes(model: Path, engine: Engine) -> int:
-    """What the model's files with weights take."""
+    """Bytes of the model's files with weights."""
     if model.is_file():
         return model.stat().st_size
     suffixes = (".irpa", ".safetensors", ".bin", ".data", ".onnx")

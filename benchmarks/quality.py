@@ -1,4 +1,4 @@
-"""What quantisation costs in quality: perplexity and agreement with f32, for every format.
+"""The cost of quantisation in quality: perplexity and agreement with f32, for every format.
 
     python benchmarks/quality.py [MODEL_FOLDER] [--text FILE] [--gguf FILE ...] [--json OUT]
 

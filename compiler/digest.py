@@ -1,4 +1,4 @@
-"""What makes two builds the same."""
+"""Digests by which two builds are known to be the same."""
 
 from __future__ import annotations
 

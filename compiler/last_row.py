@@ -43,7 +43,7 @@ def keep_last_row(program: torch.export.ExportedProgram) -> None:
 
 
 def _picked(node: fx.Node) -> tuple[fx.Node, int, fx.Node] | None:
-    """What a row is picked from, along which dimension, and its index i64 [1]."""
+    """The tensor that a row is picked from, along which dimension, and its index i64 [1]."""
     args: tuple[Any, ...] = node.args
     if node.target == aten.index.Tensor:
         source, indices = args[0], args[1]
@@ -135,7 +135,7 @@ class _Rows:
         return self._again(node, {a: self.row(a, dim) for a in node.all_input_nodes})
 
     def _attention(self, node: fx.Node, query: fx.Node) -> fx.Node | None:
-        """Of one query: its position is the start of its block."""
+        """Attends for one query: its position is the start of its block."""
         index: Any = self._index
         while index.target in (aten.view.default, aten.reshape.default, aten.unsqueeze.default):
             index = index.args[0]

@@ -1,4 +1,4 @@
-"""Where quantised weights meet the archive and the manifest."""
+"""Puts quantised weights into the archive and describes them in the manifest."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class StoredWeights:
         if matrix.experts:
             slices = self._weights.read_experts(name, matrix.experts)
             each = (s.T if matrix.transposed else s for s in slices)
-            packed, scales = quantize_experts(name, each, matrix.experts, matrix.form)
+            packed, scales = quantize_experts(name, each, matrix.experts, matrix.weight_format)
         else:
             packed, scales = self._weights.read_quantized(name) or quantize(
-                name, self._weights.read(name), matrix.form
+                name, self._weights.read(name), matrix.weight_format
             )
         self._waiting[name + WEIGHT_SCALES] = scales
         return packed
@@ -71,11 +71,11 @@ class StoredWeights:
 
 def weight_formats(model: LoadedModel) -> list[str]:
     """The formats of the model's quantised matrices, by name: int4, int8, both or none."""
-    return sorted({f"int{matrix.form.bits}" for matrix in model.quantized.values()})
+    return sorted({f"int{matrix.weight_format.bits}" for matrix in model.quantized.values()})
 
 
 def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> dict[str, str]:
-    """What the manifest says about the weights' format.
+    """The manifest's record of the weights' format.
 
     `unquantized` names the matrices that are left as floats, those of modules that edgec leaves
     alone, and `unquantized_bytes` says how much of the archive they are.
@@ -83,8 +83,10 @@ def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> di
     """
     if not model.quantized:
         return {"weights": "none"}
-    forms = {matrix.form for matrix in model.quantized.values()}
-    plain_experts = any(m.experts and not m.form.zero_points for m in model.quantized.values())
+    formats = {matrix.weight_format for matrix in model.quantized.values()}
+    plain_experts = any(
+        m.experts and not m.weight_format.zero_points for m in model.quantized.values()
+    )
     zero_points = "f16, experts none" if plain_experts else "f16"
     scales = {id(matrix.scales) for matrix in model.quantized.values()}
     kept = [
@@ -97,9 +99,9 @@ def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> di
     ]
     return {
         "weights": ", ".join(weight_formats(model)),
-        "group_size": ", ".join(sorted({str(form.group or "channel") for form in forms})),
+        "group_size": ", ".join(sorted({str(each.group or "channel") for each in formats})),
         "scales": "f16",
-        "zero_points": zero_points if any(form.zero_points for form in forms) else "none",
+        "zero_points": zero_points if any(each.zero_points for each in formats) else "none",
         "layout": LAYOUT,
         "activations": ", ".join(f"{t.name} {_activations(t)}" for t in targets),
         "unquantized": ", ".join(kept),

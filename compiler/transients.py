@@ -1,4 +1,4 @@
-"""What a call allocates besides weights and state, read off the program itself.
+"""Memory that a call allocates besides weights and state, read off the program itself.
 
 Scheduled for a device, in IREE's stream dialect, a function allocates its intermediate results in
 a few `stream.resource.alloca`, whose sizes are constants or follow from the prompt's length and

@@ -1,1 +1,1 @@
-"""What is computed: configurations, HF's modelling code with edgec's plug points, weights."""
+"""The computation: configurations, HF's modelling code with edgec's plug points, weights."""

@@ -20,7 +20,7 @@ _TABLES = (NarrowEmbedding, QuantizedEmbedding, nn.Embedding)
 
 @dataclass(frozen=True)
 class Usage:
-    """What one token uses of each parameter.
+    """The share of each parameter that one token uses.
 
     Attributes:
         experts: Experts in a layer, the most where layers differ; 0 for a dense model.

@@ -81,7 +81,7 @@ def _counts_padding(model: nn.Module) -> bool:
 
 
 def place(error: BaseException) -> str:
-    """Where in modelling code an error came from, for a message.
+    """The place in modelling code that an error came from, for a message.
 
     Returns:
         The innermost line and layer, ` (modeling_zaya.py:232, layer 0)`; empty if there is none.

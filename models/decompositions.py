@@ -48,7 +48,7 @@ def _softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any
 
 
 def _logsumexp(x: torch.Tensor, dim: list[int], keepdim: bool = False) -> torch.Tensor:
-    """Of rows in which something is finite. The importer knows the operator, IREE does not."""
+    """Log-sum-exp of rows with a finite element. The importer knows the operator, IREE does not."""
     most = x.amax(dim, keepdim=True)
     result = most + (x - most).exp().sum(dim, keepdim=True).log()
     return result if keepdim else result.squeeze(dim)
@@ -128,7 +128,7 @@ def _new_ones(x: torch.Tensor, size: list[int], **kwargs: Any) -> Any:
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """What only checks, at run time, what export has checked."""
+    """Drops an assertion: export has checked it already."""
 
 
 def _repeat_interleave(x: torch.Tensor, repeats: Any, dim: int | None = None, **_: Any) -> Any:

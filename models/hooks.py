@@ -1,4 +1,4 @@
-"""Plug point 5: what modelling code leaves to kernels, where a layer keeps more than rows.
+"""Plug point 5: hooks for functions that modelling code leaves to kernel libraries.
 
 transformers marks the functions that a fast kernel may replace: the causal convolution, the scans
 of Mamba, the gated delta rule. Their names and signatures are those of the kernels' libraries, the
@@ -40,7 +40,7 @@ def installed(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for name in {type(m).__module__ for m in model.modules()}:
             namespace = vars(sys.modules[name])
-            ours = {k: f for k, f in _KERNELS.items() if callable(namespace.get(k))}
+            ours = {k: f for k, f in _FUNCTIONS.items() if callable(namespace.get(k))}
             if ours and not name.startswith("torch."):
                 stack.enter_context(mock.patch.dict(namespace, ours))
             for (layer, method), function in REPLACED.items():
@@ -303,7 +303,7 @@ REPLACED: dict[tuple[str, str], Callable[..., Any]] = {
 }
 """By class and method, for the few families that leave no function to replace."""
 
-_KERNELS: dict[str, Callable[..., Any]] = {
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "causal_conv1d_fn": _causal_conv1d_fn,
     "causal_conv1d_update": _causal_conv1d_update,
     "chunk_kimi_delta_attention": _gated_delta_rule,
@@ -315,4 +315,4 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "torch_chunk_gated_delta_rule": _gated_delta_rule,
     "torch_recurrent_gated_delta_rule": _gated_delta_rule,
 }
-"""What modelling code calls each of them."""
+"""The functions here by the names that modelling code calls."""

@@ -21,8 +21,8 @@ from edgec.models.plugs.discovery import Discovery
 from edgec.models.plugs.linear import QuantizedMatrix, narrow_weights
 from edgec.models.plugs.rotary import add_long_frequencies
 from edgec.models.plugs.state import SequenceState
-from edgec.models.probe import check_own_attention
-from edgec.models.weights.check import ExpectedTensors, own_tensors, tensors_of
+from edgec.models.probe import check_native_attention
+from edgec.models.weights.check import ExpectedTensors, tensors_of, untied_tensors
 from edgec.models.weights.quantize import WeightFormat
 from edgec.models.weights.source import WeightSource
 
@@ -31,8 +31,8 @@ __all__ = ["LoadedModel", "load"]
 _log = logging.getLogger("edgec.models")
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
-_OWN_ATTENTION = "eager"
-"""What transformers calls a family's own attention code."""
+_NATIVE_ATTENTION = "eager"
+"""transformers' name for a family's own attention code."""
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -86,7 +86,7 @@ _UNEXPLAINED = "not supported until the cause is found"
 def load(
     config: Any,
     dtype: str,
-    form: WeightFormat | None = None,
+    weight_format: WeightFormat | None = None,
     *,
     embeddings: WeightFormat | Literal["same"] | None = "same",
     stored: Mapping[str, WeightFormat] | None = None,
@@ -99,7 +99,7 @@ def load(
     Args:
         config: A transformers configuration.
         dtype: f32, f16 or bf16, for matrices that are not quantised.
-        form: How matrices are quantised; None: they are not.
+        weight_format: How matrices are quantised; None: they are not.
         embeddings: The format of embedding tables and `lm_head`, where it is another.
         stored: Matrices that the checkpoint has as integers already, by its names: they keep that
             format.
@@ -121,7 +121,7 @@ def load(
     given = (
         config,
         dtype,
-        form,
+        weight_format,
         embeddings,
         stored or {},
         weights,
@@ -141,7 +141,7 @@ def load(
 def _load(
     config: Any,
     dtype: str,
-    form: WeightFormat | None,
+    weight_format: WeightFormat | None,
     embeddings: WeightFormat | Literal["same"] | None,
     stored: Mapping[str, WeightFormat],
     weights: WeightSource | None,
@@ -150,15 +150,15 @@ def _load(
     native_attention: bool,
 ) -> LoadedModel:
     """`load`; with `native_attention` the model's own code attends (see `Discovery`)."""
-    implementation = _OWN_ATTENTION if native_attention else attention.IMPLEMENTATION
+    implementation = _NATIVE_ATTENTION if native_attention else attention.IMPLEMENTATION
     try:
         module = _without_weights(copy.deepcopy(config), implementation, trust_remote_code)
     except Exception as error:
         raise (_unbuildable if native_attention else _unsupported)(config, error) from error
     if native_attention:
-        check_own_attention(config, trust_remote_code=trust_remote_code)
+        check_native_attention(config, trust_remote_code=trust_remote_code)
     expected = tensors_of(module)
-    if weights is not None and (separate := own_tensors(expected, weights)):
+    if weights is not None and (separate := untied_tensors(expected, weights)):
         _untie(module, separate, quiet=native_attention)
         expected = tensors_of(module)
     own: dict[str, WeightFormat | None] = {}
@@ -169,8 +169,8 @@ def _load(
         for one, other in ((alias, name), (name, alias)):
             if one in kept:
                 kept.setdefault(other, kept[one])
-    quantized = narrow_weights(module, DTYPES[dtype], form, own | kept)
-    quantized |= experts.narrow_experts(module, DTYPES[dtype], form)
+    quantized = narrow_weights(module, DTYPES[dtype], weight_format, own | kept)
+    quantized |= experts.narrow_experts(module, DTYPES[dtype], weight_format)
     switches = add_long_frequencies(module)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, buffer in buffers.items():

@@ -18,7 +18,7 @@ from edgec.models.plugs.discovery import Discovery
 from edgec.models.plugs.state import SequenceState
 from edgec.models.tiny import shrunk, tiny_model
 
-__all__ = ["check_own_attention", "worst_error"]
+__all__ = ["check_native_attention", "worst_error"]
 
 _CAPACITY = 160
 _BLOCK = 32
@@ -27,7 +27,7 @@ _TOLERANCE = 1e-4  # of the range of the logits
 _CALLS = (33, 1, 1, 5, 32, 1)
 
 
-def check_own_attention(config: Any, *, trust_remote_code: bool = False) -> None:
+def check_native_attention(config: Any, *, trust_remote_code: bool = False) -> None:
     """Compares a miniature with transformers' cache and with edgec's.
 
     Args:

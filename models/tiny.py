@@ -250,7 +250,7 @@ def _sizes(values: dict[str, Any], names: dict[str, str]) -> Iterator[tuple[str,
 
 
 def _layers(values: dict[str, Any], key: str, total: int) -> dict[str, Any]:
-    """As many layers as there are kinds of them, by all that is listed layer by layer."""
+    """Sizes with as many layers as there are kinds, by all that is listed layer by layer."""
     small: dict[str, Any] = dict(_sizes(values, {}))
     lists = {
         k: small.get(k, v) for k, v in values.items() if isinstance(v, list) and len(v) == total
@@ -300,7 +300,7 @@ def _smaller(values: dict[str, Any], width: int, small: int) -> dict[str, Any]:
     total = values.get("num_hidden_layers", values.get("depth"))
 
     def first(key: str, value: Any) -> Any:
-        """What is said of all layers, said of one."""
+        """A value for all layers, cut down to one layer."""
         if key in ("num_hidden_layers", "depth"):
             return 1
         if "out" in key and value == width:

@@ -1,4 +1,4 @@
-"""What the rules of `edgec.models.tiny` cannot know about a family, with the reason."""
+"""Facts of families that the rules of `edgec.models.tiny` cannot know, each with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which passes there are: name to class, loaded when used."""
+"""The passes by name: each name to its class, loaded when used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the passes share: walking, replacing, instantiating MLIR text as private functions."""
+"""Helpers that the passes share: walking, replacing, MLIR text as private functions."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class BenchTest:
 
     @property
     def name(self) -> str:
-        """As llama-bench writes it: `pp512`, `tg128 @ d512`, `pp512+tg128`."""
+        """The name in llama-bench's notation: `pp512`, `tg128 @ d512`, `pp512+tg128`."""
         parts = [f"pp{self.n_prompt}"] * (self.n_prompt > 0) + [f"tg{self.n_gen}"] * (
             self.n_gen > 0
         )

@@ -18,7 +18,7 @@ from edgec.json_files import read_json
 __all__ = ["TO_THE_END", "GenerationConfig", "check_integer", "check_number"]
 
 TO_THE_END = -1
-"""As `max_new_tokens`: until the context is full."""
+"""The value of `max_new_tokens` that means: until the context is full."""
 
 _ALIASES = {
     "max_tokens": "max_new_tokens",

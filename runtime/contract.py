@@ -1,4 +1,4 @@
-"""What a manifest says, against itself and what the runtime can run: checked before native code.
+"""Checks a manifest against itself and what the runtime can run, before native code.
 
 Numbers that do not fit each other would be found by nobody: a call would read another row, or past
 the end of a buffer. The program checks the shapes of what it is given, and takes no token for a row

@@ -1,4 +1,4 @@
-"""What the CPU at hand can execute, and whether it suffices for a program.
+"""The features of the CPU at hand, and whether it suffices for a program.
 
 A program compiled for instructions that the CPU lacks would die of SIGILL somewhere inside a
 dispatch. It is refused by name before it is loaded.

@@ -42,7 +42,7 @@ DEFAULT_MAX_QUEUE = 64
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What an engine is doing and has done since it was made.
+    """Figures about an engine: its present work, and its totals since it was made.
 
     Args:
         queued: Requests that wait for memory.
@@ -256,7 +256,7 @@ class Engine:
         return encode_prompt(self.model, prompt, chat_template_kwargs)
 
     def stats(self) -> EngineStats:
-        """What the engine does and has done. Cheap, and does not wait for the model."""
+        """Figures about the present work and the totals. Cheap, and does not wait for the model."""
         with self._changed:
             running = tuple(self._scheduler.running)
             prefilling = sum(job.prefilling for job in running)

@@ -120,7 +120,7 @@ class Generation:
         return StreamChunk(piece, token, finish, self.result(finish), logprobs)
 
     def result(self, finish: FinishReason) -> GenerationResult:
-        """What has been generated so far, as a result that ended for `finish`."""
+        """The text and tokens so far, as a result that ended for `finish`."""
         usage = Usage(self._prompt_tokens, len(self.tokens), self._cached)
         text = "".join(self._pieces)
         return GenerationResult(text, tuple(self.tokens), finish, usage, self._timings(usage))

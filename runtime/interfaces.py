@@ -1,4 +1,4 @@
-"""What a sequence needs of a program. `LoadedProgram` is the one; tests bring others."""
+"""Protocols of a program as a sequence uses it. `LoadedProgram` is the one; tests bring others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["CompiledProgram", "Output", "State"]
 
 
 class Output(Protocol):
-    """What a queued call will have left on the device for one sequence; reading it waits."""
+    """A queued call's result on the device for one sequence; reading it waits."""
 
     def wait(self) -> None:
         """Waits until the call is done."""

@@ -19,7 +19,7 @@ __all__ = ["PhaseCounters", "PhaseLog", "SequencePhase"]
 
 
 class SequencePhase(enum.Enum):
-    """What a sequence is doing, or did last."""
+    """The present or last activity of a sequence."""
 
     CREATED = "created"
     PREFILL = "prefill"
@@ -48,7 +48,7 @@ _TRANSITIONS: dict[SequencePhase, frozenset[SequencePhase]] = {
 
 @dataclass
 class PhaseCounters:
-    """What a sequence did in one phase since it was made.
+    """The totals of a sequence in one phase since it was made.
 
     Args:
         entries: How often the phase was entered.

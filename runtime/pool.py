@@ -21,7 +21,7 @@ _log = logging.getLogger("edgec.engine")
 
 @dataclass
 class PoolCounters:
-    """What became of sequences: made, given up for others' memory, or for their age."""
+    """Counts of sequences: made, given up for others' memory, or for their age."""
 
     created: int = 0
     reused: int = 0

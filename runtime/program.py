@@ -53,7 +53,7 @@ class _Logits:
 
 
 class DeviceOutput:
-    """What a call will have left for one of its sequences: reading it waits for the call."""
+    """A call's result for one of its sequences: reading it waits for the call."""
 
     def __init__(self, state: StateBuffers, logits: _Logits, row: int) -> None:
         self._state = state

@@ -1,4 +1,4 @@
-"""Which sequence computes next. No threads and no clock of its own: `Engine` drives it."""
+"""Chooses the sequence that computes next. It has no threads: `Engine` drives it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Counters", "Job", "Scheduler"]
 
 @dataclass
 class Counters:
-    """What a scheduler has done so far. Tokens are true ones, without padding."""
+    """Totals of a scheduler. Tokens are true ones, without padding."""
 
     completed: int = 0
     cancelled: int = 0
@@ -53,7 +53,7 @@ class Job:
     score_only: bool = False
     """Whether nothing is generated after that."""
     deadline: float | None = None
-    """As of `time.perf_counter`."""
+    """A time of `time.perf_counter`."""
     started: float = field(default_factory=time.perf_counter)
     sequence: Sequence | None = None
     generation: Generation | None = None

@@ -121,7 +121,7 @@ class Sequence:
 
     @property
     def counters(self) -> Mapping[SequencePhase, PhaseCounters]:
-        """What was done in each phase since the sequence was made."""
+        """The totals of each phase since the sequence was made."""
         return self._log.counters
 
     @property
@@ -296,7 +296,7 @@ class Sequence:
         return self._checkpoint if self._checkpoint <= common and self._can_roll_back() else 0
 
     def copyable(self, prompt: Seq[int]) -> int:
-        """As `reusable`, of what is there without going back to the checkpoint."""
+        """The part of `reusable` that is there without going back to the checkpoint."""
         common = self.common(prompt)
         aligned = self._aligned(common)
         if self.can_truncate(aligned):

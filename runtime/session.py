@@ -156,7 +156,7 @@ class Session:
 
     @property
     def phase(self) -> SequencePhase:
-        """What the session's sequence is doing, or did last."""
+        """The present or last activity of the session's sequence."""
         return self.sequence.phase
 
     @property

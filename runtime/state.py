@@ -1,4 +1,4 @@
-"""What one sequence has on a device: its state buffers, its tokens, and its calls in order.
+"""One sequence on a device: its state buffers, its tokens, and its calls in order.
 
 The buffers are allocated and zeroed on the device, and updated in place by the program. Calls are
 queued one behind the other by a timeline semaphore of the sequence's own, so that the host need
@@ -323,7 +323,7 @@ def _checkpoint_bytes(spec: StateBuffer) -> int:
 
 
 def _parts(spec: StateBuffer, length: int) -> list[tuple[int, int, int]]:
-    """What a checkpoint copies, as offsets in the buffer and in the copy, and sizes, in bytes.
+    """The pieces that a checkpoint copies: offsets in the buffer and in the copy, sizes, in bytes.
 
     Of a ring the last rows of the window, in two parts where they go past its end; else all.
     """

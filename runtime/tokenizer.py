@@ -21,7 +21,7 @@ _REPLACED = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),
     (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
 )  # fmt: skip
-"""What transformers' clean_up_tokenization_spaces replaces, in this order."""
+"""The replacements of transformers' clean_up_tokenization_spaces, in this order."""
 
 
 class TextTooLong(InputError):
@@ -225,7 +225,7 @@ class Detokenizer:
         return self._difference(hold=True)
 
     def finish(self) -> str:
-        """What is still held back: an incomplete character shows as U+FFFD."""
+        """The text still held back: an incomplete character shows as U+FFFD."""
         return self._difference(hold=False)
 
     def _difference(self, *, hold: bool) -> str:

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 IREE_ERRORS = (RuntimeError, ValueError, LookupError, OSError)
-"""What the bindings make of a status that is not OK."""
+"""The exceptions that the bindings raise for a status that is not OK."""
 
 
 def upload_tokens(device: Any, tokens: npt.NDArray[np.int32]) -> Any:

@@ -80,7 +80,7 @@ NEXT = ["What comes after this? {}", "What follows? {}", "And then? {}", "Contin
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a bundled model is made of, and how it is trained."""
+    """The ingredients of a bundled model, and how it is trained."""
 
     model_type: str
     config: dict[str, object]
@@ -224,7 +224,7 @@ class Chats:
 
 
 def chatml(messages: list[dict[str, str]]) -> str:
-    """What the chat template makes of the messages."""
+    """The chat template's text of the messages."""
     return "".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in messages)
 
 

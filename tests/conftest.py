@@ -1,4 +1,4 @@
-"""What all tests share: a private cache, a compiled bundled model, and quiet for timing tests.
+"""Fixtures that all tests share: a private cache, a compiled bundled model, quiet for timing tests.
 
 Tests run in several processes (pytest-xdist). They share one temporary folder, which the first
 process makes and names in the environment for the others.

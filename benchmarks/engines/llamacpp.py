@@ -54,5 +54,5 @@ def _quiet(level: int, text: bytes, data: object) -> None:
 
 
 def version() -> str:
-    """That of the bindings, which say which llama.cpp they were made with."""
+    """The version of the bindings, which say which llama.cpp they were made with."""
     return f"llama-cpp-python {llama_cpp.__version__}"

@@ -85,7 +85,7 @@ def speed(session: Session, repetitions: int) -> list[dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    """What the drivers say of the first device of each kind."""
+    """The drivers' description of the first device of each kind."""
     found: dict[str, Any] = {}
     try:
         found["cuda"] = vars(cuda_device())

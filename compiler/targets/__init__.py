@@ -1,4 +1,4 @@
-"""What a program can be compiled for: one file per kind of target."""
+"""The targets that a program can be compiled for: one file per kind of target."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parse_targets(text: str) -> tuple[Target, ...]:
 
 
 def requirements(target: Target, program: Path) -> dict[str, str]:
-    """What a device must have to run a compiled program: the target's, and the program's own."""
+    """The needs of a compiled program on its device: the target's, and the program's own."""
     module = import_module(TARGETS[target.name])
     own = getattr(module, "requirements", None)
     return {**target.requirements, **(own(program) if own else {})}

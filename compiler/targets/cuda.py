@@ -13,7 +13,7 @@ from edgec.passes import INPUT_PIPELINE, TORCH_PIPELINE
 __all__ = ["ARCHITECTURES", "target"]
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89")
-"""What IREE's table has of the architectures with tensor cores for f16 and bf16."""
+"""The architectures with tensor cores for f16 and bf16, by IREE's table."""
 
 
 def target(variant: str) -> Target:

@@ -55,7 +55,7 @@ def target(variant: str) -> Target:
 
 
 def requirements(program: Path) -> dict[str, str]:
-    """What a compiled program's shaders declare that they need, read from the program itself."""
+    """The needs that a compiled program's shaders declare, read from the program itself."""
     declared = spirv.capabilities(program.read_bytes())
     return {"capabilities": ",".join(sorted(declared))}
 

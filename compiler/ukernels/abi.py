@@ -43,7 +43,7 @@ def abi_header(source: str) -> str:
 
 
 def _definition(kernel: Kernel) -> str:
-    """What `KERNEL` becomes: the function that IREE calls, and the head of what it calls."""
+    """The expansion of `KERNEL`: the function that IREE calls, and the head of what it calls."""
     scalars = [f"size_t {name}" for name in kernel.sizes]
     scalars += [f"float {name}" for name in kernel.floats]
     scalars += [f"size_t {name}" for name in kernel.places]

@@ -1,2 +1,2 @@
-// As without matrix products of integers: there are none here.
+// The same as without matrix products of integers: there are none here.
 #include "attention_aarch64_dotprod.c"

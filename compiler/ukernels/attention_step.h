@@ -1,4 +1,4 @@
-// What leads from the projections of a block of tokens to attention: RMS norm of each head's row of
+// All from the projections of a block of tokens to attention: RMS norm of each head's row of
 // query and key, their rotation by position, and the rows of key and value in the cache. For one
 // token a workgroup does that for its own heads and attends; for many it is a dispatch of its own.
 //

@@ -1,4 +1,4 @@
-// What all kernels' sources share.
+// Declarations that all kernels' sources share.
 //
 // Everything is freestanding: no libc, no globals, no thread-local storage. IREE calls each kernel
 // once a workgroup, on threads with stacks of 128 KB. `KERNEL(name)` in abi.h, which is written

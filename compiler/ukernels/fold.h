@@ -1,4 +1,4 @@
-// What linear layers compute besides products, in the same dispatch: the norm of their rows before,
+// Operations that linear layers fold into a product's dispatch: the norm of their rows before,
 // and afterwards a bias, a sum with another tensor, or one layer's activation times another layer.
 // Included by linear.h and quantized_linear.h.
 

@@ -1,4 +1,4 @@
-// What quantized_linear.h asks of a level, for AArch64 with dot products: sdot multiplies signed
+// The primitives of quantized_linear.h for AArch64 with dot products: sdot multiplies signed
 // weights by signed activations, four at a time.
 
 #include <arm_neon.h>

@@ -1,4 +1,4 @@
-"""What the kernels compute, in plain numpy: the tests' yardstick."""
+"""The kernels' results, computed in plain numpy: the tests' yardstick."""
 
 from __future__ import annotations
 

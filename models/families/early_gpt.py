@@ -54,7 +54,7 @@ def _openai_gpt(
 def _over_all_rows(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int, scale: float
 ) -> torch.Tensor:
-    """Of f32 `[1, heads, rows, width]` each query sees its position's row and those before."""
+    """Attention over f32 `[1, heads, rows, width]`: a query sees its own row and those before."""
     position = active_state().start + torch.arange(query.shape[2], device=query.device)[:, None]
     row = torch.arange(key.shape[2], device=query.device)
     visible = row <= position

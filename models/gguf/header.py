@@ -96,7 +96,7 @@ class Values:
 
 
 class Header:
-    """What a file says: `metadata` by key, `tensors` by name.
+    """The content of a header: `metadata` by key, `tensors` by name.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""What a GGUF file says about its model: configuration, tensor names, tokenizer.
+"""Configuration, tensor names and tokenizer of the model in a GGUF file.
 
 What a key means, and what holds where it is missing, is as in llama.cpp's `llama-model.cpp`.
 """

@@ -19,7 +19,7 @@ _REMEDY = "compile the original model with --quantize int4"
 
 
 def rope_parameters(file: GgufFile, keys: ModelKeys, config: Any) -> dict[str, Any]:
-    """What the file says beside the base of the frequencies, to be added to the configuration's.
+    """The file's settings beside the base of the frequencies, to be added to the configuration's.
 
     Args:
         file: The file.

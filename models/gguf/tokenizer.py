@@ -49,7 +49,7 @@ _END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 @dataclass(frozen=True)
 class _Model:
-    """What `tokenizer.ggml.model` stands for where the file says no more.
+    """The defaults that `tokenizer.ggml.model` stands for where the file says no more.
 
     Attributes:
         bos: Its id, if that token is one of control.

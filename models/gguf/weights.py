@@ -102,7 +102,7 @@ def _q4_k(blocks: torch.Tensor) -> _Unpacked:
 def _with_zero_points(
     integers: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor
 ) -> _Unpacked:
-    """Of `scale q + offset`; scale and offset are f32 `[rows, K / 32]`."""
+    """Integers with `scale q + offset`; scale and offset are f32 `[rows, K / 32]`."""
     s, z, flat = halves(scale, offset)
     integers = integers.view(*s.shape, -1).masked_fill(flat[..., None], 0)
     return _Unpacked(_flat(integers), torch.stack([s, z]))

@@ -1,4 +1,4 @@
-"""What a model's discovery run notes: the state that it keeps and the masks that it asks for.
+"""The notes of a model's discovery run: the state that it keeps and the masks that it asks for.
 
 A model is first run once on the meta device. From what each layer wants to keep come the state's
 buffers, so that no family needs a table of its shapes.
@@ -18,7 +18,7 @@ __all__ = ["CausalMask", "Discovery", "Kept"]
 
 @dataclass(frozen=True)
 class CausalMask:
-    """What stands in for a mask tensor: causal, within `window` tokens where that is not 0.
+    """Placeholder for a mask tensor: causal, within `window` tokens where that is not 0.
 
     Models ask for masks that no layer uses. So one that is neither is refused where it is used:
     `supported` is false.
@@ -49,7 +49,7 @@ class Kept:
 
 @dataclass
 class Discovery:
-    """What a model asked for, in the order in which it asked.
+    """Everything that a model asked for, in the order in which it asked.
 
     Attributes:
         state: What is kept, by buffer name.

@@ -47,7 +47,7 @@ IMPLEMENTATION = "edgec"
 _CHOSEN_KEYS = ("num_experts_per_tok", "moe_k", "moe_topk")
 _MATRICES = ("gate_up_proj", "up_proj", "down_proj")
 _FEATURES = "_features"
-"""What follows a quantised matrix's name in that of its number of rows, which its panels hide."""
+"""Suffix of the attribute with a quantised matrix's number of rows, which its panels hide."""
 
 
 def install() -> None:
@@ -59,7 +59,7 @@ def check_config(config: Any) -> None:
     """Refuses a configuration that routes each token to more experts than a layer has.
 
     Raises:
-        ModelError: so it is; names the operator that would choose them.
+        ModelError: k exceeds the number of experts; names the operator that would choose them.
     """
     counts = [getattr(config, key, None) for key in EXPERT_COUNT_KEYS]
     chosen = [getattr(config, key, None) for key in _CHOSEN_KEYS]
@@ -81,14 +81,14 @@ def expert_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def narrow_experts(
-    model: nn.Module, dtype: torch.dtype, form: WeightFormat | None = None
+    model: nn.Module, dtype: torch.dtype, weight_format: WeightFormat | None = None
 ) -> dict[str, QuantizedMatrix]:
     """Stores the experts' matrices of a model on the meta device narrower, in place.
 
     Args:
         model: With float parameters.
-        dtype: What matrices are stored in, unless `form` is given.
-        form: The format of quantised matrices; experts have no zero points.
+        dtype: What matrices are stored in, unless `weight_format` is given.
+        weight_format: The format of quantised matrices; experts have no zero points.
 
     Returns:
         The quantised matrices by the name of the parameter that they replace.
@@ -99,12 +99,12 @@ def narrow_experts(
     quantized: dict[str, QuantizedMatrix] = {}
     for prefix, module in expert_modules(model).items():
         for name, matrix in _matrices(module).items():
-            if form is None:
+            if weight_format is None:
                 empty = torch.empty(matrix.shape, dtype=dtype, device=matrix.device)
                 setattr(module, name, nn.Parameter(empty, requires_grad=False))
                 continue
             full = f"{prefix}.{name}"
-            own = dataclasses.replace(form, zero_points=False)
+            own = dataclasses.replace(weight_format, zero_points=False)
             stored = _quantized(full, matrix, own, bool(module.is_transposed))
             setattr(module, name, stored.packed)
             module.register_parameter(f"{name}{WEIGHT_SCALES}", stored.scales)
@@ -114,7 +114,7 @@ def narrow_experts(
 
 
 def _quantized(
-    name: str, matrix: nn.Parameter, form: WeightFormat, transposed: bool
+    name: str, matrix: nn.Parameter, weight_format: WeightFormat, transposed: bool
 ) -> QuantizedMatrix:
     """The parameters, on the meta device, of each expert's matrix quantised by itself."""
     count, rows, columns = matrix.shape
@@ -123,12 +123,12 @@ def _quantized(
     packed, scales = (
         nn.Parameter(torch.empty(count, *shape, dtype=t, device="meta"), requires_grad=False)
         for shape, t in (
-            (form.packed_shape(rows, columns), torch.int8),
-            (form.scales_shape(name, rows, columns), torch.float16),
+            (weight_format.packed_shape(rows, columns), torch.int8),
+            (weight_format.scales_shape(name, rows, columns), torch.float16),
         )
     )
     return QuantizedMatrix(
-        rows, columns, form, packed, scales, experts=count, transposed=transposed
+        rows, columns, weight_format, packed, scales, experts=count, transposed=transposed
     )
 
 
@@ -139,7 +139,7 @@ def _matrices(module: nn.Module) -> dict[str, nn.Parameter]:
 
 @dataclass(frozen=True)
 class _Routing:
-    """Where the rows of a block of tokens go.
+    """The places to which the rows of a block of tokens go.
 
     Attributes:
         offsets: i32 `[experts + 1]`, the start of each expert's rows, for `grouped_matmul`.

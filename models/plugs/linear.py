@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 WEIGHT_SCALES = "_scales"
-"""What follows the name of a quantised parameter in that of its scales."""
+"""Suffix that makes a quantised parameter's name that of its scales."""
 
 
 class NarrowLinear(nn.Module):
@@ -64,7 +64,7 @@ class QuantizedMatrix:
 
     rows: int
     columns: int
-    form: WeightFormat
+    weight_format: WeightFormat
     packed: nn.Parameter = field(repr=False)
     scales: nn.Parameter = field(repr=False)
     experts: int | None = None
@@ -133,7 +133,7 @@ class QuantizedEmbedding(_Quantized):
 def narrow_weights(
     model: nn.Module,
     dtype: torch.dtype,
-    form: WeightFormat | None = None,
+    weight_format: WeightFormat | None = None,
     own: Mapping[str, WeightFormat | None] | None = None,
 ) -> dict[str, QuantizedMatrix]:
     """Replaces the linear layers and embeddings of a model on the meta device, in place.
@@ -144,7 +144,7 @@ def narrow_weights(
     Args:
         model: With float parameters.
         dtype: What matrices are stored in that have no format.
-        form: The format of matrices; None: `dtype`.
+        weight_format: The format of matrices; None: `dtype`.
         own: Parameters that have another format, or none, by name.
 
     Returns:
@@ -162,17 +162,22 @@ def narrow_weights(
             narrowed[id(weight)] = nn.Parameter(empty, requires_grad=False)
         return narrowed[id(weight)]
 
-    def quantize(name: str, weight: nn.Parameter, form: WeightFormat) -> QuantizedMatrix:
+    def quantize(name: str, weight: nn.Parameter, weight_format: WeightFormat) -> QuantizedMatrix:
         if id(weight) not in quantized:
             rows, columns = weight.shape
             packed = torch.empty(
-                form.packed_shape(rows, columns), dtype=torch.int8, device=weight.device
+                weight_format.packed_shape(rows, columns), dtype=torch.int8, device=weight.device
             )
             scales = torch.empty(
-                form.scales_shape(name, rows, columns), dtype=torch.float16, device=weight.device
+                weight_format.scales_shape(name, rows, columns),
+                dtype=torch.float16,
+                device=weight.device,
             )
             first, second = (nn.Parameter(t, requires_grad=False) for t in (packed, scales))
-            quantized[id(weight)] = (name, QuantizedMatrix(rows, columns, form, first, second))
+            quantized[id(weight)] = (
+                name,
+                QuantizedMatrix(rows, columns, weight_format, first, second),
+            )
         return quantized[id(weight)][1]
 
     # A table that a subclass of nn.Embedding holds keeps its type, and so does a tied lm_head.
@@ -194,7 +199,7 @@ def narrow_weights(
             if isinstance(module, nn.Embedding):
                 continue
             replacement = NarrowLinear(weight, module.bias)
-        elif chosen := (own or {}).get(f"{name}.weight", form):
+        elif chosen := (own or {}).get(f"{name}.weight", weight_format):
             matrix = quantize(f"{name}.weight", weight, chosen)
             replacement = (
                 QuantizedEmbedding(matrix, module.padding_idx)

@@ -65,7 +65,7 @@ def installed(model: nn.Module, state: SequenceState) -> Iterator[None]:
 
 
 def _own_forward(module: nn.Module) -> Callable[..., Any] | None:
-    """What transformers' decorator was put around; None for a module without it."""
+    """The function that transformers' decorator wraps; None for a module without it."""
     function: Any = type(module).forward
     while function is not None and getattr(function, "__code__", None) is not _DECORATED:
         function = getattr(function, "__wrapped__", None)

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 CACHE_SCALES = ".scales"
-"""What follows the name of an i8 buffer in that of its scales."""
+"""Suffix that makes an i8 buffer's name that of its scales."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class SequenceState(Cache):
         return rows[0].transpose(0, 1)[None], rows[1].transpose(0, 1)[None]
 
     def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
-        """What a layer that attends to chosen positions only chooses them by.
+        """Keys by which a layer that attends to chosen positions only chooses them.
 
         Args:
             indexer_key_states: `[1, tokens, width]`, of the new tokens.
@@ -278,7 +278,7 @@ class SequenceState(Cache):
         conv_kernel_size: int | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        """What a convolution over the new tokens has to see, past and new.
+        """The columns that a convolution over the new tokens has to see, past and new.
 
         The update itself is left to the convolution (`taken`).
 
@@ -413,7 +413,7 @@ class BatchState(SequenceState):
 
 
 class _NotSplit(dict[str, torch.Tensor]):
-    """Stands for the buffers of a whole batch, which there are not."""
+    """Placeholder: a batch has no buffers of its own."""
 
     def __missing__(self, name: str) -> torch.Tensor:
         raise ModelError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgec.errors import InputError
 
-__all__ = ["SPECIAL_IDS", "byte_tokenizer_files"]
+__all__ = ["SPECIALS", "SPECIAL_IDS", "byte_tokenizer_files"]
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT, _, IM_END = range(256, 259)
@@ -17,7 +17,7 @@ SPECIAL_IDS = {
     "eos_token_id": END_OF_TEXT,
     "pad_token_id": END_OF_TEXT,
 }
-"""What a configuration says about the special tokens of `byte_tokenizer_files`."""
+"""The special tokens of `byte_tokenizer_files`, as a configuration gives them."""
 
 CHAT_TEMPLATE = """\
 {%- for message in messages %}

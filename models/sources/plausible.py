@@ -1,4 +1,4 @@
-"""What a model folder cannot be is refused before hours of work, by its small files alone."""
+"""Refuses an impossible model folder before hours of work, by its small files alone."""
 
 from __future__ import annotations
 

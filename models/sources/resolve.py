@@ -1,4 +1,4 @@
-"""What MODEL is: a hub id, a folder, a GGUF file, `package:`, `bundled:` or `preset:NAME`."""
+"""Finds MODEL: a hub id, a folder, a GGUF file, `package:`, `bundled:` or `preset:NAME`."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def check_name(
 
 
 def _kind(model: str) -> tuple[str, str]:
-    """What `model` is, and its name without the prefix."""
+    """The kind of source that `model` names, and its name without the prefix."""
     prefix, colon, name = model.partition(":")
     if colon and prefix == "preset":
         if name not in PRESETS:
@@ -323,7 +323,7 @@ _OTHER_INPUTS = ("vision_config", "audio_config", "image_config", "video_config"
 
 
 def _quantization(config: dict[str, Any]) -> dict[str, Any]:
-    """What `config.json` says about weights that are quantised already; empty if they are not."""
+    """The entry of `config.json` about weights quantised already; empty if they are not."""
     found = config.get("quantization_config") or config.get("quantization")
     if not found:
         return {}
@@ -437,7 +437,7 @@ def _first_layers(model: str, config: PreTrainedConfig, layers: int) -> PreTrain
 
 
 def _generation_config(config: PreTrainedConfig) -> bytes:
-    """What a model without `generation_config.json` keeps in its `config.json`, as such a file."""
+    """Generation defaults in the `config.json` of a model without `generation_config.json`."""
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
     ids = {key: getattr(config, key, None) for key in keys}
     return json.dumps({k: v for k, v in ids.items() if v is not None}, indent=2).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Which tensors a configuration needs, and whether a checkpoint has them."""
+"""The tensors that a configuration needs, compared with those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = [
     "ExpectedTensors",
     "check_weights",
     "expected_tensors",
-    "own_tensors",
     "tensors_of",
+    "untied_tensors",
 ]
 
 _log = logging.getLogger("edgec.models")
@@ -32,7 +32,7 @@ F8 = ("f8e4m3fn", "f8e5m2")
 
 @dataclass(frozen=True)
 class ExpectedTensors:
-    """What a model's modules need from a checkpoint.
+    """The tensors that a model's modules need from a checkpoint.
 
     `shapes` has the parameters and persistent buffers by module name, a tied one once; `tied`
     maps the other names of tied parameters to the one in `shapes`. `rename` turns a checkpoint's
@@ -182,7 +182,7 @@ def _ignored(model: Any) -> Iterator[str]:
         yield r"(^|\.)position_ids$"
 
 
-def own_tensors(expected: ExpectedTensors, source: WeightSource) -> list[str]:
+def untied_tensors(expected: ExpectedTensors, source: WeightSource) -> list[str]:
     """The tied parameters for which a checkpoint has other values than for what they are tied to.
 
     transformers does not tie these, whatever the configuration says: they are fine-tuned or merged

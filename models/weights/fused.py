@@ -54,7 +54,7 @@ class Fusion:
         return {k: v[0] if isinstance(v, list) else v for k, v in made.items()}
 
     def shapes(self, stored: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-        """What `convert` makes of tensors with these shapes, without reading any.
+        """The shape that `convert` makes of tensors with these shapes, without reading any.
 
         Raises:
             ModelError: the parts do not fit each other.

@@ -193,12 +193,12 @@ def _layout(model: str, config: Mapping[str, Any]) -> _Layout:
         )
 
     if method == "gptq":
-        form = config.get("checkpoint_format", "gptq")
-        if form not in ("gptq", "gptq_v2"):
-            raise refuse(f"gptq in the format {form}")
+        layout = config.get("checkpoint_format", "gptq")
+        if layout not in ("gptq", "gptq_v2"):
+            raise refuse(f"gptq in the format {layout}")
         if not _one_of(bits, 4, 8):
             raise refuse(f"gptq with {bits} bits")
-        return _Gptq(bits, plus=1 if form == "gptq" else 0)
+        return _Gptq(bits, plus=1 if layout == "gptq" else 0)
     if method == "awq":
         version = str(config.get("version", "gemm")).lower()
         if version != "gemm" or not _one_of(bits, 4):
@@ -218,8 +218,8 @@ def _compressed_bits(config: Mapping[str, Any], refuse: Any) -> int:
     found = [(w.get("type", "int"), w.get("num_bits")) for w in weights]
     bits = found[0][1]
     if config.get("format") != "pack-quantized" or any(f != ("int", bits) for f in found):
-        form = ", ".join(sorted({f"{kind} {width}" for kind, width in found}))
-        raise refuse(f"compressed-tensors, {config.get('format')}, {form}")
+        layout = ", ".join(sorted({f"{kind} {width}" for kind, width in found}))
+        raise refuse(f"compressed-tensors, {config.get('format')}, {layout}")
     if not _one_of(bits, 4, 8):
         raise refuse(f"compressed-tensors with {bits} bits")
     if any(group.get("input_activations") for group in groups):
@@ -332,9 +332,9 @@ class PrequantizedWeights:
 
     def read_quantized(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """See `QuantizedSource`: a block of rows at a time."""
-        matrix, form = self._matrices[name], self._formats[name]
+        matrix, weight_format = self._matrices[name], self._formats[name]
         rows, columns = matrix.shape
-        middle = 1 << form.bits - 1
+        middle = 1 << weight_format.bits - 1
         factors = self._layout.scales(matrix)
         scales = factors.to(torch.float16)
         if not bool(torch.isfinite(scales).all()):
@@ -342,19 +342,19 @@ class PrequantizedWeights:
                 f"weights: {name} has scales that are NaN, infinite or beyond f16",
                 "get an intact copy",
             )
-        if form.zero_points:
+        if weight_format.zero_points:
             zeros = (self._layout.zeros(matrix) - middle).to(torch.float16)
             scales = torch.stack([scales, zeros])
         missing = -rows % PANEL
         scales = pack_scales(torch.nn.functional.pad(scales, (0, 0, 0, missing)))
-        packed = torch.empty(form.packed_shape(rows, columns), dtype=torch.int8)
+        packed = torch.empty(weight_format.packed_shape(rows, columns), dtype=torch.int8)
         panels = max(1, _BLOCK // (PANEL * columns))
         for first in range(0, packed.shape[0], panels):
             begin, end = first * PANEL, min((first + panels) * PANEL, rows)
             block = self._layout.integers(matrix, begin, end)[: end - begin]
             signed = (block.to(torch.int16) - middle).to(torch.int8)
             signed = torch.nn.functional.pad(signed, (0, 0, 0, -signed.shape[0] % PANEL))
-            packed[first : first + signed.shape[0] // PANEL] = pack(signed, form.bits)
+            packed[first : first + signed.shape[0] // PANEL] = pack(signed, weight_format.bits)
         return packed, scales
 
     def digest(self) -> str:

@@ -83,14 +83,14 @@ class WeightFormat:
 
 
 def quantize(
-    name: str, weight: torch.Tensor, form: WeightFormat
+    name: str, weight: torch.Tensor, weight_format: WeightFormat
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantises and packs a matrix, blocks of rows on all cores.
 
     Args:
         name: For messages.
         weight: `[N, K]`, any float type.
-        form: The format.
+        weight_format: The format.
 
     Returns:
         The packed integers and the f16 scales, see the module's text.
@@ -101,11 +101,11 @@ def quantize(
     """
     weight = weight.detach()
     rows, columns = weight.shape
-    group = form.group_of(name, columns)
-    packed = torch.empty(form.packed_shape(rows, columns), dtype=torch.int8)
-    scales = torch.empty(form.scales_shape(name, rows, columns), dtype=torch.float16)
+    group = weight_format.group_of(name, columns)
+    packed = torch.empty(weight_format.packed_shape(rows, columns), dtype=torch.int8)
+    scales = torch.empty(weight_format.scales_shape(name, rows, columns), dtype=torch.float16)
     panels = max(1, _BLOCK // (PANEL * columns))
-    rounding = _ROUNDING[form.bits, form.zero_points]
+    rounding = _ROUNDING[weight_format.bits, weight_format.zero_points]
 
     def convert(first: int) -> None:
         block = weight[first * PANEL : (first + panels) * PANEL].to(torch.float32)
@@ -122,12 +122,13 @@ def quantize(
         if not bool(torch.isfinite(scale).all()):
             largest = float(torch.maximum(high, -low).max())
             raise ModelError(
-                f"weights: {name} has values up to {largest:.6g}, too large for int{form.bits}, "
+                f"weights: {name} has values up to {largest:.6g}, "
+                f"too large for int{weight_format.bits}, "
                 "whose scales are f16",
                 "leave out --quantize, and use --dtype bf16 or f32",
             )
         end = first + block.shape[0] // PANEL
-        packed[first:end] = pack(integers.view(-1, columns), form.bits)
+        packed[first:end] = pack(integers.view(-1, columns), weight_format.bits)
         scales[..., first:end, :, :] = pack_scales(scale)
 
     for_each(convert, range(0, packed.shape[0], panels))
@@ -135,7 +136,7 @@ def quantize(
 
 
 def quantize_experts(
-    name: str, matrices: Iterable[torch.Tensor], experts: int, form: WeightFormat
+    name: str, matrices: Iterable[torch.Tensor], experts: int, weight_format: WeightFormat
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantises and packs the matrix of each expert, one after the other.
 
@@ -143,14 +144,14 @@ def quantize_experts(
         name: For messages.
         matrices: `[N, K]` of each expert; asked for one at a time.
         experts: How many there are.
-        form: The format.
+        weight_format: The format.
 
     Returns:
         What `quantize` returns, with a first dimension of `experts`. See there for errors.
     """
     results: tuple[torch.Tensor, ...] = ()
     for expert, matrix in enumerate(matrices):
-        parts = quantize(f"{name}[{expert}]", matrix, form)
+        parts = quantize(f"{name}[{expert}]", matrix, weight_format)
         if not results:
             results = tuple(part.new_empty(experts, *part.shape) for part in parts)
         for result, part in zip(results, parts, strict=True):
@@ -173,7 +174,7 @@ def _round8(
 
 
 _CANDIDATES = (8.0, 7.7, 8.3, 7.4, 7.0, 8.6, 9.0)
-"""Where the weight of largest magnitude is put, with its sign turned to minus: -8 is the end of
+"""Candidate places for the weight of largest magnitude, its sign turned to minus: -8 is the end of
 the range that 7 is not. Larger values clip it to gain resolution for the others."""
 
 

@@ -148,7 +148,7 @@ def first_few(items: list[str], limit: int = 8) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor lies: `offset` in bytes from the start of the file."""
+    """The place of a tensor: `offset` in bytes from the start of the file."""
 
     file: Path
     offset: int
@@ -438,7 +438,7 @@ def _read_header(file: Path) -> dict[str, _Place]:
 
 
 def _entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
-    """What a header says of a tensor: shape and dtype, and where it begins and ends."""
+    """A tensor's entry in the header: shape and dtype, and where it begins and ends."""
     try:
         shape, offsets, dtype = entry["shape"], entry["data_offsets"], _DTYPES[entry["dtype"]][0]
         begin, end = offsets

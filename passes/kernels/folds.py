@@ -1,4 +1,4 @@
-"""What a product's kernel computes besides the product."""
+"""Operations that a product's kernel computes besides the product."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Folds:
     activation: str | None = None
 
     def bits(self, biased: Sequence[bool]) -> int:
-        """What the kernels are told; `biased`: which of the layers have a bias."""
+        """Arguments about folds for the kernels; `biased`: which of the layers have a bias."""
         norm = 0 if self.eps is None else FOLDS.NORM | FOLDS.NORM_WEIGHT * self.weighted
         biases = sum(FOLDS.BIAS << i for i, has in enumerate(biased) if has)
         return norm | (0 if self.alpha is None else FOLDS.ADDED) | biases

@@ -52,7 +52,7 @@ class Product:
 
     @property
     def added(self) -> Operand:
-        """What is added, or something that is not read."""
+        """The operand that is added, or a dummy that is not read."""
         if self.folds.alpha is None:
             return self.rows
         return "%added", tensor_type((self.m, self.features[0]), "f32") + self.sizes
@@ -74,7 +74,7 @@ class Product:
 
     @property
     def operands(self) -> dict[str, Operand]:
-        """What a kernel may read, by the names of its buffers."""
+        """The operands that a kernel may read, by the names of its buffers."""
         names = [
             f"{name}{i}" for i, types in enumerate(self.weights) for name in "ws"[: len(types)]
         ]
@@ -89,7 +89,7 @@ class Product:
 
     @property
     def constants(self) -> str:
-        """What the kernels are told: %folds, %activation, %eps and %alpha."""
+        """Arguments for the kernels: %folds, %activation, %eps and %alpha."""
         folds = self.folds
         return f"""
   %folds = arith.constant {folds.bits(self.biased)} : index

@@ -47,7 +47,7 @@ def _constants(shape: QuantizedShape) -> str:
 
 
 def _types(shape: QuantizedShape, experts: int) -> tuple[str, str, str, str]:
-    """Of the weights, the scales, the rows and the result."""
+    """The types of the weights, the scales, the rows and the result."""
     return (
         tensor_type((experts, shape.panels, shape.k * shape.bits // 32, 16, 4), "i8"),
         tensor_type((experts, shape.panels, shape.k // shape.group, 16), "f16"),

@@ -45,7 +45,7 @@ PARTS = (1, 2, 3)
 
 @dataclass(frozen=True)
 class FoldBits:
-    """What a product folds in, as bits of `folds`."""
+    """Operations that a product folds in, as bits of `folds`."""
 
     NORM: int = 1  # x / sqrt(mean of its squares + eps)
     NORM_WEIGHT: int = 2  # and that times a weight for each column

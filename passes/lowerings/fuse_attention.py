@@ -68,7 +68,7 @@ class FuseAttention:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What is fused.
+    """The operations that are fused.
 
     Attributes:
         attention: The operator.
@@ -93,7 +93,7 @@ def _update(cache: ir.Value) -> ir.Operation | None:
 
 
 def _layer(op: ir.Operation, key: ir.Operation, value: ir.Operation) -> _Layer | None:
-    """What can be fused with an attention and the updates of its cache, or None."""
+    """Finds what can be fused with an attention and the updates of its cache, or None."""
     attention = parse_attention(op)
     query, _, _, start, sinks, *_ = op.operands
     *_, new_key, at, ring = key.operands
@@ -151,7 +151,7 @@ def _layer(op: ir.Operation, key: ir.Operation, value: ir.Operation) -> _Layer |
 
 
 def _head_rows(made: Prepared) -> HeadRows | None:
-    """What the kernel is told of rows, or None where it cannot be told where they lie."""
+    """The kernel's description of rows, or None where it cannot be told where they lie."""
     rows, norm, rotation = made.source, made.norm, made.rotation
     place, type_ = rows.strides(), parse_torch_tensor(rows.value.type)
     if place is None or type_.dtype != "f32":
@@ -167,7 +167,7 @@ def _head_rows(made: Prepared) -> HeadRows | None:
 
 
 def _late(update: ir.Operation, op: ir.Operation) -> list[ir.Operation] | None:
-    """What reads the update before `op` does, if it can come after it: the end of the state."""
+    """The op that reads the update before `op`, if it can come after it: the end of the state."""
     found: list[ir.Operation] = []
     for reader in [use.owner.operation for result in update.results for use in result.uses]:
         if reader.block != op.block:

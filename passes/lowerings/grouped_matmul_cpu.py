@@ -12,7 +12,7 @@ from edgec.passes.kernels.experts_shape import ROW_BLOCK, GroupedMatmul
 __all__ = ["cpu_template"]
 
 _STRIP_BYTES = 256 << 10
-"""Of weights, at most, that one workgroup reads: they should stay in a core's cache."""
+"""Bytes of weights, at most, that one workgroup reads: they should stay in a core's cache."""
 
 _TENSOR = "!iree_tensor_ext.dispatch.tensor"
 
@@ -82,7 +82,7 @@ def _bytes(case: GroupedMatmul) -> int:
 
 
 def _tied(case: GroupedMatmul) -> dict[str, str]:
-    """What has a dynamic number of rows: its name in the dispatch to its type."""
+    """Values with a dynamic number of rows: each name in the dispatch to its type."""
     if case.rows is not None:
         return {}
     tied = {

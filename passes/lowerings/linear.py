@@ -151,7 +151,7 @@ def _rows(x: TorchTensor) -> int | None:
 
 
 def _multiples(module: ir.Module) -> dict[ir.Value, int]:
-    """What the export says that the product of each value's leading dimensions is a multiple of."""
+    """The divisor that the export states for the product of each value's leading dimensions."""
     found = {}
     for op in walk(module.operation):
         if op.name == "torch.bind_symbolic_shape":

@@ -280,7 +280,7 @@ def _apart(shape: QuantizedShape) -> str:
 
 @dataclass(frozen=True)
 class _ZeroPoints:
-    """What zero points add to the contraction's text; without them, nothing."""
+    """Text that zero points add to the contraction; without them, nothing."""
 
     operands: str
     types: str

@@ -1,4 +1,4 @@
-"""Where one operation reads the result of another at two places, as `s[i] - s[j]` reads `s`.
+"""Cuts an operation's two reads of one result at different places, as `s[i] - s[j]` reads `s`.
 
 IREE 3.13 fuses such a reader with the reduction that makes what it reads, and computes it wrongly:
 a workgroup has made only its own tile of `s`, which holds `s[i]` but not all of `s[j]`. It follows
@@ -47,7 +47,7 @@ def double_reader(value: ir.Value) -> ir.Operation | None:
 
 
 def _readers_in_order(value: ir.Value) -> list[ir.Operation]:
-    """What reads `value`, through operations that are looked through, each after what it reads."""
+    """The readers of `value`, past operations that are looked through, each after its inputs."""
     order: list[ir.Operation] = []
     seen: set[ir.Operation] = set()
     stack: list[tuple[ir.Operation, bool]] = [(use.owner, False) for use in value.uses]

@@ -1,1 +1,1 @@
-"""What passes look for in exported modules: operations that can share a dispatch."""
+"""Patterns that passes look for in exported modules: operations that can share a dispatch."""

@@ -1,4 +1,4 @@
-"""What a linear layer's neighbours compute, for kernels to compute in the layers' own dispatch.
+"""Operations of a linear layer's neighbours that kernels compute in the layers' own dispatch.
 
 Before the layers: the RMS norm of what they read. After them: a sum with another tensor, the
 residual stream; or, of two layers, the activation of one times the other, a gate. In an exported
@@ -60,7 +60,7 @@ class Folded:
 
 
 def find_folds(layers: list[ir.Operation], *, biased: bool, norms: bool) -> Folded:
-    """What can be folded into the dispatch of layers that read one value.
+    """Operations that can be folded into the dispatch of layers that read one value.
 
     Args:
         layers: One to three linear layers of a module.

@@ -1,4 +1,4 @@
-"""Where the rows of query, key and value come from: back from attention to the projections.
+"""Traces the rows of query, key and value back from attention to the projections.
 
 Between a projection and attention a model reshapes, transposes and slices, takes an RMS norm of
 each head's row, and turns the row by its position. None of the first kind moves anything: a row is
@@ -124,7 +124,7 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a row is made of: rows of a tensor, normed first and turned then."""
+    """The recipe of a row: rows of a tensor, first normed and then rotated."""
 
     source: Rows
     norm: Norm | None = None
@@ -136,7 +136,7 @@ class Prepared:
 
 
 def prepared(rows: Rows, columns: int, consumer: ir.Operation) -> Prepared:
-    """What `consumer` gets, from as far back as nothing else needs what lies between.
+    """Follows `consumer`'s input back to its source, past operations with no other reader.
 
     Args:
         columns: Of a row.
@@ -378,7 +378,7 @@ Turn = tuple[list[ir.Operation], ir.Value, ir.Value, ir.Value, ir.Value]
 
 
 def _turns(value: ir.Value, name: str) -> Iterator[Turn]:
-    """What a value may be as `x * cos + y * sin`, or `-` with `sub`: operations, x, cos, y, sin."""
+    """Readings of a value as `x * cos + y * sin`, or `-` with `sub`: operations, x, cos, y, sin."""
     op = made_by(value, f"aten.{name}.Tensor")
     if op is None or _number(op.operands[2]) != 1:
         return

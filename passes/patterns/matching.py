@@ -1,4 +1,4 @@
-"""What a value of the torch dialect is made of, for passes that look for patterns."""
+"""Matchers for the operations that make a value of the torch dialect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def made_by(value: ir.Value, name: str) -> ir.Operation | None:
 
 
 def readers(value: ir.Value) -> list[ir.Operation]:
-    """What reads a value, once for each time; without what only states its shape."""
+    """The readers of a value, once for each time; without those that only state its shape."""
     owners = [use.owner.operation for use in value.uses]
     return [op for op in owners if op.name != BIND_SHAPE]
 

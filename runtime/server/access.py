@@ -1,4 +1,4 @@
-"""What happens to every request before and after its route: who may ask, limits, key, log line."""
+"""Work on every request before and after its route: who may ask, limits, key, log line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all answers share: usage, timings, log-probabilities, and the log line's phases."""
+"""Parts that all answers share: usage, timings, log-probabilities, and the log line's phases."""
 
 from __future__ import annotations
 

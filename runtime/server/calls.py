@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Call:
-    """What to submit for one choice of the answer.
+    """The arguments to submit for one choice of the answer.
 
     Attributes:
         score_prompt: Whether the prompt's own log-probabilities are wanted.
@@ -70,7 +70,7 @@ class Call:
 
 
 def api_error(error: BaseException) -> ApiError:
-    """What a client is told of an error of the engine's."""
+    """The message for a client about an error of the engine's."""
     match error:
         case ApiError():
             return error
@@ -143,7 +143,7 @@ def sampling_options(
 
 
 def make_grammar(served: Served, body: GenerationRequest) -> GrammarFilter | None:
-    """What a request says the answer must match, if anything.
+    """The constraint that a request puts on the answer, if any.
 
     Raises:
         ApiError: 400, it is no grammar, or nothing matches it.

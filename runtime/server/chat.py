@@ -88,7 +88,7 @@ def _tools_for(served: Served, body: ChatRequest) -> list[Tool]:
 
 
 def _grammar(served: Served, body: ChatRequest, tools: Sequence[Tool]) -> GrammarFilter | None:
-    """What the answer must match, if anything."""
+    """The constraint that the answer must match, if any."""
     forced = bool(tools) and body.tool_choice not in (None, "auto")
     parallel = body.parallel_tool_calls is not False
     strict = any(tool.function.strict for tool in tools) or not parallel
@@ -111,7 +111,7 @@ def _grammar(served: Served, body: ChatRequest, tools: Sequence[Tool]) -> Gramma
 
 @dataclass
 class Choice:
-    """What one generation has come to."""
+    """The outcome of one generation."""
 
     parser: ToolParser | None
     content: list[str] = field(default_factory=list)

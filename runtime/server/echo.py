@@ -68,7 +68,7 @@ def prompt_logprobs(
 
 
 def _offsets(served: Served, text: str, ids: Sequence[int]) -> list[int]:
-    """Where in the text each token begins."""
+    """Offsets in the text at which the tokens begin."""
     pieces = [served.grammars.piece(token) for token in ids]
     # A beginning-of-text that the tokenizer adds, or a space before the first word, is not there.
     if pieces and not text.encode("utf-8", "replace").startswith(pieces[0]):

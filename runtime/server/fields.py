@@ -1,4 +1,4 @@
-"""What becomes of each field of a request: one table, and the policy behind it.
+"""The treatment of each field of a request: one table, and the policy behind it.
 
 A field that changes the answer is honoured, or refused where that cannot be done. A field that
 cannot change the answer is passed over: the answer names it in the header `x-edgec-ignored`, and

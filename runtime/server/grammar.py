@@ -92,7 +92,7 @@ class GrammarCompiler:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """What the process says of the tokens."""
+        """The process's report about the tokens."""
         with self._lock:
             return self._running().vocabulary
 

@@ -15,7 +15,7 @@ __all__ = ["FORMATS", "embedded", "prepared"]
 FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )
-"""What llguidance knows. By the standard any other `format` is a remark."""
+"""Formats that llguidance knows. By the standard any other `format` is a remark."""
 _LARGEST = 9 * 10**18
 """llguidance's ranges end with 64-bit integers. No limit of length is near it."""
 _LONGEST = 10**6

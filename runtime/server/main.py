@@ -116,7 +116,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's own, but a signal that was served is not raised again at the end: the
+        """uvicorn's own handling, but a signal that was served is not raised again at the end: the
         server has stopped as it was asked to, and that is success."""
         before = {each: signal.signal(each, self.handle_exit) for each in _STOP}
         try:
@@ -152,7 +152,7 @@ class _Server(uvicorn.Server):
 
 
 def batch_hint(sizes: Sequence[int]) -> str:
-    """What the operator may want to know of the artifact's batch sizes; nothing if there are any.
+    """A remark for the operator on the artifact's batch sizes; nothing if there are any.
 
     The factor was measured with 4 clients: docs/server.md.
     """

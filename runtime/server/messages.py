@@ -86,7 +86,7 @@ def _arguments(call: FunctionCall) -> Any:
 
 
 def template_variables(served: Served, body: ChatRequest, tools: Sequence[Tool]) -> dict[str, Any]:
-    """What the chat template sees besides the messages.
+    """Values that the chat template sees besides the messages.
 
     Raises:
         ApiError: 400, a variable has a name that edgec sets itself.

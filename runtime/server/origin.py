@@ -1,4 +1,4 @@
-"""Which names of this server and which other web pages may be used to reach it.
+"""The names of this server and the other web pages that may be used to reach it.
 
 A web page can make a browser send requests here: through a name of its own that resolves to this
 machine (DNS rebinding), or directly. The headers `Host` and `Origin` give it away.
@@ -55,7 +55,7 @@ def check_origin(options: ServerOptions, headers: Headers) -> None:
 
 
 def cors_headers(options: ServerOptions, headers: Headers) -> list[tuple[bytes, bytes]]:
-    """What tells a browser that the page of another origin may read the answer."""
+    """Headers that tell a browser that the page of another origin may read the answer."""
     if not options.cors_origins:
         return []
     origin = headers.get(b"origin", b"")
@@ -71,7 +71,7 @@ def cors_headers(options: ServerOptions, headers: Headers) -> list[tuple[bytes, 
 
 
 def preflight_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """What a browser is told that asks whether it may send a request (OPTIONS)."""
+    """Headers for a browser that asks whether it may send a request (OPTIONS)."""
     methods = b"GET, HEAD, POST, OPTIONS"
     if b"access-control-request-method" not in headers:
         return [(b"allow", methods)]

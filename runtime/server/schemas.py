@@ -68,7 +68,7 @@ def _parts(value: Any) -> Any:
 
 
 class FunctionCall(Body):
-    """What a tool call calls."""
+    """The function that a tool call names."""
 
     places = ("function",)
 
@@ -119,7 +119,7 @@ class Message(Body):
 
 
 class StreamOptions(Body):
-    """What a stream has besides the text."""
+    """Options of a stream besides the text."""
 
     places = ("stream_options",)
 
@@ -236,7 +236,7 @@ AnySchema = dict[str, Any]
 
 
 class GenerationRequest(Body):
-    """What chats and completions share."""
+    """Fields that chats and completions share."""
 
     model: str | None = None
     max_tokens: int | None = None
@@ -301,7 +301,7 @@ class GenerationRequest(Body):
         return [name for name in names if getattr(self, name) is not None]
 
     def form(self) -> Grammar | JsonSchemaFormat | JsonObjectFormat | None:
-        """What the answer must match, by whichever field says it."""
+        """The constraint that the answer must match, by whichever field says it."""
         schema = self.guided_json if self.json_schema is None else self.json_schema
         if schema is not None:
             return JsonSchemaFormat(
@@ -350,7 +350,7 @@ class ChatRequest(GenerationRequest):
         return (["response_format"] if formatted else []) + super().formats()
 
     def form(self) -> Grammar | JsonSchemaFormat | JsonObjectFormat | None:
-        """What the answer must match, by whichever field says it."""
+        """The constraint that the answer must match, by whichever field says it."""
         form = self.response_format
         if isinstance(form, JsonObjectFormat) and form.schema_ is not None:
             return JsonSchemaFormat(

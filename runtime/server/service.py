@@ -1,4 +1,4 @@
-"""What the routes share: the model once it is loaded, and the server's own affairs."""
+"""State that the routes share: the model once it is loaded, and the server's own affairs."""
 
 from __future__ import annotations
 

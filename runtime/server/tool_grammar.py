@@ -30,7 +30,7 @@ def tool_grammar(
     forced: bool,
     parallel: bool,
 ) -> str:
-    """What the model may write.
+    """The grammar of all that the model may write.
 
     Args:
         form: A key of `FORMATS`.

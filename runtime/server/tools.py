@@ -125,7 +125,7 @@ class ToolParser:
                 return
 
     def finish(self, *, cut: bool = False) -> Iterator[str | ToolCall]:
-        """What is left, now that no more follows.
+        """The text that is left, now that no more follows.
 
         Args:
             cut: The text ends where it does because it became too long. A call that was begun is

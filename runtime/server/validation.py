@@ -1,4 +1,4 @@
-"""What is wrong with a body, in one sentence, from pydantic's list."""
+"""The fault of a body in one sentence, from pydantic's list."""
 
 from __future__ import annotations
 

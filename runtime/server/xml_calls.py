@@ -37,7 +37,7 @@ _LAST_CALL = re.compile(r"\n?</function>\s*(?:</tool_call>\s*)?\Z|\n?</tool_call
 
 @dataclass
 class _Call:
-    """What was read of a call.
+    """The parts of a call that were read.
 
     Attributes:
         cut: The parameter that the text ended in, and its value.
@@ -139,7 +139,7 @@ class XmlReader:
             at = stop[1]
 
     def _value_end(self, text: str, at: int, call: _Call, *, final: bool) -> tuple[int, int] | None:
-        """Where a value ends, and where what follows it begins."""
+        """The offsets at which a value ends, and at which what follows it begins."""
         close: tuple[int, int] | None = None
         for found in _VALUE_END.finditer(text, at):
             if _FOLLOWS.match(text, found.end()) or (

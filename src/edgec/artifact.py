@@ -56,7 +56,7 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """What `expect` takes for this artifact."""
+        """The value of `expect` for this artifact."""
         return f"sha256:{self.manifest.sha256}"
 
     def verify(self) -> None:

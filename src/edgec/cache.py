@@ -1,4 +1,4 @@
-"""Where edgec keeps what it can make again: compiled models, and what it has checked."""
+"""The folder for what edgec can make again: compiled models, and what it has checked."""
 
 from __future__ import annotations
 

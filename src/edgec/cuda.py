@@ -1,4 +1,4 @@
-"""What CUDA's driver reports of the first GPU, through a few calls of libcuda.
+"""Facts about the first GPU from CUDA's driver, through a few calls of libcuda.
 
 Of the runtime's `cuda` driver only the name is known; this is what a program's fit depends on.
 """
@@ -16,7 +16,7 @@ _MAJOR, _MINOR = 75, 76
 
 
 class CudaError(Exception):
-    """There is no CUDA driver, or no GPU."""
+    """Raised where no CUDA driver, or no GPU, is found."""
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the model is. Counts are of parameters, not bytes.
+    """The model's description. Counts are of parameters, not bytes.
 
     `active_parameters` are those that take part in one token's result. `experts` are in each
     layer that has any, and `experts_per_token` of them a token is routed to; 0 without experts.

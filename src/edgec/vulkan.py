@@ -1,4 +1,4 @@
-"""What the Vulkan devices of this machine report, through a few calls of the loader.
+"""Facts about the Vulkan devices of this machine, through a few calls of the loader.
 
 The compiler asks it what to compile for, the runtime whether a program fits, `edgec doctor` what
 there is. A broken driver can end the process that loads it: `probe` asks in a process of its own,
@@ -32,12 +32,12 @@ __all__ = ["VulkanDevice", "VulkanError", "devices", "probe"]
 
 
 class VulkanError(Exception):
-    """There is no Vulkan loader, or a call into it failed."""
+    """Raised where no Vulkan loader is found, or a call into it failed."""
 
 
 @dataclass(frozen=True)
 class VulkanDevice:
-    """What code generation depends on. Sizes are bytes.
+    """Properties that code generation depends on. Sizes are bytes.
 
     Attributes:
         uuid: Hexadecimal, as in IREE's device path `GPU-<uuid>`.

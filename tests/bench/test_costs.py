@@ -103,7 +103,7 @@ def test_other_layers_are_refused() -> None:
 
 
 class Touched(TorchDispatchMode):
-    """Which elements of the parameters the operators of a run get, and state they write or read.
+    """The elements of the parameters that a run's operators get, and state they write or read.
 
     An expert's matrix is a view of a parameter: what counts is where a view lies.
     """

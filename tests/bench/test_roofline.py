@@ -134,7 +134,7 @@ def test_an_artifact_of_another_family(tiny_dense_artifact: Artifact, tmp_path: 
 
 @pytest.mark.parametrize("form", ["none", "int4"])
 def test_costs_agree_with_the_manifest(compile_once: Callable[..., Artifact], form: str) -> None:
-    """What a step reads, by the formulas and as the compiler counted it."""
+    """Bytes that a step reads, by the formulas and as the compiler counted it."""
     from edgec.bench.roofline import stored_state, stored_weight
 
     name = "tiny-dense" if form == "none" else "tiny-dense-int4-bench"
@@ -174,7 +174,7 @@ def test_an_artifact_under_its_roof(
 
 
 def test_peaks_by_numpy(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can compile C, numpy measures, and the result says so."""
+    """Without a C compiler numpy measures, and the result says so."""
     monkeypatch.setattr(ceilings.importlib.util, "find_spec", lambda _: None)
     (first, *_) = cpu_ceilings()
     assert first.method.startswith("numpy") and first.int8 is None and first.f32 > 1e8

@@ -33,7 +33,7 @@ TIMINGS = Timings(10.0, 345.4, 10.0, 210.0, 12.0, 210.0)
 
 @dataclass(frozen=True)
 class Done:
-    """What a command line did."""
+    """The outcome of a command line."""
 
     code: int
     stdout: str
@@ -101,7 +101,7 @@ def answer(cached: int = 0) -> GenerationResult:
 
 
 class FakeModel:
-    """What a session shows of its model."""
+    """The part of a session that shows its model."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact

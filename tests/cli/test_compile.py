@@ -1,4 +1,4 @@
-"""What `edgec compile` says when it is done, of artifacts made by hand."""
+"""The final output of `edgec compile`, about artifacts made by hand."""
 
 from __future__ import annotations
 

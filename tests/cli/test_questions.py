@@ -72,7 +72,7 @@ class Terminal:
         return answer
 
     def paste(self, text: str) -> None:
-        """As terminals do that were asked to mark pasted text; Enter is a carriage return."""
+        """Terminals that were asked to mark pasted text do so; Enter is a carriage return."""
         marked = f"\x1b[200~{text}\x1b[201~".replace("\n", "\r")
         os.write(self._master, marked.encode())
 
@@ -170,7 +170,7 @@ def test_history_follows_nothing_and_waits_for_nothing(tmp_path: Path, plant: st
 
 
 class Screen:
-    """What a terminal of some width shows: it wraps late, and knows three commands."""
+    """A terminal's screen of some width: it wraps late, and knows three commands."""
 
     def __init__(self, width: int) -> None:
         self.width, self.column = width, 0

@@ -73,7 +73,7 @@ def dump(compile_once: Callable[..., Artifact], tiny_folder: Path, shared_folder
 
 @pytest.fixture(scope="session")
 def tiny_artifact(dump: Path, shared_folder: Path) -> Artifact:
-    """What that compile wrote."""
+    """The files that the compile wrote."""
     return Artifact.open(shared_folder / "one-layer.edgec")
 
 

@@ -46,7 +46,7 @@ def test_a_step_has_five_dispatches_a_layer(dump: Path) -> None:
 
 
 def test_a_block_has_one_dispatch_before_attention(dump: Path) -> None:
-    """Of the one layer only the last row is attended with; keys and values are those of all."""
+    """The one layer attends with its last row only; keys and values are those of all."""
     found = dispatches(dump, "prefill")
     assert sum(name.startswith("rotate_") for name in found) == 1
     assert sum(name.startswith("attention_f") for name in found) == 1

@@ -1,4 +1,4 @@
-"""What prefill computes for one row only, on graphs made by hand and on a model's own."""
+"""Prefill computes some things for one row only, on graphs made by hand and a model's own."""
 
 from __future__ import annotations
 

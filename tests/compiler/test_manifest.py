@@ -1,4 +1,4 @@
-"""What is not a whole artifact of this version is refused, with the reason."""
+"""Anything but a whole artifact of this version is refused, with the reason."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_a_file_that_was_put_beside_is_not_used(artifact: Artifact) -> None:
 
 
 def test_a_pinned_artifact(artifact: Artifact) -> None:
-    """What is expected stands for every byte, the weights' included."""
+    """The expected digest stands for every byte, the weights' included."""
     expect = artifact.sha256
     assert Artifact.open(artifact.path, expect) == artifact
     for wrong in ("", "sha256:", "sha256:" + "0" * 63, expect.upper(), expect.removeprefix("sha")):

@@ -1,4 +1,4 @@
-"""What could not be opened is not compiled: refused before the work, and nothing is written."""
+"""A model that could not be opened is refused before the work, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a compile accepts, and what it makes of options that are not given."""
+"""The options that a compile accepts, and the defaults of those that are not given."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_iree_reads_what_was_written(
 
 
 def test_tensors_are_aligned(tmp_path: Path) -> None:
-    """So that the runtime uses the mapped file as it lies: 64 bytes each, a page the first."""
+    """The runtime uses the mapped file as it lies: 64 bytes each, a page the first."""
     entries = {f"t{i}": ArchiveEntry((i, 3), torch.float16) for i in range(1, 9)}
     write_archive(tmp_path / "w.irpa", entries, lambda name: torch.ones(entries[name].shape))
     index = rt.ParameterIndex()
@@ -68,7 +68,7 @@ def test_tensors_are_aligned(tmp_path: Path) -> None:
 def test_a_file_is_written_in_aligned_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What makes Linux keep it in pages of 2 MB: every call but the last writes just that."""
+    """Linux keeps it in pages of 2 MB: every call but the last writes just that."""
     calls: list[int] = []
 
     class Recorder(io.FileIO):

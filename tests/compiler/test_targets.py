@@ -1,4 +1,4 @@
-"""What `--target` may say, and what a CPU becomes."""
+"""The spellings of `--target`, and what a CPU becomes."""
 
 from __future__ import annotations
 

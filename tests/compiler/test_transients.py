@@ -1,4 +1,4 @@
-"""What a call allocates, evaluated from IR of the stream dialect."""
+"""Allocations of a call, evaluated from IR of the stream dialect."""
 
 from __future__ import annotations
 

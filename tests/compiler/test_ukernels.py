@@ -673,7 +673,7 @@ ROWS = [
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
 @pytest.mark.parametrize("case", ROWS, ids=lambda case: "-".join(map(str, case)))
 def test_rows_of_heads(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
-    """Of one token also attention, of many what leads to it; past the last row comes the first."""
+    """Attention of one token, for many the step to it; past the last row comes the first."""
     tokens, start, capacity, heads, kv_heads, width, value_width, rotated, turn, norms = case
     generator = torch.Generator().manual_seed(sum(case[:-1]))
 

@@ -66,7 +66,7 @@ def test_what_is_known_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_other_code_makes_a_result_stale(tmp_path: Path) -> None:
-    """Of a family that needs no compiling: it is looked at again, in a process of its own."""
+    """A family that needs no compiling is looked at again, in a process of its own."""
     results = Results(tmp_path)
     results.write(Result("git", "cpu", EXACT, error=0.0, sources="older"))
     (found,) = run(["git"], results)

@@ -136,7 +136,7 @@ def ended(files: Files) -> Outcome:
 
 
 def wrong(files: Files, outcome: Outcome) -> str:
-    """What is not as it must be; empty otherwise."""
+    """The fault that was found; empty otherwise."""
     size = sum(map(len, files.values()))
     if outcome.end not in ("returned", "refused"):
         return f"{outcome.end}: {outcome.detail[-700:]}"

@@ -67,7 +67,7 @@ def _answered(call: Any) -> bool:
 
 
 def compile_folders(seed: int, count: int) -> Counter[str]:
-    """What a compile does with each; what it takes must open. One process, for torch is large."""
+    """A compile of each; what it takes must open. One process, for torch is large."""
     ends: Counter[str] = Counter()
     for files in folders(seed, count):
         try:

@@ -19,7 +19,7 @@ NOT_SHIPPED = {".md", ".pyc"}
 
 
 def files_of(repository: Path) -> list[str]:
-    """What git tracks or would track: no build outputs, no virtual environment."""
+    """Files that git tracks or would track: no build outputs, no virtual environment."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=repository, check=True, capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""What a miniature keeps of a model, and what is found out with it."""
+"""A miniature keeps a model's traits, and the probe finds faults with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where rows go: every true choice to its own row of its expert's group, padding nowhere."""
+"""Routing: every true choice to its own row of its expert's group, padding nowhere."""
 
 from __future__ import annotations
 

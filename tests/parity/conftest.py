@@ -68,7 +68,7 @@ class Pair:
             return self.eager(torch.tensor([ids])).logits[0].float().numpy()
 
     def greedy(self, ids: list[int], count: int) -> list[int]:
-        """What eager generates from `ids`."""
+        """The tokens that eager generates from `ids`."""
         with torch.no_grad():
             cache, step, found = None, torch.tensor([ids]), []
             for _ in range(count):

@@ -164,7 +164,7 @@ class TorchState(dict[str, torch.Tensor]):
 
 
 class TorchProgram:
-    """What is exported, run by torch as it stands."""
+    """The exported program, run by torch as it stands."""
 
     def __init__(self, eager: Any, context: int = CONTEXT) -> None:
         attention.install()
@@ -326,7 +326,7 @@ def test_a_batch_on_both_sides_of_the_length(
 def test_a_context_within_the_length_has_one_form(
     tmp_path: Path, compile_once: Callable[..., Artifact], relative_error: Callable[..., float]
 ) -> None:
-    """As Phi-3.5 has it by default: no total is asked for, and padding past it is nothing."""
+    """Phi-3.5's default: no total is asked for, and padding past it is nothing."""
     eager, artifact = compile_case("phi3-su", tmp_path, compile_once, ctx_size=ORIGINAL)
     assert artifact.manifest.model.rope_switches == ()
     names = [spec.name for spec in artifact.manifest.entry_points["prefill"].inputs]

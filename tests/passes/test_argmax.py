@@ -78,7 +78,7 @@ class _Search:
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("size", SIZES)
 def test_argmax(search: _Search, batch: int, size: int) -> None:
-    """Of equal numbers the first; 0 where there is nothing but minus infinity."""
+    """The first of equal numbers; 0 where all is minus infinity."""
     random = np.random.default_rng(size)
     cases = [random.standard_normal((batch, size), np.float32) for _ in range(3)]
     cases += [np.round(cases[0]), np.round(cases[1] * 2), np.sign(cases[2])]  # many are equal

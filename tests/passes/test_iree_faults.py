@@ -1,4 +1,4 @@
-"""What IREE computes wrongly, and that programs which edgec makes are right.
+"""Faults in IREE's results, and that programs which edgec makes are right.
 
 Where a first assertion of these fails, IREE has been mended and the pass can go.
 """

@@ -1,4 +1,4 @@
-"""What llama.cpp makes of text, with the vocabularies of GGUF files. Runs where it is installed.
+"""llama.cpp's tokens of text, with the vocabularies of GGUF files. Runs where it is installed.
 
 Standard input: `{"files": [...], "texts": [...]}`. Standard output, for each file: `ids` and the
 `pieces` they stand for, for each text, control tokens in it read as such, and `ends`, the ids that

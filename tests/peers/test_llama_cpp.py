@@ -31,7 +31,7 @@ APPROXIMATED = {
     "gpt-4o llama4 kanana2 talkie minimax-m2 tekken": "\u0928",
     "tiny_aya cohere2moe youtu": "camelCase",
 }
-"""Where llama.cpp does not cut as the model's own pattern, which stands beside its own in
+"""Patterns that llama.cpp cuts differently from the model's own, which stands beside its own in
 `llama-vocab.cpp`: C++ has no classes for marks and for case. By the text's start.
 """
 
@@ -48,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @cache
 def python() -> Path:
-    """Of the environment with llama.cpp. What fails here is an error, not a skip."""
+    """Python of the environment with llama.cpp. What fails here is an error, not a skip."""
     return environment(Setup(CACHE, "", CACHE, 2), "llamacpp", ("llama-cpp-python",))
 
 
@@ -110,7 +110,7 @@ def test_llama_cpp_says_so(files: dict[str, Path]) -> None:
 
 @pytest.mark.slow
 def test_published_vocabularies(tmp_path: Path) -> None:
-    """Those that llama.cpp's own package has for its tests: sixteen models', whole."""
+    """Vocabularies that llama.cpp's own package has for its tests: sixteen models', whole."""
     pin = next(p for p in (CACHE / "venvs/llamacpp/ready.txt").read_text().split() if python())
     command = [str(python()), "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
     subprocess.run([*command, "-d", str(tmp_path), pin], check=True)

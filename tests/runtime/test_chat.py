@@ -146,7 +146,7 @@ MISCHIEF = {
 
 @pytest.mark.parametrize("name", MISCHIEF)
 def test_templates_have_limits(make_session: Callable[..., Session], name: str) -> None:
-    """As in the server: an error in bounded time, and the session is as it was."""
+    """The same as in the server: an error in bounded time, and the session is as it was."""
     session = make_session("ok")
     template = ChatTemplate(MISCHIEF[name], {}, seconds=1)
     model = dataclasses.replace(session.model, chat_template=template)

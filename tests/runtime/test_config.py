@@ -202,7 +202,7 @@ def test_any_value_is_taken_or_refused_by_name(name: str, value: Any) -> None:
 def test_both_ends_of_a_text_count(
     tokenizer_folder: Path, tmp_path: Path, stated: Any, own: str | None, ends: tuple[int, ...]
 ) -> None:
-    """That of generation_config.json and the tokenizer's, as in llama.cpp, vLLM and mlx."""
+    """The union of generation_config.json and the tokenizer's, as in llama.cpp, vLLM and mlx."""
     (tmp_path / "tokenizer.json").write_bytes((tokenizer_folder / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": own}))
     if stated is not None:

@@ -405,7 +405,7 @@ def test_log_probabilities_and_filters(make_engine: Callable[..., Engine]) -> No
 
 
 class Panic(BaseException):
-    """As the bindings of Rust libraries raise it."""
+    """Raised the way the bindings of Rust libraries do."""
 
 
 ERRORS = [

@@ -50,7 +50,7 @@ def damaged(one_layer: Artifact, tmp_path: Path) -> Damaged:
 
 
 ROW = slice(700 * 256, 701 * 256)
-"""Of the embedding, which is the head too: its token's logit alone is no number."""
+"""A row of the embedding, which is the head too: its token's logit alone is no number."""
 
 DAMAGES = {
     "one is NaN": ("model.embed_tokens.weight", ROW, np.nan),

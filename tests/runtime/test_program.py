@@ -1,4 +1,4 @@
-"""What is refused before and while a program is loaded."""
+"""Refusals before and while a program is loaded."""
 
 from __future__ import annotations
 

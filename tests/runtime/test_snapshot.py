@@ -30,7 +30,7 @@ HEAD = {"format": 2, "digest": "0", "shortest": 0}
 
 
 def members(**changes: Any) -> dict[str, Any]:
-    """What a file of three tokens has; None leaves a member out."""
+    """The members of a file of three tokens; None leaves a member out."""
     arrays = {
         "head": np.frombuffer(json.dumps(HEAD).encode(), np.uint8),
         "tokens": np.array(TOKENS, np.int32),
@@ -238,7 +238,7 @@ def test_a_save_that_fails_leaves_the_old_file(
 def test_saving_needs_no_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unnamed: bool
 ) -> None:
-    """As on FAT, which has neither hard links nor files without a name."""
+    """A file system like FAT, which has neither hard links nor files without a name."""
     if not unnamed:
         monkeypatch.delattr(os, "O_TMPFILE", raising=False)
         monkeypatch.delattr(os, "link")

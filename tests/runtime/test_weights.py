@@ -47,7 +47,7 @@ assert not [name for name, flags in opened.items() if flags & writing], opened
 
 
 def test_an_artifact_that_cannot_be_written(tiny_dense_artifact: Artifact, tmp_path: Path) -> None:
-    """As on a read-only file system, or of another user; root may write, and does not try to."""
+    """A read-only file system, or another user's; root may write, and does not try to."""
     folder = tmp_path / "tiny.edgec"
     shutil.copytree(tiny_dense_artifact.path, folder)
     for file in folder.iterdir():

@@ -62,7 +62,7 @@ class Server:
     key: str = "none"
     lines: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    """What came on stderr, after the address."""
+    """The lines on stderr, after the address."""
 
     @property
     def client(self) -> openai.OpenAI:

@@ -97,7 +97,7 @@ def test_many_half_open_connections(narrow: Server, data: bytes) -> None:
 
 
 def test_too_many_at_work(narrow: Server) -> None:
-    """Those at work are not closed for others, which are told so."""
+    """Connections at work are not closed for others, which are told so."""
     head = (
         b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"

@@ -1,4 +1,4 @@
-"""What cannot be seen from outside in time: a client that takes nothing, a missing extra."""
+"""Limits that cannot be seen from outside in time: a client that takes nothing, a missing extra."""
 
 from __future__ import annotations
 

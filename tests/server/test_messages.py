@@ -1,4 +1,4 @@
-"""What templates see of the messages and fields that clients send."""
+"""The messages and fields that clients send, as templates see them."""
 
 from __future__ import annotations
 

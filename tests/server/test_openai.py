@@ -280,7 +280,7 @@ def test_forced_tool(tool_server: Server, choice: Any) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_forced_tool_that_is_cut(tool_server: Server, stream: bool) -> None:
-    """As OpenAI: a call with arguments as far as they go; never markup in the content."""
+    """The same as OpenAI: a call with arguments as far as they go; never markup in the content."""
     for limit in (3, 12, 24):
         answer = ask(
             tool_server, model="tiny", tools=[WEATHER], tool_choice="required", max_tokens=limit,

@@ -100,7 +100,7 @@ def test_conversation_without_tools(server: Server, way: Callable[[Any], Any]) -
 
 
 def test_what_is_sent_back_is_the_same_prompt(tool_server: Server) -> None:
-    """What clients add to a message of their own changes no token of the prompt."""
+    """Additions of clients to a message of their own change no token of the prompt."""
     message = created(tool_server, QUESTION)
     result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sunny"}
     counts = set()

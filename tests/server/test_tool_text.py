@@ -58,7 +58,7 @@ def as_json(name: str, args: Any, key: str = "arguments") -> str:
 
 
 def written(form: str, calls: Calls) -> str:
-    """As the models' own templates write calls."""
+    """Calls in the spelling of the models' own templates."""
     match form:
         case "hermes":
             return "\n".join(f"<tool_call>\n{as_json(*call)}\n</tool_call>" for call in calls)
@@ -264,7 +264,7 @@ FULL: Calls = [("f", {"s": "Rome, Italy", "i": 35})]
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_call_that_is_cut(form: str) -> None:
-    """As OpenAI: a call with arguments as far as they go, and never markup in the content."""
+    """Like OpenAI: a call with arguments as far as they go, and never markup in the content."""
     text = written(form, FULL)
     whole = json.dumps(FULL[0][1])
     for end in range(1, len(text)):

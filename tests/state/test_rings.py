@@ -178,7 +178,7 @@ def test_a_ring_that_is_too_small_is_noticed(
 def test_narrow_rings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kv_dtype: str, kernels: bool
 ) -> None:
-    """What the type loses aside, a ring gives what a row for each position gives."""
+    """A ring gives what a row for each position gives, up to what the type loses."""
     options = {"kv_dtype": kv_dtype, "target": "cpu" if kernels else _GENERIC}
     _, ring = build(tmp_path / "ring", "gemma3_text", **options)
     monkeypatch.setattr(export, "_ring_rows", lambda window, chunk: 1 << 20)

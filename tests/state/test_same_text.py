@@ -27,7 +27,7 @@ def ids(count: int, seed: int) -> list[int]:
 
 
 def logits(sequence: Sequence, prompt: list[int]) -> Any:
-    """As a session or an engine computes them; then an answer."""
+    """Logits by the calls of a session or an engine; then an answer."""
     cached = sequence.keep(prompt)
     found = sequence.extend(prompt[cached:], checkpoint=True).logits()
     for token in ids(13, 1):
@@ -60,7 +60,7 @@ def test_prompts_that_begin_alike(tiny_dense_artifact: Artifact) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
 def test_of_quantised_weights(compile_once: Callable[..., Artifact], quantize: str) -> None:
-    """Where the last bits of a sum decide how the next input is rounded."""
+    """The places at which the last bits of a sum decide how the next input is rounded."""
     artifact = compile_once(
         f"same-{quantize}", "bundled:tiny-dense", target="cpu", ctx_size=384, quantize=quantize
     )

@@ -1,4 +1,4 @@
-// What a core can do at most: read memory, multiply and add in f32, multiply in int8.
+// Measures a core's limits: read memory, multiply and add in f32, multiply in int8.
 // Each function does a fixed amount of work that the compiler cannot drop or shorten.
 
 #include <stddef.h>

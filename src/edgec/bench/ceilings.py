@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: the roofs of a roofline.
+"""This machine's limits, measured: the roofs of a roofline.
 
 CPU: a small C file, compiled for the CPU at hand by `ziglang` (part of `edgec[compile]`), run on
 1, 2, 4, ... threads: read bandwidth over a buffer far beyond the caches, f32 multiply-adds and int8
@@ -221,7 +221,7 @@ util.func public @product(%a: tensor<{n}x{n}x{t}>, %b: tensor<{n}x{n}x{t}>)
 
 
 def device_ceilings(target: str) -> Ceilings:
-    """Of a CUDA or Vulkan device, with IREE's own code.
+    """Limits of a CUDA or Vulkan device, with IREE's own code.
 
     Args:
         target: As for `edgec.compile`, such as `cuda:sm_89` or `vulkan`.

@@ -97,7 +97,7 @@ class ModelShape:
         return round(self._weights(1))
 
     def state_bytes_per_token(self, element: int) -> int:
-        """What one token leaves in the state, `element` bytes for a number."""
+        """Bytes that one token leaves in the state, `element` bytes for a number."""
         return element * sum(layer.state_values for layer in self.layers)
 
     def _weights(self, tokens: int, experts: float | None = None) -> float:

@@ -1,4 +1,4 @@
-"""What code generation chose: read from `iree-compile --compile-to=executable-configurations`."""
+"""Choices of code generation, from `iree-compile --compile-to=executable-configurations`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _tiles(text: str) -> str:
 
 
 def _balanced(text: str, start: int) -> str:
-    """What stands in the angle brackets that were opened before `start`."""
+    """The text in the angle brackets that were opened before `start`."""
     depth = 1
     for at in range(start, min(len(text), start + 4000)):
         if text[at] == "<":

@@ -1,4 +1,4 @@
-"""What a result must say about the machine it was measured on."""
+"""A result's record of the machine it was measured on."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _commit() -> str:
 
 
 def same_machine(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """What tells two `describe()` results apart as machines; empty when they may be compared."""
+    """Differences of two `describe()` results as machines; empty when they may be compared."""
     for key in ("cpu", "cores", "memory_gb", "system"):
         if one.get(key) != other.get(key):
             return f"{key}: {one.get(key)} and {other.get(key)}"
@@ -70,7 +70,7 @@ def same_machine(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 @dataclass
 class Load:
-    """What the rest of the machine did while something was measured (Linux; elsewhere nothing).
+    """The load of the rest of the machine during a measurement (Linux; elsewhere nothing).
 
         with Load(pids) as load:
             ...

@@ -1,4 +1,4 @@
-"""Where an artifact stands under its device's roof, by phase and scenario.
+"""An artifact's place under its device's roof, by phase and scenario.
 
 The scenarios are RooflineBench's: short or long input, short or long output. On a small machine
 they are taken at an eighth of their lengths, which is said in the result. Counts of operations and
@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Scenario:
-    """So many prompt tokens, then so many generated ones."""
+    """A number of prompt tokens, then a number of generated ones."""
 
     name: str
     prompt: int

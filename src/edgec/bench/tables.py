@@ -41,7 +41,7 @@ def tables_of(result: dict[str, Any]) -> list[Table]:
 
 
 def machine_line(result: dict[str, Any]) -> str:
-    """Where and with what it was measured, in one line."""
+    """The machine and the method of a measurement, in one line."""
     machine = result["machine"]
     versions = machine["versions"]
     load = machine["load_average"]

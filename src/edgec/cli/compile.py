@@ -76,7 +76,7 @@ _MUCH = 0.05
 
 
 def _unquantized(manifest: Manifest) -> str:
-    """What a large share of the weights' bytes is left as floats, in a sentence; or nothing."""
+    """A sentence about a large share of the weights' bytes that is left as floats; or nothing."""
     kept = int(manifest.quantization.get("unquantized_bytes", 0))
     share = kept / max(1, manifest.memory.weights)
     if share < _MUCH:

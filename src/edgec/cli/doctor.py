@@ -76,7 +76,7 @@ def checks() -> list[Check]:
 
 
 def _vulkan_target() -> list[Check]:
-    """What to compile for the first Vulkan device, and what code generation sees of it."""
+    """The target for the first Vulkan device, and what code generation sees of it."""
     try:
         (device, *_) = vulkan.probe()
     except (vulkan.VulkanError, ValueError):

@@ -1,4 +1,4 @@
-"""What belongs to `edgec[compile]`, and saying so where only the runtime is installed."""
+"""The parts of `edgec[compile]`, and the error where only the runtime is installed."""
 
 from __future__ import annotations
 

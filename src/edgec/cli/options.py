@@ -22,7 +22,7 @@ __all__ = [
 
 @dataclass
 class _State:
-    """What `main` must know about the command line when it explains an error."""
+    """Facts about the command line that `main` needs when it explains an error."""
 
     verbose: bool = field(default=False)
 

@@ -91,7 +91,7 @@ class Questions:
 
 
 def history_file() -> Path | None:
-    """Where the user's questions are kept; None for a user without a home."""
+    """The file in which the user's questions are kept; None for a user without a home."""
     try:
         state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     except RuntimeError:

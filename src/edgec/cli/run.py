@@ -22,7 +22,7 @@ __all__ = ["Stats", "run"]
 
 
 class Stats(StrEnum):
-    """What `--stats` shows."""
+    """The choices of `--stats`."""
 
     timings = "timings"
     experts = "experts"
@@ -59,7 +59,7 @@ def run(
         Stats,
         typer.Option("--stats", help="On stderr after the text: timings, or load of the experts."),
     ] = Stats.timings,
-    no_stats: Annotated[bool, typer.Option("--no-stats", help="As --stats none.")] = False,
+    no_stats: Annotated[bool, typer.Option("--no-stats", help="The same as --stats none.")] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

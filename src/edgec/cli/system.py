@@ -1,4 +1,4 @@
-"""What the machine is: CPU, memory, Python packages, Vulkan's loader and drivers."""
+"""Describes the machine: CPU, memory, Python packages, Vulkan's loader and drivers."""
 
 from __future__ import annotations
 

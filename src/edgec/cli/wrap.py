@@ -19,7 +19,7 @@ class WordWrap:
         self._stream = stream
         self._column = 0
         self._word = ""
-        """What of the last word is on the line."""
+        """The part of the last word that is on the line."""
 
     def write(self, text: str) -> None:
         """Writes a piece."""

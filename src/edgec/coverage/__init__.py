@@ -1,1 +1,1 @@
-"""Which causal-LM families of transformers compile, measured against transformers itself."""
+"""Coverage of the causal-LM families of transformers, measured against transformers itself."""

@@ -22,7 +22,7 @@ PROMPTS = (1, 32, 33, 70)
 DECODED = 8
 FOLLOW_UP = 5
 TOLERANCE = 1e-4
-"""Of the range of the logits."""
+"""Tolerance, as a share of the range of the logits."""
 
 _CONTEXT = 128
 _CHUNK = 64  # of two chunks the second goes past the end of a window's ring

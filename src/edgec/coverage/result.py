@@ -1,4 +1,4 @@
-"""What is known of a family, and where it is kept between runs."""
+"""The result for a family, and where it is kept between runs."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _late(running: dict[Any, _Job]) -> list[Any]:
 
 
 def _result(job: _Job, receiver: Connection, target: str) -> Result:
-    """What a process said, or how it ended without saying anything."""
+    """The output of a process, or how it ended without any."""
     seconds = time.monotonic() - job.started
     try:
         if receiver.poll():

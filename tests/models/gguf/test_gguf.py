@@ -326,7 +326,7 @@ def test_keys_that_change_results_are_refused_by_name(tmp_path: Path, key: str, 
 
 
 def test_keys_that_say_nothing_are_taken(tmp_path: Path) -> None:
-    """What converters write for every model, with the value that these models have."""
+    """Keys that converters write for every model, with the value that these models have."""
     harmless = {
         "attention.layer_norm_epsilon": 1e-5,
         "attention.causal": True,
@@ -421,7 +421,7 @@ def files_of(path: Path, **metadata: Any) -> tuple[Any, tokenizers.Tokenizer, di
 
 
 def test_all_ends_of_a_turn_end_a_text(tmp_path: Path) -> None:
-    """As in llama.cpp: the end of a text, of a turn, of a message, and what is spelled like one."""
+    """llama.cpp's ends: of a text, of a turn, of a message, and what is spelled like one."""
     metadata = {"ggml.eos_token_id": 259, "ggml.eot_token_id": 260, "ggml.eom_token_id": 261}
     found, _, settings = files_of(tmp_path / "m.gguf", **metadata)
     # 256 is spelled <|end|>.

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from edgec.errors import InputError, ModelError
 from edgec.models.sources import create as create_module
-from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import SPECIALS, byte_tokenizer_files
 from edgec.models.sources.create import create, list_models
 from edgec.models.sources.resolve import resolve
 from edgec.models.weights.source import SafetensorsWeights, torch_dtype
@@ -138,7 +138,7 @@ def test_tokenizer_encodes_bytes(text: str, tokenizer: Tokenizer) -> None:
 
 def test_tokenizer_decodes_every_id(tokenizer: Tokenizer) -> None:
     assert tokenizer.get_vocab_size() == 151936
-    assert [tokenizer.token_to_id(s) for s in create_module.SPECIALS] == [256, 257, 258]
+    assert [tokenizer.token_to_id(s) for s in SPECIALS] == [256, 257, 258]
     words = [tokenizer.decode([i]) for i in range(259, 151936)]
     assert len(set(words)) == len(words)
     assert all(word[0] == " " and word[1:].isalpha() for word in words)

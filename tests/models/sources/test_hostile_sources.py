@@ -232,7 +232,7 @@ def test_links_that_are_fine(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_hub_caches_links(folder: Path, tmp_path: Path) -> None:
-    """As huggingface_hub lays its cache out: snapshots of links into blobs."""
+    """huggingface_hub's layout of its cache: snapshots of links into blobs."""
     repo = tmp_path / "models--org--name"
     snapshot = repo / "snapshots" / "0123abcd"
     snapshot.mkdir(parents=True)

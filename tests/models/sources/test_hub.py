@@ -223,7 +223,7 @@ def test_an_index_whose_only_file_is_the_usual_one(hub: Hub) -> None:
 
 
 def test_one_file_goes_before_an_index(hub: Hub) -> None:
-    """As in transformers; the index and its files are not fetched."""
+    """The same as in transformers; the index and its files are not fetched."""
     single = hub.files["model.safetensors"]
     put_shards(hub, "old-1.safetensors")
     hub.files["model.safetensors"] = single

@@ -253,7 +253,7 @@ def test_unsupported_config(keys: dict[str, Any], message: str, folder: Path, ed
 
 
 def test_own_code_beside_a_known_type_is_not_needed(folder: Path, edit: Edit) -> None:
-    """As transformers does: its own class wins, and the model's code is not run."""
+    """The same as in transformers: its own class wins, and the model's code is not run."""
     edit(auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"})
     assert type(resolve(str(folder)).config).__module__.startswith("transformers.")
 

@@ -167,7 +167,7 @@ def own_decoder(tensors: Tensors) -> Tensors:
 
 
 def old_norms(tensors: Tensors) -> Tensors:
-    """As checkpoints from before 2019 call them."""
+    """The names in checkpoints from before 2019."""
     names = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
     for new, old in names:
         tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}

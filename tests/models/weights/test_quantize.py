@@ -34,7 +34,7 @@ def test_round_trip(bits: int, group: int | None, rows: int) -> None:
 
 
 def test_layout() -> None:
-    """What docs/quantisation.md says about where an element lies."""
+    """The place of an element by docs/quantisation.md."""
     weight = torch.randint(-7, 8, (32, 64)).float()
     weight[:, ::32] = -8
     packed, _ = quantize("w", weight, WeightFormat(4, 32))
@@ -120,7 +120,7 @@ def test_zero_points_of_constant_groups(value: float) -> None:
 
 
 def plainly(groups: torch.Tensor, form: WeightFormat) -> tuple[torch.Tensor, torch.Tensor]:
-    """What docs/quantisation.md says of rounding, an operation at a time for the whole matrix."""
+    """Rounding by docs/quantisation.md, an operation at a time for the whole matrix."""
 
     def divide(weights: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
         inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)

@@ -202,7 +202,7 @@ def test_missing_shards(sharded: Path) -> None:
 
 
 def test_tensors_are_those_of_the_files_wherever_the_index_has_them(sharded: Path) -> None:
-    """As transformers reads them: an index says which files there are, and no more."""
+    """The same as in transformers: an index says which files there are, and no more."""
     index = json.loads((sharded / INDEX_FILE).read_text())
     names = list(index["weight_map"])
     files = sorted(set(index["weight_map"].values()))
@@ -419,7 +419,7 @@ def test_tied_weights_are_expected_once() -> None:
 
 
 def test_names_without_the_base_prefix() -> None:
-    """As a checkpoint of the base model has them, and one with a prefix too many."""
+    """Names as in a checkpoint of the base model, and with a prefix too many."""
     expected = expected_tensors(tiny("qwen3", tie_word_embeddings=True))
     bare = {name.removeprefix("model."): shape for name, shape in expected.shapes.items()}
     checked = check_weights(expected, Checkpoint(bare))
