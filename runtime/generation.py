@@ -28,7 +28,7 @@ from edgec.runtime.results import (
     peak_rss_mb,
 )
 from edgec.runtime.sampling import Sampler, TokenFilter, logprobs_of, not_finite
-from edgec.runtime.sequence import Step
+from edgec.runtime.step import Step
 from edgec.runtime.stopping import StopStrings
 from edgec.runtime.tokenizer import Detokenizer, Tokenizer
 

@@ -15,7 +15,8 @@ from edgec.runtime.pool import SequencePool
 from edgec.runtime.request import Request
 from edgec.runtime.results import GenerationResult
 from edgec.runtime.sampling import TokenFilter, logprobs_of
-from edgec.runtime.sequence import Sequence, Step, step_together
+from edgec.runtime.sequence import Sequence, step_together
+from edgec.runtime.step import Step
 
 __all__ = ["Counters", "Job", "Scheduler"]
 
