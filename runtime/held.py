@@ -1,4 +1,4 @@
-"""What a sequence holds: tokens, their state on the device, a phase; and how they are taken back."""
+"""What a sequence holds: tokens, their state on the device, a phase; and taking them back."""
 
 from __future__ import annotations
 
