@@ -1,29 +1,65 @@
-"""Which sequence computes next. No threads and no clock of its own: `Engine` drives it."""
+"""The core of generation: schedule, execute, accept. `Session` and `Engine` drive it.
+
+It has no thread: `step` computes a little for every job, and returns. Whoever asked is a
+`Consumer`, and where sequences come from is a `Sequences`: an engine's pool, or the one sequence of
+a session.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from edgec.errors import DeviceError, EdgecError, RequestTimeout
-from edgec.runtime.config import GenerationConfig
 from edgec.runtime.generation import Generation
 from edgec.runtime.model import LoadedModel
-from edgec.runtime.pool import SequencePool
-from edgec.runtime.request import Request
-from edgec.runtime.results import GenerationResult
-from edgec.runtime.sampling import TokenFilter, logprobs_of
+from edgec.runtime.prompt import Task
+from edgec.runtime.results import GenerationResult, StreamChunk, TokenLogprobs
+from edgec.runtime.sampling import logprobs_of
 from edgec.runtime.sequence import Sequence, step_together
 from edgec.runtime.step import Step
 
-__all__ = ["Counters", "Job", "Scheduler"]
+__all__ = ["Consumer", "Core", "Counters", "Job", "Sequences"]
+
+_T = TypeVar("_T")
+
+
+class Consumer(Protocol):
+    """Whoever asked for a generation."""
+
+    prompt_logprobs: list[TokenLogprobs]
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the rest any more."""
+        ...
+
+    def deliver(self, chunk: StreamChunk) -> None:
+        """Takes a chunk, the last one with the result."""
+        ...
+
+    def end(self, outcome: GenerationResult | BaseException) -> None:
+        """Hears of an end without a last chunk: scored, cancelled or failed."""
+        ...
+
+
+class Sequences(Protocol):
+    """Where sequences come from, see `SequencePool`."""
+
+    def acquire(
+        self, prompt: Seq[int], session_id: str | None, reuse: bool, scope: str | None
+    ) -> tuple[Sequence, int] | None: ...
+
+    def release(self, sequence: Sequence, session_id: str | None, keep: bool) -> None: ...
 
 
 @dataclass
 class Counters:
-    """What a scheduler has done so far. Tokens are true ones, without padding."""
+    """What a core has done so far. Tokens are true ones, without padding."""
 
     completed: int = 0
     cancelled: int = 0
@@ -39,23 +75,14 @@ class Counters:
 
 @dataclass(eq=False)
 class Job:
-    """A request with all that is needed to compute it, and how far it is."""
+    """A task with whoever asked for it, and how far it is."""
 
-    request: Request
-    ids: list[int]
-    config: GenerationConfig
+    task: Task
+    consumer: Consumer
+    name: str = "the generation"
     session_id: str | None = None
     cache_prompt: bool = True
     cache_scope: str | None = None
-    token_filter: TokenFilter | None = None
-    logprobs: int | None = None
-    score_prompt: bool = False
-    """Whether the log-probabilities of the prompt's tokens are wanted, each by a decode step."""
-    score_only: bool = False
-    """Whether nothing is generated after that."""
-    deadline: float | None = None
-    """As of `time.perf_counter`."""
-    started: float = field(default_factory=time.perf_counter)
     sequence: Sequence | None = None
     generation: Generation | None = None
     chunks: Iterator[Step] | None = None
@@ -69,21 +96,31 @@ class Job:
     def prefilling(self) -> bool:
         return self.sequence is not None and self.chunks is not None
 
+    @property
+    def runs_ahead(self) -> bool:
+        return self.generation is not None and self.generation.runs_ahead
 
-class Scheduler:
-    """Runs jobs by turns: one chunk of one prompt, then a step of every sequence that decodes.
+
+class Core:
+    """Runs jobs step by step: one chunk of one prompt, then a step of every sequence that decodes.
 
     So a stream waits for one chunk at most, however long the prompts of others are. Where nobody
-    waits so, calls are queued before the results of the turn before are read, wherever a sequence
+    waits so, calls are queued before the results of the ones before are read, wherever a sequence
     can run ahead of its tokens.
+
+    Args:
+        sequences: Where the sequences of jobs come from.
+        isolated: Whether an error, of whatever kind, ends its own job only; otherwise `step`
+            raises it, and the core is of no more use.
     """
 
-    def __init__(self, model: LoadedModel, pool: SequencePool) -> None:
+    def __init__(self, model: LoadedModel, sequences: Sequences, *, isolated: bool) -> None:
         self.counters = Counters()
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
         self._model = model
-        self._pool = pool
+        self._sequences = sequences
+        self._isolated = isolated
         self._batch = max(model.program.manifest.batch_sizes)
 
     @property
@@ -91,45 +128,34 @@ class Scheduler:
         """Whether there is anything to compute."""
         return bool(self.waiting or self.running)
 
-    def turn(self) -> None:
-        """Admits what fits, queues one chunk and one step of each sequence, reads results."""
+    def step(self) -> None:
+        """Admits what fits, queues one chunk or one step of each sequence, accepts results."""
         self._drop()
         self._admit()
-        prompt = next((job for job in self.running if job.prefilling), None)
-        if prompt is not None and any(not job.prefilling for job in self.running):
-            self._alternate(prompt)
-            return
-        for job in tuple(self.running):
-            if job.step is not None and job.generation and not job.generation.runs_ahead:
-                self._accept(job, job.step)
-        ahead = [(job, job.step) for job in self.running if job.step is not None]
-        decoding = [job for job in self.running if not job.prefilling]
-        if prompt is not None:
+        prompt = next((job for job in self.running if job.chunks is not None), None)
+        streams = [job for job in self.running if job.chunks is None]
+        if prompt is None:
+            results = [(job, job.step) for job in streams]
+            decoding = [job for job in streams if job.step is None or job.runs_ahead]
+            self._decode(decoding)
+            fresh = [job for job, step in results if step is None and not job.runs_ahead]
+            self._accept([*results, *((job, job.step) for job in fresh)])
+        elif streams:
+            self._alternate(prompt, streams)
+        else:
             self._prefill(prompt)
-        self._decode(decoding)
-        for job, step in ahead:
-            if job.generation is not None and job.sequence is not None:
-                self._accept(job, step)
 
-    def _alternate(self, prompt: Job) -> None:
+    def _alternate(self, prompt: Job, streams: list[Job]) -> None:
         """A step of each stream, and then a chunk, each alone on the device.
 
         Calls of different sequences have no order there: a step beside a chunk takes as long as the
         chunk, and its stream would wait for two of them.
         """
-        self._accept_all()  # what was queued before a prompt came
-        self._decode([job for job in self.running if not job.prefilling])
-        self._accept_all()
+        self._accept((job, job.step) for job in streams)  # what was queued before a prompt came
+        self._decode([job for job in streams if job.sequence is not None])
+        self._accept((job, job.step) for job in streams)
         if (chunk := self._prefill(prompt)) is not None:
-            try:
-                chunk.wait()
-            except BaseException as error:
-                self._fail(prompt, error)
-
-    def _accept_all(self) -> None:
-        for job in tuple(self.running):
-            if job.step is not None:
-                self._accept(job, job.step)
+            self._guarded([prompt], chunk.wait)
 
     def stop(self, error: EdgecError) -> None:
         """Ends all jobs with an error and frees their state."""
@@ -138,74 +164,68 @@ class Scheduler:
 
     def _drop(self) -> None:
         """Ends what nobody waits for any more, before anything is computed for it."""
-        now = time.perf_counter()
         for job in (*self.running, *self.waiting):
-            if job.request.cancelled:
-                try:
-                    generation = job.generation or self._generation(job, 0)
-                except BaseException as error:
-                    self._fail(job, error)
-                    continue
-                self.counters.cancelled += 1
-                self._end(job, generation.result("cancelled"))
-            elif job.deadline is not None and now >= job.deadline:
+            if job.consumer.cancelled:
+                generation = job.generation or self._guarded([job], self._generation, job, 0)
+                if generation is not None:
+                    self.counters.cancelled += 1
+                    self._end(job, generation.result("cancelled"))
+            elif (
+                job.task.deadline is not None and (now := time.perf_counter()) >= job.task.deadline
+            ):
                 self.counters.timed_out += 1
-                waited = now - job.started
-                self._end(
-                    job, RequestTimeout(f"request {job.request.id}: not done after {waited:.1f} s")
-                )
+                waited = now - job.task.started
+                self._end(job, RequestTimeout(f"{job.name}: not done after {waited:.1f} s"))
 
     def _admit(self) -> None:
         while self.waiting:
             job = self.waiting[0]
-            try:
-                acquired = self._pool.acquire(
-                    job.ids, job.session_id, job.cache_prompt, job.cache_scope
-                )
-            except BaseException as error:
-                self._fail(job, error)
-                continue
-            if acquired is None:
+            if self._guarded([job], self._start, job) is False:
                 return
-            self.waiting.popleft()
-            self.running.append(job)
-            job.sequence, cached = acquired
-            try:
-                job.generation = self._generation(job, cached)
-            except BaseException as error:
-                self._fail(job, error)
-                continue
-            if job.score_prompt:
-                job.token = job.ids[0]
-            else:
-                job.chunks = job.sequence.chunks(job.ids[cached:], checkpoint=job.cache_prompt)
-            self.counters.cached_tokens += cached
+
+    def _start(self, job: Job) -> bool:
+        """Gives a job a sequence; False: there is none until another job ends."""
+        task = job.task
+        acquired = self._sequences.acquire(
+            task.ids, job.session_id, job.cache_prompt, job.cache_scope
+        )
+        if acquired is None:
+            return False
+        self.waiting.popleft()
+        self.running.append(job)
+        job.sequence, cached = acquired
+        job.generation = self._generation(job, cached)
+        if task.score_prompt:
+            job.token = task.ids[0]
+        else:
+            job.chunks = job.sequence.chunks(task.ids[cached:], checkpoint=job.cache_prompt)
+        self.counters.cached_tokens += cached
+        return True
 
     def _generation(self, job: Job, cached: int) -> Generation:
+        task = job.task
         return Generation(
             self._model.tokenizer,
-            job.ids,
-            cached,
-            job.config,
-            self._model.vocab_size,
-            job.started,
-            job.token_filter,
-            job.logprobs,
+            prompt=task.ids,
+            cached=cached,
+            config=task.config,
+            vocab_size=self._model.vocab_size,
+            started=task.started,
+            token_filter=task.token_filter,
+            logprobs=task.logprobs,
+            prompt_logprobs=job.consumer.prompt_logprobs,
         )
 
     def _prefill(self, job: Job) -> Step | None:
         """Queues a chunk; None if that failed."""
         assert job.sequence is not None and job.chunks is not None
         held = job.sequence.length
-        try:
-            step = next(job.chunks)
-        except BaseException as error:
-            self._fail(job, error)
-            return None
-        self.counters.prefill_calls += 1
-        self.counters.prompt_tokens += job.sequence.length - held
-        if job.sequence.length >= len(job.ids):
-            job.chunks, job.step = None, step
+        step = self._guarded([job], next, job.chunks)
+        if step is not None:
+            self.counters.prefill_calls += 1
+            self.counters.prompt_tokens += job.sequence.length - held
+            if job.sequence.length >= len(job.task.ids):
+                job.chunks, job.step = None, step
         return step
 
     def _decode(self, jobs: list[Job]) -> None:
@@ -215,73 +235,76 @@ class Scheduler:
             steps = [
                 (job.sequence, job.step or job.token) for job in group if job.sequence is not None
             ]
-            try:
-                results = step_together(steps)
-            except BaseException as error:
-                for job in group:
-                    self._fail(job, error)
+            results = self._guarded(group, step_together, steps)
+            if results is None:
                 continue
             self.counters.decode_calls += 1
             self.counters.decode_tokens += len(group)
             for job, step in zip(group, results, strict=True):
                 job.step = step
 
-    def _accept(self, job: Job, step: Step) -> None:
-        """Takes the token of a step; waits for it."""
+    def _accept(self, results: Iterable[tuple[Job, Step | None]]) -> None:
+        """Takes the tokens of steps; waits for them."""
+        for job, step in results:
+            if step is None or job.sequence is None:
+                continue  # nothing was queued, or the job has failed since
+            self._guarded([job], self._advance, job, step)
+
+    def _advance(self, job: Job, step: Step) -> None:
+        """Takes what a step says of a job's text, or of its prompt."""
         assert job.generation is not None
-        if job.score_prompt and self._score(job, step):
+        if job.task.score_prompt and self._score(job, step):
             return
-        try:
-            chunk = job.generation.accept(step)
-        except BaseException as error:
-            self._fail(job, error)
-            return
-        self.counters.generated_tokens += 1
-        job.token = chunk.token
-        if job.step is step:
-            job.step = None
-        if chunk.result is not None:
-            self.counters.completed += 1
-            # The state is free before anybody hears of the end.
-            self._release(job, keep=job.cache_prompt)
-        job.request.deliver(chunk)
+        for chunk in job.generation.accept([step]):
+            self.counters.generated_tokens += 1
+            job.token = chunk.token
+            if job.step is step:
+                job.step = None
+            if chunk.result is not None:
+                self.counters.completed += 1
+                # The state is free before anybody hears of the end.
+                self._release(job, keep=job.cache_prompt)
+            job.consumer.deliver(chunk)
 
     def _score(self, job: Job, step: Step) -> bool:
         """Takes from a step what it says of the prompt's next token; False: there is none."""
         assert job.generation is not None
-        scored = job.request.prompt_logprobs
-        left = len(job.ids) - 1 - len(scored)
+        scored, ids = job.consumer.prompt_logprobs, job.task.ids
+        left = len(ids) - 1 - len(scored)
         if left:
-            token = job.ids[len(scored) + 1]
-            try:
-                scored.append(logprobs_of(step.logits(), token, job.logprobs or 0))
-            except BaseException as error:
-                self._fail(job, error)
-                return True
+            token = ids[len(scored) + 1]
+            scored.append(logprobs_of(step.logits(), token, job.task.logprobs or 0))
             self.counters.prompt_tokens += 1
             job.token, job.step = token, None
-        if left <= 1 and job.score_only:
+        if left <= 1 and job.task.score_only:
             self.counters.completed += 1
             self._end(job, job.generation.result("length"))
             return True
         return left > 0
 
-    def _fail(self, job: Job, error: BaseException) -> None:
-        """Ends a job with an error, of whatever kind.
+    def _guarded(self, jobs: Seq[Job], act: Callable[..., _T], *arguments: Any) -> _T | None:
+        """What `act` gives; None where an error of the jobs' own ended them.
 
         A token filter, a grammar or a tokenizer may raise anything, also what is no Exception
-        (KeyboardInterrupt, a panic of Rust's); this is not the main thread, so none of it is meant
-        for the process.
+        (KeyboardInterrupt, a panic of Rust's). Isolated means not on the main thread, so none of it
+        is meant for the process.
         """
-        self.counters.failed += 1
-        if not isinstance(error, EdgecError):
-            error = DeviceError(f"the generation failed: {type(error).__name__}: {error}")
-        self._end(job, error)
+        try:
+            return act(*arguments)
+        except BaseException as error:
+            if not self._isolated:
+                raise
+            known = isinstance(error, EdgecError)
+            what = f"the generation failed: {type(error).__name__}: {error}"
+            for job in jobs:
+                self.counters.failed += 1
+                self._end(job, error if known else DeviceError(what))
+            return None
 
-    def _end(self, job: Job, outcome: GenerationResult | Exception) -> None:
+    def _end(self, job: Job, outcome: GenerationResult | BaseException) -> None:
         """Ends a job before its time. Only a named conversation outlives that."""
         self._release(job, keep=job.cache_prompt and job.session_id is not None)
-        job.request.end(outcome)
+        job.consumer.end(outcome)
 
     def _release(self, job: Job, keep: bool) -> None:
         if job in self.running:
@@ -289,5 +312,5 @@ class Scheduler:
         else:
             self.waiting.remove(job)
         if job.sequence is not None:
-            self._pool.release(job.sequence, job.session_id, keep)
+            self._sequences.release(job.sequence, job.session_id, keep)
             job.sequence = job.chunks = job.step = None

@@ -131,7 +131,7 @@ class HeldTokens:
         if length:
             self.truncate(length)
         else:
-            self._forget()
+            self.forget()
         return length
 
     def truncate(self, length: int) -> None:
@@ -203,7 +203,7 @@ class HeldTokens:
         self._tokens.clear()
         self._state.free()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Goes back to no tokens, the cheapest way."""
         if self.can_truncate(0):
             self.truncate(0)

@@ -63,7 +63,7 @@ class Sequence(HeldTokens):
         total = self.length + len(tokens)
         if self._rewind.differs(total, len(self._tokens)):
             tokens = [*self._known(), *tokens]
-            self._forget()
+            self.forget()
         self._rewind.passed = self._rewind.passes(total)
         self._log.enter(SequencePhase.FOLLOW_UP_PREFILL if self._tokens else SequencePhase.PREFILL)
         start = len(self._tokens)
@@ -121,7 +121,7 @@ class Sequence(HeldTokens):
             raise InputError("an empty sequence has nothing to save")
         if self._rewind.differs(self.length, self.length):
             tokens = list(self._known())
-            self._forget()
+            self.forget()
             self.extend(tokens)
         digest = self._program.manifest.digest
         rows = self._state.read(self.length)
