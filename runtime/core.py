@@ -131,15 +131,27 @@ class Core:
     def step(self) -> None:
         """Admits what fits, queues one chunk or one step of each sequence, accepts results."""
         self._drop()
-        self._admit()
-        prompt = next((job for job in self.running if job.chunks is not None), None)
-        streams = [job for job in self.running if job.chunks is None]
+        if self.waiting:
+            self._admit()
+        prompt: Job | None = None
+        streams: list[Job] = []
+        results: list[tuple[Job, Step]] = []
+        decoding: list[Job] = []
+        for job in self.running:
+            if job.chunks is not None:
+                prompt = prompt or job
+                continue
+            streams.append(job)
+            if job.step is not None:
+                results.append((job, job.step))
+            if job.step is None or job.runs_ahead:
+                decoding.append(job)
         if prompt is None:
-            results = [(job, job.step) for job in streams]
-            decoding = [job for job in streams if job.step is None or job.runs_ahead]
+            fresh = [job for job in decoding if job.step is None]
             self._decode(decoding)
-            fresh = [job for job, step in results if step is None and not job.runs_ahead]
-            self._accept([*results, *((job, job.step) for job in fresh)])
+            self._accept(results)
+            if fresh:
+                self._accept_queued([job for job in fresh if not job.runs_ahead])
         elif streams:
             self._alternate(prompt, streams)
         else:
@@ -151,9 +163,9 @@ class Core:
         Calls of different sequences have no order there: a step beside a chunk takes as long as the
         chunk, and its stream would wait for two of them.
         """
-        self._accept((job, job.step) for job in streams)  # what was queued before a prompt came
+        self._accept_queued(streams)  # what was queued before a prompt came
         self._decode([job for job in streams if job.sequence is not None])
-        self._accept((job, job.step) for job in streams)
+        self._accept_queued(streams)
         if (chunk := self._prefill(prompt)) is not None:
             self._guarded([prompt], chunk.wait)
 
@@ -243,12 +255,15 @@ class Core:
             for job, step in zip(group, results, strict=True):
                 job.step = step
 
-    def _accept(self, results: Iterable[tuple[Job, Step | None]]) -> None:
+    def _accept_queued(self, jobs: Iterable[Job]) -> None:
+        """Takes the tokens of the last steps of jobs."""
+        self._accept([(job, job.step) for job in jobs if job.step is not None])
+
+    def _accept(self, results: list[tuple[Job, Step]]) -> None:
         """Takes the tokens of steps; waits for them."""
         for job, step in results:
-            if step is None or job.sequence is None:
-                continue  # nothing was queued, or the job has failed since
-            self._guarded([job], self._advance, job, step)
+            if job.sequence is not None:  # otherwise it has failed since
+                self._guarded([job], self._advance, job, step)
 
     def _advance(self, job: Job, step: Step) -> None:
         """Takes what a step says of a job's text, or of its prompt."""

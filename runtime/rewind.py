@@ -41,7 +41,8 @@ class Rewind:
         self.passed = 0
         """How many lengths at which positions change the rows held were computed for."""
         self._multiple = manifest.prompt.multiple_of
-        self._switches = manifest.model.rope_switches
+        self.switches = manifest.model.rope_switches
+        """The lengths past each of which positions are encoded otherwise; few models have any."""
         self._rings = tuple({(b.shape[0], b.window): b for b in buffers if b.window}.values())
         self._windows_copied = all(ring.checkpoint_rows for ring in self._rings)
         self.has_rows = all(buffer.has_rows for buffer in buffers)
@@ -84,7 +85,7 @@ class Rewind:
 
     def passes(self, total: int) -> int:
         """How many of the lengths at which positions change lie below a total length."""
-        return bisect_left(self._switches, total) if self._switches else 0
+        return bisect_left(self.switches, total)
 
     def differs(self, total: int, held: int) -> bool:
         """Whether a sequence of `total` tokens has other rows for the tokens held than these."""

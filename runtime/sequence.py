@@ -256,12 +256,14 @@ def step_together(steps: Seq[tuple[Sequence, int | Step]]) -> list[Step]:
             retired or poisoned.
     """
     calls = [sequence._begin_step(token) for sequence, token in steps]
-    if any(sequence._differs_after_step() for sequence, _ in steps):
+    switches = steps[0][0]._rewind.switches
+    if switches and any(sequence._differs_after_step() for sequence, _ in steps):
         return _step_past_switches(steps)
     for sequence, _ in steps:
         length = len(sequence._tokens)
         sequence._begin_change(length)
-        sequence._rewind.passed = sequence._rewind.passes(length + 1)
+        if switches:
+            sequence._rewind.passed = sequence._rewind.passes(length + 1)
         sequence._log.enter(SequencePhase.DECODE)
         sequence._rewind.wrote(length + 1)
     sequences = [sequence for sequence, _ in steps]
