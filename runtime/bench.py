@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edgec.errors import InputError
-from edgec.runtime.sequence import Sequence, Step
+from edgec.runtime.sequence import Sequence
 from edgec.runtime.session import Session
+from edgec.runtime.step import Step
 
 __all__ = ["BenchResult", "BenchTest", "bench", "decode"]
 

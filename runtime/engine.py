@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 from edgec.artifact import Artifact
 from edgec.errors import EngineClosed, InputError, QueueFull
 from edgec.runtime.config import check_integer, check_number
+from edgec.runtime.core import Core, Counters, Job
 from edgec.runtime.device import check_process, forked
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.pool import PoolCounters, SequencePool
 from edgec.runtime.prompt import Prompt, encode_prompt, prepare
 from edgec.runtime.request import Request
 from edgec.runtime.sampling import TokenFilter
-from edgec.runtime.scheduler import Counters, Job, Scheduler
 from edgec.runtime.state import state_bytes
 
 __all__ = ["DEFAULT_MAX_QUEUE", "DEFAULT_SEQUENCES", "DEFAULT_TTL", "Engine", "EngineStats"]
@@ -33,11 +33,11 @@ __all__ = ["DEFAULT_MAX_QUEUE", "DEFAULT_SEQUENCES", "DEFAULT_TTL", "Engine", "E
 _T = TypeVar("_T")
 
 DEFAULT_SEQUENCES = 8
-"""For how many sequences there is memory when nobody says."""
+"""The default number of sequences that there is memory for."""
 DEFAULT_TTL = 600.0
-"""Seconds for which an inactive sequence is kept when nobody says."""
+"""The default of the seconds for which an inactive sequence is kept."""
 DEFAULT_MAX_QUEUE = 64
-"""How many requests may wait when nobody says."""
+"""The default number of requests that may wait."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class EngineStats:
 class Engine:
     """Generates for many requests at once, with the state of all of them under a budget.
 
-    One thread of the engine's own runs the model: prompts in chunks, by turns with the decode
+    One thread of the engine's own runs the model: prompts in chunks, alternating with the decode
     steps of all sequences that generate, so that no stream waits for more than one chunk of
     another's prompt. Finished sequences stay, inactive, and a later prompt that begins as one of
     them is computed from there on. All methods can be called from any thread.
@@ -152,7 +152,7 @@ class Engine:
         if memory is None:
             memory = DEFAULT_SEQUENCES * state_bytes(self.model.program.manifest.state)
         self._pool = SequencePool(self.model.program, memory, ttl)
-        self._scheduler = Scheduler(self.model, self._pool)
+        self._core = Core(self.model, self._pool, isolated=True)
         self.max_queue = max_queue
         self._numbers = itertools.count(1)
         self._requests = self._rejected = 0
@@ -216,30 +216,32 @@ class Engine:
         `RequestTimeout`, `EngineClosed`, or what `token_filter` raised.
         """
         check_process()
-        started = time.perf_counter()
-        score_only = score_prompt and options.get("max_new_tokens") == 0
-        ids, config = prepare(
-            self.model, prompt, chat_template_kwargs, options, score_only=score_only
+        task = prepare(
+            self.model,
+            prompt,
+            chat_template_kwargs=chat_template_kwargs,
+            token_filter=token_filter,
+            logprobs=logprobs,
+            score_prompt=score_prompt,
+            timeout=timeout,
+            options=options,
         )
-        if score_prompt:
-            logprobs, cache_prompt = logprobs or 0, False
-        if logprobs is not None:
-            check_integer("logprobs", logprobs, 0, self.model.vocab_size)
-        if timeout is not None:
-            check_number("timeout (seconds)", timeout, 0.0, above=True)
         with self._changed:
             if self._closing:
                 raise EngineClosed("the engine is closed")
-            waiting = len(self._inbox) + len(self._scheduler.waiting)
+            waiting = len(self._inbox) + len(self._core.waiting)
             if waiting >= self.max_queue:
                 self._rejected += 1
                 raise QueueFull(f"{waiting} requests wait already", "try again later")
-            request = Request(f"req-{next(self._numbers)}", len(ids), self._poke)
-            deadline = None if timeout is None else started + timeout
+            request = Request(f"req-{next(self._numbers)}", len(task.ids), self._poke)
             job = Job(
-                request, ids, config, session_id, cache_prompt, cache_scope, token_filter,
-                logprobs, score_prompt, score_only, deadline, started,
-            )  # fmt: skip
+                task,
+                request,
+                name=f"request {request.id}",
+                session_id=session_id,
+                cache_prompt=cache_prompt and not score_prompt,
+                cache_scope=cache_scope,
+            )
             self._requests += 1
             self._inbox.append(job)
             self._changed.notify()
@@ -258,12 +260,12 @@ class Engine:
     def stats(self) -> EngineStats:
         """Figures about the present work and the totals. Cheap, and does not wait for the model."""
         with self._changed:
-            running = tuple(self._scheduler.running)
+            running = tuple(self._core.running)
             prefilling = sum(job.prefilling for job in running)
-            counters: Counters = self._scheduler.counters
+            counters: Counters = self._core.counters
             pool: PoolCounters = self._pool.counters
             return EngineStats(
-                queued=len(self._inbox) + len(self._scheduler.waiting),
+                queued=len(self._inbox) + len(self._core.waiting),
                 prefilling=prefilling,
                 decoding=len(running) - prefilling,
                 inactive=self._pool.inactive,
@@ -304,7 +306,7 @@ class Engine:
         sequence.save(path)
 
     def _call(self, function: Callable[[], _T]) -> _T:
-        """Runs a function on the model's thread, between two turns."""
+        """Runs a function on the model's thread, between two steps."""
         future: Future[_T] = Future()
 
         def run() -> None:
@@ -358,28 +360,28 @@ class Engine:
         """The model's thread."""
         try:
             while self._collect():
-                self._scheduler.turn()
+                self._core.step()
         finally:
             # Also after an error of the engine's own: nobody must wait for ever.
             with self._changed:
                 self._closing = True
                 calls, self._calls = self._calls, []
-                self._scheduler.waiting.extend(self._inbox)
+                self._core.waiting.extend(self._inbox)
                 self._inbox.clear()
             for call in calls:
                 call()
-            self._scheduler.stop(EngineClosed("the engine was closed before the request was done"))
+            self._core.stop(EngineClosed("the engine was closed before the request was done"))
             self._pool.clear()
 
     def _collect(self) -> bool:
         """Takes in what was submitted; waits while there is nothing to do. False: to end."""
         while True:
             with self._changed:
-                self._scheduler.waiting.extend(self._inbox)
+                self._core.waiting.extend(self._inbox)
                 self._inbox.clear()
                 calls, self._calls = self._calls, []
                 if not calls:
-                    busy = self._scheduler.busy
+                    busy = self._core.busy
                     if self._closing and (not busy or time.monotonic() >= self._drain_until):
                         return False
                     if busy:

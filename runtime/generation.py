@@ -1,15 +1,9 @@
 """One generation: what each computed step means for its text. It computes nothing itself.
 
-Who drives it, a `Session` or the `Engine`, runs the steps on a sequence and hands each result to
-`accept`, which picks the token and says what text came of it:
-
-    generation = Generation(tokenizer, prompt, cached, config, vocab_size)
-    step = sequence.extend(prompt[cached:])
-    while not (chunk := generation.accept(step)).finish_reason:
-        step = sequence.step(chunk.token)
-
-Where the next token is the greedy one, the step after it can be queued before it is read
-(`runs_ahead`): then the device computes while the host makes text of the last token.
+The core runs the steps on a sequence and hands each result to `accept`, which picks the token and
+says what text came of it. Where the next token is the greedy one, the step after it can be queued
+before it is read (`runs_ahead`): then the device computes while the host makes text of the last
+token.
 """
 
 from __future__ import annotations
@@ -28,7 +22,7 @@ from edgec.runtime.results import (
     peak_rss_mb,
 )
 from edgec.runtime.sampling import Sampler, TokenFilter, logprobs_of, not_finite
-from edgec.runtime.sequence import Step
+from edgec.runtime.step import Step
 from edgec.runtime.stopping import StopStrings
 from edgec.runtime.tokenizer import Detokenizer, Tokenizer
 
@@ -43,22 +37,25 @@ class Generation:
         cached: How many of them are not computed, because the state holds them.
         config: With `max_new_tokens` given and known to fit in the context.
         vocab_size: The length of the logits.
-        started: When the user called, as of `time.perf_counter`; None: now.
+        started: When the user called, as of `time.perf_counter`.
         token_filter: Narrows what may come next.
         logprobs: With each chunk its token's log-probability and those of this many of the most
             probable tokens; None for neither.
+        prompt_logprobs: A list that fills with those of the prompt's tokens, for the result.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
+        *,
         prompt: Seq[int],
         cached: int,
         config: GenerationConfig,
         vocab_size: int,
-        started: float | None = None,
+        started: float,
         token_filter: TokenFilter | None = None,
         logprobs: int | None = None,
+        prompt_logprobs: Seq[TokenLogprobs] = (),
     ) -> None:
         assert config.max_new_tokens is not None
         self.tokens: list[int] = []
@@ -66,6 +63,8 @@ class Generation:
         self._prompt_tokens, self._cached = len(prompt), cached
         self._sampler = Sampler(config, prompt, vocab_size, token_filter)
         self._logprobs = logprobs
+        self._scores: list[TokenLogprobs] = []
+        self._prompt_scores = prompt_logprobs
         self._text = Detokenizer(tokenizer, prompt)
         self._stops = StopStrings(config.stop_strings)
         # Special tokens have no text: a stop string that is one can only be seen as an id.
@@ -73,7 +72,7 @@ class Generation:
         if not config.ignore_eos:
             self._ends.update(config.eos_token_id)
         self._pieces: list[str] = []
-        self._started = time.perf_counter() if started is None else started
+        self._started = started
         self._prompt_seconds = self._decode_seconds = self._first_token = 0.0
         self.resume()
 
@@ -92,15 +91,27 @@ class Generation:
         greedy = not self._sampler.needs_logits and self._logprobs is None
         return greedy and len(self.tokens) + 1 < limit
 
-    def accept(self, step: Step) -> StreamChunk:
-        """The next token, chosen from the result after the last one, and what comes of it.
+    def accept(self, steps: Seq[Step]) -> list[StreamChunk]:
+        """The next tokens, each chosen from a result and from the tokens before it.
+
+        Args:
+            steps: Results for positions that follow each other.
 
         Returns:
-            The token's chunk; the last one has the finish reason and the result.
+            A chunk for each token that is kept: fewer than results where the text ends among
+            them. The last chunk of the text has the finish reason and the result.
 
         Raises:
-            DeviceError: the result cannot be read, or its logits are not finite.
+            DeviceError: a result cannot be read, or its logits are not finite.
         """
+        chunks: list[StreamChunk] = []
+        for step in steps:
+            chunks.append(self._accept(step))
+            if chunks[-1].finish_reason is not None:
+                break
+        return chunks
+
+    def _accept(self, step: Step) -> StreamChunk:
         logprobs: TokenLogprobs | None = None
         if self._sampler.needs_logits or self._logprobs is not None:
             logits = step.logits()
@@ -108,6 +119,7 @@ class Generation:
             token = self._sampler.pick(logits, self.tokens)
             if self._logprobs is not None:
                 logprobs = logprobs_of(raw, token, self._logprobs)
+                self._scores.append(logprobs)
         else:
             token = step.token()
             if token < 0:
@@ -123,7 +135,15 @@ class Generation:
         """The text and tokens so far, as a result that ended for `finish`."""
         usage = Usage(self._prompt_tokens, len(self.tokens), self._cached)
         text = "".join(self._pieces)
-        return GenerationResult(text, tuple(self.tokens), finish, usage, self._timings(usage))
+        return GenerationResult(
+            text,
+            tuple(self.tokens),
+            finish,
+            usage,
+            self._timings(usage),
+            tuple(self._scores),
+            tuple(self._prompt_scores),
+        )
 
     def _advance(self, token: int) -> tuple[str, FinishReason | None]:
         """The text that `token` completes, and whether the generation ends with it."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,39 @@ import numpy.typing as npt
 
 from edgec.errors import InputError
 from edgec.runtime.chat import Message
-from edgec.runtime.config import TO_THE_END, GenerationConfig
+from edgec.runtime.config import TO_THE_END, GenerationConfig, check_integer, check_number
 from edgec.runtime.model import LoadedModel
+from edgec.runtime.sampling import TokenFilter
 from edgec.runtime.sequence import check_ids
 
-__all__ = ["Prompt", "encode_prompt", "encode_text", "prepare"]
+__all__ = ["Prompt", "Task", "encode_prompt", "encode_text", "prepare"]
 
 Prompt = str | Seq[Message] | Seq[int] | npt.NDArray[np.integer[Any]]
 """Text, chat messages, or token ids."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A generation that was asked for, and that can be computed.
+
+    Attributes:
+        config: With a `max_new_tokens` that fits in the context.
+        logprobs: How many of the most probable tokens come with each chunk; None: not even its own.
+        score_prompt: Whether the log-probabilities of the prompt's tokens are wanted, each by a
+            decode step.
+        score_only: Whether nothing is generated after that.
+        started: When the user asked, as of `time.perf_counter`.
+        deadline: When it fails if it is not done, on the same clock.
+    """
+
+    ids: list[int]
+    config: GenerationConfig
+    token_filter: TokenFilter | None
+    logprobs: int | None
+    score_prompt: bool
+    score_only: bool
+    started: float
+    deadline: float | None
 
 
 def encode_prompt(
@@ -61,28 +88,47 @@ def encode_text(model: LoadedModel, text: str, *, add_special_tokens: bool = Tru
 def prepare(
     model: LoadedModel,
     prompt: Prompt,
-    chat_template_kwargs: Mapping[str, Any] | None,
-    options: Mapping[str, Any],
     *,
-    score_only: bool = False,
-) -> tuple[list[int], GenerationConfig]:
-    """Ids and options of a generation that can be computed; refuses any other.
-
-    The options returned have a `max_new_tokens` that fits in the context.
-
-    Args:
-        score_only: Nothing is generated, whatever `max_new_tokens` says.
+    chat_template_kwargs: Mapping[str, Any] | None,
+    token_filter: TokenFilter | None,
+    logprobs: int | None,
+    score_prompt: bool,
+    timeout: float | None,
+    options: Mapping[str, Any],
+) -> Task:
+    """Checks what was asked for; refuses what cannot be computed.
 
     Raises:
         InputError: a bad prompt or option, or more tokens than the context holds.
     """
+    started = time.perf_counter()
+    score_only = score_prompt and options.get("max_new_tokens") == 0
     if score_only:
         options = {**options, "max_new_tokens": 1}
     config = model.defaults.updated(options)
     ids = encode_prompt(model, prompt, chat_template_kwargs)
-    info = model.program.manifest.model
     check_ids(ids, model.vocab_size)
-    room = info.context - len(ids) + score_only
+    config = _fitting(model, config, len(ids), options, score_only)
+    if score_prompt:
+        logprobs = logprobs or 0
+    if logprobs is not None:
+        check_integer("logprobs", logprobs, 0, model.vocab_size)
+    if timeout is not None:
+        check_number("timeout (seconds)", timeout, 0.0, above=True)
+    deadline = None if timeout is None else started + timeout
+    return Task(ids, config, token_filter, logprobs, score_prompt, score_only, started, deadline)
+
+
+def _fitting(
+    model: LoadedModel,
+    config: GenerationConfig,
+    length: int,
+    options: Mapping[str, Any],
+    score_only: bool,
+) -> GenerationConfig:
+    """The options with limits that fit into the context behind a prompt."""
+    context = model.program.manifest.model.context
+    room = context - length + score_only
     limit = config.max_new_tokens
     if limit is None or limit == TO_THE_END:
         limit = max(1, room)
@@ -91,12 +137,11 @@ def prepare(
         limit = max(1, min(limit, room))
     if limit > room:
         raise InputError(
-            f"a prompt of {len(ids)} tokens and {limit} new ones are beyond the context of "
-            f"{info.context}",
+            f"a prompt of {length} tokens and {limit} new ones are beyond the context of {context}",
             "shorten the prompt, lower max_new_tokens, or compile with a larger --ctx-size",
         )
     least = min(config.min_new_tokens, limit)
-    return ids, dataclasses.replace(config, max_new_tokens=limit, min_new_tokens=least)
+    return dataclasses.replace(config, max_new_tokens=limit, min_new_tokens=least)
 
 
 def _not_empty(items: list[Any]) -> list[Any]:

@@ -45,7 +45,7 @@ class TemplateProcess:
 
     def __init__(self, templates: Mapping[str, str]) -> None:
         self._hello = {"templates": dict(templates), "memory": MEMORY}
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._owner = 0
         self._end: weakref.finalize[Any, Any] | None = None
@@ -64,7 +64,7 @@ class TemplateProcess:
         """
         head = json.dumps({"template": template, "seconds": seconds})
         line = f'{head[:-1]}, "variables": {variables}}}\n'.encode()
-        with self._turn:
+        with self._lock:
             answer = self._ask(line, seconds)
         if "refused" in answer:
             raise InputError(answer["refused"])
@@ -74,12 +74,12 @@ class TemplateProcess:
 
     def start(self) -> None:
         """Starts the process, so that the first rendering need not wait for it."""
-        with self._turn:
+        with self._lock:
             self._running()
 
     def close(self) -> None:
         """Ends the process. A later rendering starts another."""
-        with self._turn:
+        with self._lock:
             self._stop()
 
     def _ask(self, line: bytes, seconds: float) -> dict[str, str]:

@@ -61,6 +61,8 @@ class GenerationResult:
     Args:
         text: The generated text, without special tokens and without the stop string.
         tokens: The generated ids, with those of an end-of-text token or a stop string.
+        logprobs: Those of each token, where they were asked for.
+        prompt_logprobs: With `score_prompt`, those of each token of the prompt but the first.
     """
 
     text: str
@@ -68,10 +70,16 @@ class GenerationResult:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, with the same keys."""
-        return {**dataclasses.asdict(self), "tokens": list(self.tokens)}
+        """Plain JSON types, with the same keys; log-probabilities where they were asked for."""
+        found = {**dataclasses.asdict(self), "tokens": list(self.tokens)}
+        for name in ("logprobs", "prompt_logprobs"):
+            if not found[name]:
+                del found[name]
+        return found
 
     def __repr__(self) -> str:
         usage, timings = self.usage, self.timings

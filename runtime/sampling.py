@@ -74,17 +74,13 @@ class Sampler:
         if config.repetition_penalty != 1.0:
             self._seen = np.zeros(vocab_size, np.bool_)
             self._seen[np.asarray(prompt, np.intp)] = True
+        self._chooses = not config.greedy or self._seen is not None or token_filter is not None
         self._random = np.random.Generator(np.random.PCG64(config.seed))
 
     @property
     def needs_logits(self) -> bool:
         """Whether the next pick looks at the logits; if not, the program's argmax is the pick."""
-        return (
-            not self._config.greedy
-            or self._seen is not None
-            or self._filter is not None
-            or self._suppress_eos
-        )
+        return self._chooses or self._suppress_eos
 
     @property
     def _suppress_eos(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from collections import deque
 from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Sequence as Seq
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -13,12 +14,12 @@ import numpy.typing as npt
 
 from edgec.artifact import Artifact
 from edgec.errors import InputError
-from edgec.runtime.config import GenerationConfig
-from edgec.runtime.generation import Generation
+from edgec.runtime.core import Core, Job
 from edgec.runtime.model import LoadedModel
 from edgec.runtime.phases import PhaseCounters, SequencePhase
-from edgec.runtime.prompt import Prompt, encode_prompt, prepare
-from edgec.runtime.results import GenerationResult, StreamChunk
+from edgec.runtime.prompt import Prompt, Task, encode_prompt, prepare
+from edgec.runtime.results import GenerationResult, StreamChunk, TokenLogprobs
+from edgec.runtime.sampling import TokenFilter
 from edgec.runtime.sequence import Sequence
 
 __all__ = ["Prompt", "Session", "Streamer"]
@@ -61,7 +62,7 @@ class Session:
     ) -> None:
         self.model = LoadedModel.of(artifact, device, threads)
         self.sequence = Sequence(self.model.program)
-        self._turn = 0
+        self._uses = 0
 
     @property
     def artifact(self) -> Artifact:
@@ -78,6 +79,10 @@ class Session:
         *,
         streamer: Streamer | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        token_filter: TokenFilter | None = None,
+        logprobs: int | None = None,
+        score_prompt: bool = False,
+        timeout: float | None = None,
         **options: Any,
     ) -> GenerationResult:
         """Generates to the end.
@@ -86,30 +91,49 @@ class Session:
             prompt: Text, chat messages (objects with `role` and `content`), or token ids.
             streamer: Gets the ids through `put` as they come, then `end`.
             chat_template_kwargs: More variables for the chat template (`tools`, ...).
+            token_filter: Narrows each next token, see `TokenFilter`.
+            logprobs: Log-probabilities in the result and with each chunk: of each token and of
+                this many of the most probable ones. None: neither.
+            score_prompt: Whether the result's `prompt_logprobs` say how probable the prompt's own
+                tokens were. Each is a decode step, nothing is reused, and `max_new_tokens` may
+                be 0.
+            timeout: Seconds, from now, after which `RequestTimeout` is raised. For a result that
+                ends gently there is the option `max_time`.
             options: Fields of `GenerationConfig`, over the model's own defaults.
 
         Raises:
             InputError: a bad prompt or option, or more tokens than the context holds.
             DeviceError: the device failed; the session refuses to go on until `reset`.
+            RequestTimeout: not done within `timeout`; what was computed stays in the state.
         """
-        ids, config, started = self._prepare(prompt, chat_template_kwargs, options)
+        task = self._prepare(
+            prompt,
+            chat_template_kwargs=chat_template_kwargs,
+            token_filter=token_filter,
+            logprobs=logprobs,
+            score_prompt=score_prompt,
+            timeout=timeout,
+            options=options,
+        )
         if streamer is not None:
-            streamer.put(np.array([ids], np.int64))
-        result = None
-        for chunk in self._stream(ids, config, started):
-            result = chunk.result
+            streamer.put(np.array([task.ids], np.int64))
+        consumer = _Chunks()
+        for chunk in self._stream(task, consumer):
             if streamer is not None:
                 streamer.put(np.array([chunk.token], np.int64))
         if streamer is not None:
             streamer.end()
-        assert result is not None
-        return result
+        assert consumer.result is not None
+        return consumer.result
 
     def stream(
         self,
         prompt: Prompt,
         *,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        token_filter: TokenFilter | None = None,
+        logprobs: int | None = None,
+        timeout: float | None = None,
         **options: Any,
     ) -> Generator[StreamChunk, None, None]:
         """Generates a chunk for each token; the last has the `GenerationResult`.
@@ -118,7 +142,16 @@ class Session:
         starts with the first chunk. The generator can be closed at any point: what was generated
         until then stays in the state.
         """
-        return self._stream(*self._prepare(prompt, chat_template_kwargs, options))
+        task = self._prepare(
+            prompt,
+            chat_template_kwargs=chat_template_kwargs,
+            token_filter=token_filter,
+            logprobs=logprobs,
+            score_prompt=False,
+            timeout=timeout,
+            options=options,
+        )
+        return self._stream(task, _Chunks())
 
     def encode(
         self, prompt: Prompt, chat_template_kwargs: Mapping[str, Any] | None = None
@@ -136,22 +169,22 @@ class Session:
         With `decode`, the level below `generate`, for tests and benchmarks: no tokenizer, no
         sampling, no reuse of what the state holds. Start with `reset`.
         """
-        self._turn += 1
+        self._uses += 1
         return self.sequence.extend(list(tokens)).logits()
 
     def decode(self, token: int) -> npt.NDArray[np.float32]:
         """Appends one token to the state and returns the logits f32[V] after it."""
-        self._turn += 1
+        self._uses += 1
         return self.sequence.step(token).logits()
 
     def reset(self) -> None:
         """Forgets everything seen; also recovers from a failed step."""
-        self._turn += 1
+        self._uses += 1
         self.sequence.reset()
 
     def close(self) -> None:
         """Frees the session's state at once. The model is freed with its last session."""
-        self._turn += 1
+        self._uses += 1
         self.sequence.retire()
 
     @property
@@ -175,46 +208,73 @@ class Session:
     ) -> None:
         self.close()
 
-    def _prepare(
-        self,
-        prompt: Prompt,
-        chat_template_kwargs: Mapping[str, Any] | None,
-        options: Mapping[str, Any],
-    ) -> tuple[list[int], GenerationConfig, float]:
+    def _prepare(self, prompt: Prompt, **asked: Any) -> Task:
         """Refuses bad input before anything is computed."""
-        started = time.perf_counter()
-        ids, config = prepare(self.model, prompt, chat_template_kwargs, options)
+        task = prepare(self.model, prompt, **asked)
         if self.sequence.interrupted:
             # The prompt is a full prompt, so nothing is lost by starting afresh.
             self.sequence.reset()
-        self.sequence.check_tokens(ids)
-        return ids, config, started
+        self.sequence.check_tokens(task.ids)
+        return task
 
-    def _stream(
-        self, ids: list[int], config: GenerationConfig, started: float
-    ) -> Generator[StreamChunk, None, None]:
-        self._turn += 1
-        turn = self._turn
-        sequence = self.sequence
+    def _stream(self, task: Task, consumer: _Chunks) -> Generator[StreamChunk, None, None]:
+        self._uses += 1
+        use = self._uses
         try:
-            cached = sequence.keep(ids)
-            generation = Generation(
-                self.model.tokenizer, ids, cached, config, sequence.vocab_size, started
-            )
-            step = sequence.extend(ids[cached:], checkpoint=True)
-            while True:
-                ahead = sequence.step(step) if generation.runs_ahead else None
-                chunk = generation.accept(step)
-                yield chunk
-                if chunk.finish_reason is not None:
-                    return
-                if turn != self._turn:
-                    raise InputError(
-                        "this stream cannot go on: its session has been used for something else",
-                        "use session.share() for two at a time",
-                    )
-                generation.resume()
-                step = ahead or sequence.step(chunk.token)
+            core = Core(self.model, _OneSequence(self.sequence), isolated=False)
+            job = Job(task, consumer, cache_prompt=not task.score_prompt)
+            core.waiting.append(job)
+            while core.busy:
+                core.step()
+                while consumer.chunks:
+                    chunk = consumer.chunks.popleft()
+                    yield chunk
+                    if chunk.finish_reason is None and use != self._uses:
+                        raise InputError(
+                            "this stream cannot go on: its session has been used for something "
+                            "else",
+                            "use session.share() for two at a time",
+                        )
+                    if job.generation is not None:
+                        job.generation.resume()
         finally:
-            if turn == self._turn:
-                sequence.pause()
+            if use == self._uses:
+                self.sequence.pause()
+
+
+class _Chunks:
+    """The consumer of a session's generation: holds what a step gave until it is taken."""
+
+    cancelled = False
+
+    def __init__(self) -> None:
+        self.chunks: deque[StreamChunk] = deque()
+        self.result: GenerationResult | None = None
+        self.prompt_logprobs: list[TokenLogprobs] = []
+
+    def deliver(self, chunk: StreamChunk) -> None:
+        self.chunks.append(chunk)
+        self.result = chunk.result
+
+    def end(self, outcome: GenerationResult | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        self.result = outcome
+
+
+class _OneSequence:
+    """The session's own sequence, for every prompt."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        self._sequence = sequence
+
+    def acquire(
+        self, prompt: Seq[int], session_id: str | None, reuse: bool, scope: str | None
+    ) -> tuple[Sequence, int]:
+        if reuse:
+            return self._sequence, self._sequence.keep(prompt)
+        self._sequence.forget()
+        return self._sequence, 0
+
+    def release(self, sequence: Sequence, session_id: str | None, keep: bool) -> None:
+        sequence.pause()

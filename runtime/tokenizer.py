@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,7 @@ class Tokenizer:
         def refuse(reason: str) -> ArtifactError:
             return ArtifactError(f"{path}: cannot be read: {reason}", "compile again")
 
-        with _native(refuse):
+        with _Native(refuse):
             self._tokenizer: HFTokenizer = HFTokenizer.from_file(str(path))
             add_tokens(self._tokenizer, values, _read_json(folder / "added_tokens.json"))
             # A stored limit of a training run would cut or pad prompts silently.
@@ -81,7 +80,7 @@ class Tokenizer:
 
     def id_of(self, token: str) -> int | None:
         """The id of a token by its exact spelling, special ones too."""
-        with _native(_refused_text):
+        with _Native(_refused_text):
             index: int | None = self._tokenizer.token_to_id(well_formed(token))
         return index
 
@@ -112,7 +111,7 @@ class Tokenizer:
                 f"a prompt of at least {least} tokens is beyond the context of {context}",
                 "shorten the prompt, or compile with a larger --ctx-size",
             )
-        with _native(_refused_text):
+        with _Native(_refused_text):
             # A batch lets other threads run meanwhile; a single text does not.
             encoded = self._tokenizer.encode_batch_fast(
                 [text], add_special_tokens=add_special_tokens
@@ -145,7 +144,7 @@ class Tokenizer:
         Raises:
             InputError: a number cannot be an id, or the tokenizer fails.
         """
-        with _native(lambda reason: InputError(f"these tokens have no text: {reason}")):
+        with _Native(lambda reason: InputError(f"these tokens have no text: {reason}")):
             # A long one as a batch, which lets other threads run meanwhile.
             decode = self._tokenizer.decode if len(tokens) < 1000 else self._decode_long
             text: str = decode(list(tokens), skip_special_tokens=skip_special_tokens)
@@ -189,16 +188,23 @@ def _refused_text(reason: str) -> InputError:
     return InputError(f"the tokenizer fails on this text: {reason}", "shorten or change it")
 
 
-@contextmanager
-def _native(error: Callable[[str], InputError]) -> Iterator[None]:
-    """Around calls into the tokenizers library, whose panics are `BaseException` only."""
-    try:
-        yield
-    except (InputError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as problem:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
-        raise error(reason[:200]) from None
+class _Native:
+    """Around calls into the tokenizers library, whose panics are `BaseException` only.
+
+    A class, not a generator: text is made of tokens in each step.
+    """
+
+    def __init__(self, error: Callable[[str], InputError]) -> None:
+        self._error = error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, problem: BaseException | None, traceback: object) -> None:
+        passed = (InputError, KeyboardInterrupt, SystemExit, GeneratorExit)
+        if problem is not None and not isinstance(problem, passed):
+            reason = " ".join(str(problem).split()) or type(problem).__name__
+            raise self._error(reason[:200]) from None
 
 
 class Detokenizer:

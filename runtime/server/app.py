@@ -84,7 +84,7 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        service.served  # noqa: B018 -- raises until there is one
+        service.require_model()
         return {"status": "ok"}
 
     @app.get("/metrics")
@@ -93,11 +93,11 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(service, service.served)]}
+        return {"object": "list", "data": [_model(service, service.require_model())]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        served = service.served
+        served = service.require_model()
         _check_model(served, name)
         return _model(service, served)
 
@@ -129,14 +129,14 @@ def create_app(service: Service) -> FastAPI:
 
     @app.post("/tokenize", response_model=None)
     def tokenize(request: Request, body: TokenizeRequest) -> Response:
-        served = service.served
+        served = service.require_model()
         _pass_over(service, request, body)
         ids = served.model.tokenizer.encode(body.content, add_special_tokens=body.add_special)
         return JSONResponse({"tokens": _pieces(served, ids) if body.with_pieces else ids})
 
     @app.post("/detokenize", response_model=None)
     def detokenize(request: Request, body: DetokenizeRequest) -> Response:
-        served = service.served
+        served = service.require_model()
         _pass_over(service, request, body)
         text = served.model.tokenizer.decode(body.tokens, skip_special_tokens=False)
         return JSONResponse({"content": text})
@@ -148,7 +148,7 @@ def _begin(
     service: Service, request: Request, body: GenerationRequest
 ) -> tuple[Served, dict[str, Any]]:
     """The model, and the log line with what the request says of itself."""
-    served = service.served
+    served = service.require_model()
     if service.options.strict:
         _check_model(served, body.model)
     _pass_over(service, request, body, unused_fields(served, body))

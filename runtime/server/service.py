@@ -100,8 +100,7 @@ class Service:
         """Messages that a chat may have: each is a token at least."""
         return MESSAGES if self._served is None else min(MESSAGES, self._served.context)
 
-    @property
-    def served(self) -> Served:
+    def require_model(self) -> Served:
         """The loaded model.
 
         Raises:

@@ -18,14 +18,16 @@ from tokenizers.processors import TemplateProcessing
 from transformers.generation.streamers import TextStreamer
 
 from edgec.artifact import Artifact
-from edgec.errors import DeviceError, InputError
+from edgec.errors import DeviceError, InputError, RequestTimeout
 from edgec.runtime import (
+    Engine,
     GenerationConfig,
     GenerationResult,
     LoadedModel,
     SequencePhase,
     Session,
 )
+from edgec.runtime.generation import Generation
 from edgec.runtime.tokenizer import Tokenizer
 
 MakeSession = Callable[..., Session]
@@ -479,3 +481,82 @@ def test_closing_frees_the_state(make_session: MakeSession) -> None:
     assert session.sequence.state_bytes == 0
     with pytest.raises(DeviceError, match="retired"):
         session.generate("abc")
+
+
+class Letters:
+    """Lets nothing through but two letters."""
+
+    def mask(self, tokens: Any, logits: np.ndarray) -> None:
+        kept = logits[[97, 98]]
+        logits[:] = -np.inf
+        logits[[97, 98]] = kept
+
+
+def test_log_probabilities_and_filters_as_an_engine_has_them(make_session: MakeSession) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 5, "ignore_eos": True, "logprobs": 2}
+    session = make_session()
+    chunks = list(session.stream("abc", token_filter=Letters(), **options))
+    with Engine(make_session().model) as engine:
+        expected = list(engine.submit("abc", token_filter=Letters(), **options))
+    assert [(c.token, c.logprobs) for c in chunks] == [(c.token, c.logprobs) for c in expected]
+    assert {chunk.token for chunk in chunks} <= {97, 98}
+    result = session.generate("abc", token_filter=Letters(), **options)
+    assert result.logprobs == tuple(chunk.logprobs for chunk in chunks)
+    assert len(result.to_dict()["logprobs"]) == 5
+    with pytest.raises(InputError, match="logprobs"):
+        session.stream("abc", logprobs=-1)
+
+
+@pytest.mark.parametrize("kind", ["attention", "recurrent"])
+def test_a_prompt_is_scored_as_an_engine_does_it(make_session: MakeSession, kind: str) -> None:
+    session = make_session(kind=kind)
+    session.generate(ids(40), max_new_tokens=2)
+    result = session.generate(ids(50), score_prompt=True, logprobs=1, max_new_tokens=0)
+    with Engine(make_session(kind=kind).model) as engine:
+        request = engine.submit(ids(50), score_prompt=True, logprobs=1, max_new_tokens=0)
+        assert request.result(20).prompt_logprobs == tuple(request.prompt_logprobs)
+    assert result.prompt_logprobs == tuple(request.prompt_logprobs)
+    assert (result.tokens, result.usage.cached_tokens, len(result.prompt_logprobs)) == ((), 0, 49)
+
+
+def test_a_generation_times_out(make_session: MakeSession) -> None:
+    session = make_session()
+    stream = session.stream("abc", timeout=0.05, max_new_tokens=50, ignore_eos=True)
+    taken = [next(stream).token]
+    time.sleep(0.06)
+    with pytest.raises(RequestTimeout, match="the generation: not done after"):
+        next(stream)
+    assert session.phase is SequencePhase.INACTIVE
+    assert session.sequence.tokens[:4] == (*b"abc", *taken)
+    with pytest.raises(InputError, match="timeout"):
+        session.generate("abc", timeout=0)
+
+
+def test_a_filter_that_fails_raises_its_own_error(make_session: MakeSession) -> None:
+    class Bad:
+        def mask(self, tokens: Any, logits: np.ndarray) -> None:
+            raise ValueError("no such grammar")
+
+    session = make_session()
+    with pytest.raises(ValueError, match="no such grammar"):
+        session.generate("abc", token_filter=Bad())
+    assert same(session.generate("abc"), make_session().generate("abc"))
+
+
+def test_results_after_the_end_of_the_text_are_not_kept(make_session: MakeSession) -> None:
+    """Several at once: the number of chunks says to where the sequence must go back."""
+    session = make_session("hi", prompt="say")
+    steps = [session.sequence.extend(list(b"say"))]
+    steps += [session.sequence.step(token) for token in (*b"hi", EOS, 5)]
+    generation = Generation(
+        session.model.tokenizer,
+        prompt=list(b"say"),
+        cached=0,
+        config=GenerationConfig(max_new_tokens=20, eos_token_id=(EOS,)),
+        vocab_size=session.model.vocab_size,
+        started=time.perf_counter(),
+    )
+    assert [chunk.token for chunk in generation.accept(steps[:1])] == [ord("h")]
+    chunks = generation.accept(steps[1:])
+    assert [chunk.token for chunk in chunks] == [ord("i"), EOS]
+    assert chunks[-1].result is not None and chunks[-1].result.text == "hi"
