@@ -478,7 +478,7 @@ util.func private @"{self._symbol}"({arguments}) -> ({types}) {{
         written = [part.split() for part in right.split(",")]
         known = dict(sizes or {})
         for names, value in zip(read, ins, strict=True):
-            for name, axis in zip(names, range(len(names)), strict=True):
+            for name, axis in zip(names, range(len(value.tensor.shape)), strict=True):
                 if name not in known:
                     known[name] = value.size(axis)
         results = {name: None for names in written for name in names if name not in reduced.split()}

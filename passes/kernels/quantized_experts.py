@@ -7,11 +7,11 @@ is read within the kernel.
 from __future__ import annotations
 
 from edgec.passes.emit import Function, Size, Value
-from edgec.passes.kernels.calls import dispatch
+from edgec.passes.kernels.calls import dispatch, executable
 from edgec.passes.kernels.quantized import QuantizedShape, kernel_fits, rounded
 from edgec.passes.kernels.table import QUANTIZED_EXPERTS, quantized
 
-__all__ = ["grouped_kernel", "grouped_kernel_fits"]
+__all__ = ["grouped_executable", "grouped_kernel", "grouped_kernel_fits"]
 
 _WORKGROUP_BYTES = 65536  # of weights, so that quantising a row does not weigh
 
@@ -19,6 +19,11 @@ _WORKGROUP_BYTES = 65536  # of weights, so that quantising a row does not weigh
 def grouped_kernel_fits(shape: QuantizedShape, in_order: bool) -> bool:
     """Whether the kernels take the matrices."""
     return kernel_fits(shape) and (in_order or shape.k <= quantized.MAX_FUSED_K)
+
+
+def grouped_executable(level: str) -> str:
+    """The executable that exports the kernels of a feature level."""
+    return executable(QUANTIZED_EXPERTS, level)
 
 
 def grouped_kernel(f: Function, shape: QuantizedShape, experts: int, in_order: bool) -> Value:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from iree.compiler import ir
 
 from edgec.passes.emit import Function, Size, Tensor, Value
-from edgec.passes.kernels.calls import executable
 from edgec.passes.kernels.experts_shape import ROW_BLOCK
 from edgec.passes.kernels.quantized import QuantizedShape
-from edgec.passes.kernels.quantized_experts import grouped_kernel, grouped_kernel_fits
-from edgec.passes.kernels.table import QUANTIZED_EXPERTS
+from edgec.passes.kernels.quantized_experts import (
+    grouped_executable,
+    grouped_kernel,
+    grouped_kernel_fits,
+)
 from edgec.passes.lowerings.grouped_matmul_gather import expert_of_block
 from edgec.passes.lowerings.quantized_linear import halves, multiply
 from edgec.passes.rewriting import (
@@ -70,7 +72,7 @@ class LowerQuantizedGroupedMatmul:
                 "sorted" if case.sorted else "",
             )
             result = Tensor((case.shape.m, case.shape.n), "f32")
-            text = executable(QUANTIZED_EXPERTS, self.kernel) if fits else ""
+            text = grouped_executable(self.kernel) if fits else ""
             insert_function(module, symbol, text + _function(symbol, case, fits))
             call_template(op, symbol, [v for v in operands[:7] if not is_none(v)], result)
 
