@@ -3,66 +3,39 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.emit import Tensor
+
 __all__ = [
-    "TorchTensor",
     "call_before",
     "call_template",
     "call_together",
     "constant_bool",
     "constant_float",
     "constant_int",
-    "convert_elements",
     "custom_ops",
     "cut_fusion",
     "insert_function",
     "is_none",
     "parse_torch_tensor",
     "symbol_name",
-    "tensor_type",
     "walk",
 ]
 
 _TORCH_TENSOR = re.compile(r"^!torch\.vtensor<\[(?P<shape>[^\]]*)\],(?P<dtype>\w+)>$")
-_FLOAT_BITS = {"f16": 16, "bf16": 16, "f32": 32, "f64": 64}
 _BUILTIN_DTYPE = {"si64": "i64", "si32": "i32", "si8": "i8", "ui8": "i8", "i1": "i1"}
 
 
-@dataclass(frozen=True)
-class TorchTensor:
-    """A `!torch.vtensor` type taken apart; a dynamic dimension is None."""
-
-    shape: tuple[int | None, ...]
-    dtype: str
-
-    @property
-    def builtin(self) -> str:
-        """The same type in the builtin dialect, as text: `tensor<1x?x64xf32>`."""
-        return tensor_type(self.shape, self.dtype)
-
-    @property
-    def label(self) -> str:
-        """The type as a part of a symbol's name: `1xdx64xf32`."""
-        return self.builtin[len("tensor<") : -1].replace("?", "d")
-
-
-def tensor_type(shape: tuple[int | None, ...], dtype: str) -> str:
-    """A builtin tensor type as text; a dynamic dimension is None."""
-    dims = "".join(f"{'?' if d is None else d}x" for d in shape)
-    return f"tensor<{dims}{dtype}>"
-
-
-def parse_torch_tensor(type_: ir.Type) -> TorchTensor:
+def parse_torch_tensor(type_: ir.Type) -> Tensor:
     """Takes `!torch.vtensor<[1,?,64],f32>` apart; raises ValueError for any other type."""
     match = _TORCH_TENSOR.match(str(type_))
     if match is None:
         raise ValueError(f"expected a !torch.vtensor with known rank, got {type_}")
     text = match["shape"]
     shape = tuple(None if d == "?" else int(d) for d in text.split(",")) if text else ()
-    return TorchTensor(shape, _BUILTIN_DTYPE.get(match["dtype"], match["dtype"]))
+    return Tensor(shape, _BUILTIN_DTYPE.get(match["dtype"], match["dtype"]))
 
 
 def walk(op: ir.Operation) -> list[ir.Operation]:
@@ -116,30 +89,10 @@ def is_none(value: ir.Value) -> bool:
     return str(value.type) == "!torch.none"
 
 
-def symbol_name(op: str, *parts: TorchTensor | str) -> str:
+def symbol_name(op: str, *parts: Tensor | str) -> str:
     """A name that carries everything an instance of a lowering depends on."""
-    labels = (part.label if isinstance(part, TorchTensor) else part for part in parts)
+    labels = (part.label if isinstance(part, Tensor) else part for part in parts)
     return ".".join(["edgec", op, *(label for label in labels if label)])
-
-
-def convert_elements(result: str, source: str, type_: TorchTensor, dtype: str, sizes: str) -> str:
-    """Text that converts a float tensor to `dtype`; empty when it has that type already."""
-    if type_.dtype == dtype:
-        return ""
-    wider = _FLOAT_BITS[dtype] > _FLOAT_BITS[type_.dtype]
-    out = tensor_type(type_.shape, dtype)
-    rank = len(type_.shape)
-    axes = ", ".join(f"d{i}" for i in range(rank))
-    identity = f"affine_map<({axes}) -> ({axes})>"
-    return f"""  {result}_empty = tensor.empty({sizes}) : {out}
-  {result} = linalg.generic {{
-      indexing_maps = [{identity}, {identity}],
-      iterator_types = [{", ".join(['"parallel"'] * rank)}]
-    }} ins({source} : {type_.builtin}) outs({result}_empty : {out}) {{
-  ^bb0(%from: {type_.dtype}, %unused: {dtype}):
-    %to = arith.{"extf" if wider else "truncf"} %from : {type_.dtype} to {dtype}
-    linalg.yield %to : {dtype}
-  }} -> {out}"""
 
 
 def insert_function(module: ir.Module, symbol: str, text: str) -> None:
@@ -161,7 +114,7 @@ def insert_function(module: ir.Module, symbol: str, text: str) -> None:
 
 
 def call_template(
-    op: ir.Operation, symbol: str, operands: list[ir.Value], *results: TorchTensor
+    op: ir.Operation, symbol: str, operands: list[ir.Value], *results: Tensor
 ) -> None:
     """Replaces `op` by a call of the private function `symbol` over builtin tensors."""
     assert len(results) == len(op.results)
@@ -265,7 +218,7 @@ def _signed(type_: ir.Type) -> ir.Type | None:
     tensor = parse_torch_tensor(type_)
     if tensor.dtype != "i8":
         return None
-    return ir.Type.parse(tensor_type(tensor.shape, "si8"), type_.context)
+    return ir.Type.parse(tensor.of("si8").builtin, type_.context)
 
 
 def _create(name: str, operand: ir.Value, result: ir.Type) -> ir.Value:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.rewriting import is_none, parse_torch_tensor, tensor_type, walk
+from edgec.passes.emit import Tensor
+from edgec.passes.rewriting import is_none, parse_torch_tensor, walk
 
 __all__ = ["RowSlices"]
 
@@ -48,7 +49,7 @@ def _rewrite(op: ir.Operation) -> None:
         index = _create("arith.index_cast", ir.IndexType.get(), position)
         row = _create(
             "tensor.extract_slice",
-            ir.Type.parse(tensor_type(shape, table.dtype)),
+            ir.Type.parse(Tensor(shape, table.dtype).builtin),
             tensor,
             index,
             operandSegmentSizes=ir.DenseI32ArrayAttr.get([1, 1, 0, 0]),

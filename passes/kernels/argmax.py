@@ -1,7 +1,10 @@
-"""Dispatches of the CPU kernel in compiler/ukernels/argmax.h, as MLIR text."""
+"""Dispatches of the CPU kernel in compiler/ukernels/argmax.h."""
 
 from __future__ import annotations
 
+from math import inf
+
+from edgec.passes.emit import Function, Tensor, Value
 from edgec.passes.kernels.calls import dispatch, executable, workgroup_share
 from edgec.passes.kernels.table import ARGMAX, argmax
 
@@ -23,39 +26,15 @@ def argmax_template(symbol: str, height: int, width: int, level: str) -> str:
     """
     per = workgroup_share(-(-width // argmax.BLOCK), argmax.BLOCK * 4) * argmax.BLOCK
     parts = -(-width // per)
-    x, value, index = (
-        f"tensor<{height}x{width}xf32>", f"tensor<{height}xf32>", f"tensor<{height}xi32>"
-    )  # fmt: skip
-    part_value, part_index = f"tensor<{height}x{parts}xf32>", f"tensor<{height}x{parts}xi32>"
-    part = dispatch("%part", ARGMAX, "argmax", {"x": ("%x", x)}, [part_value, part_index])
-    return f"""
-#part = affine_map<(d0, d1) -> (d0, d1)>
-#row = affine_map<(d0, d1) -> (d0)>
-{executable(ARGMAX, level)}
-util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
-  %low = arith.constant 0xFF800000 : f32
-  %zero = arith.constant 0 : i32
-  %rows = arith.constant {height} : index
-  %n = arith.constant {width} : index
-  %per = arith.constant {per} : index
-  %parts = arith.constant {parts} : index{part}
-  %value_empty = tensor.empty() : {value}
-  %index_empty = tensor.empty() : {index}
-  %value_low = linalg.fill ins(%low : f32) outs(%value_empty : {value}) -> {value}
-  %index_zero = linalg.fill ins(%zero : i32) outs(%index_empty : {index}) -> {index}
-  %best:2 = linalg.generic {{
-      indexing_maps = [#part, #part, #row, #row], iterator_types = ["parallel", "reduction"]
-    }} ins(%part#0, %part#1 : {part_value}, {part_index})
-       outs(%value_low, %index_zero : {value}, {index}) {{
-  ^bb0(%a: f32, %a_place: i32, %b: f32, %b_place: i32):
-    %larger = arith.cmpf ogt, %a, %b : f32
-    %equal = arith.cmpf oeq, %a, %b : f32
-    %earlier = arith.cmpi slt, %a_place, %b_place : i32
-    %first = arith.andi %equal, %earlier : i1
-    %wins = arith.ori %larger, %first : i1
-    %most = arith.select %wins, %a, %b : f32
-    %place = arith.select %wins, %a_place, %b_place : i32
-    linalg.yield %most, %place : f32, i32
-  }} -> ({value}, {index})
-  util.return %best#0, %best#1 : {value}, {index}
-}}"""
+    f = Function(symbol, x=Tensor((height, width), "f32"))
+    numbers = {"rows": height, "n": width, "per": per, "parts": parts}
+    made = [("f32", (height, parts)), ("i32", (height, parts))]
+    found = dispatch(f, ARGMAX, "argmax", {"x": f["x"]}, made, numbers)
+
+    def better(a: Value, a_place: Value, b: Value, b_place: Value) -> tuple[Value, Value]:
+        earlier = a.is_("oeq", b) & a_place.is_("slt", b_place)
+        wins = a.is_("ogt", b) | earlier
+        return wins.choose(a, b), wins.choose(a_place, b_place)
+
+    best = f.generics("m n, m n -> m, m", found, better, inits=[-inf, 0], dtypes=["f32", "i32"])
+    return executable(ARGMAX, level) + f.returns(*best)

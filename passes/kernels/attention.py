@@ -1,4 +1,4 @@
-"""Dispatches of the CPU kernels in compiler/ukernels/attention.h, as MLIR text."""
+"""Dispatches of the CPU kernels in compiler/ukernels/attention.h."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
-from edgec.passes.kernels.calls import Operand, dispatch, executable
+from edgec.passes.emit import Function, Size, Tensor
+from edgec.passes.kernels.calls import dispatch, executable
 from edgec.passes.kernels.table import ATTENTION, CACHE_ELEMENTS, attention
 from edgec.passes.limits import LONGEST
 from edgec.passes.rewriting import (
-    TorchTensor,
     constant_float,
     constant_int,
     is_none,
@@ -27,10 +27,10 @@ _BUSY = 4
 class AttentionShape:
     """A form of `edgec::attention`."""
 
-    query: TorchTensor
-    key: TorchTensor
-    value: TorchTensor
-    result: TorchTensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    result: Tensor
     sinks: bool
     scale: float
     window: int
@@ -87,45 +87,31 @@ def attention_template(symbol: str, shape: AttentionShape, level: str) -> str:
     capacity, kv_heads, value_width = shape.key.shape[0], shape.key.shape[1], shape.value.shape[2]
     assert heads and kv_heads and width and value_width and capacity is not None
     per, span = tiling(heads, kv_heads, width, tokens)
-    dynamic = "{%tokens}" if tokens is None else ""
-    query, key, value, out = (
-        t.builtin for t in (shape.query, shape.key, shape.value, shape.result)
+    scales = Tensor((capacity, kv_heads), "f32") if shape.scaled else None
+    f = Function(
+        symbol,
+        query=shape.query,
+        key=shape.key,
+        value=shape.value,
+        position=Tensor((), "i64"),
+        sinks=Tensor((heads,), "f32") if shape.sinks else None,
+        key_scales=scales,
+        value_scales=scales,
     )
-    sinks = f"tensor<{heads}xf32>"
-    constants = {
-        "heads": heads, "kv_heads": kv_heads, "width": width, "value_width": value_width,
-        "window": shape.window, "has_sinks": int(shape.sinks), "per": per, "span": span,
-        "capacity": capacity, "parts": heads // per,
+    count = f["query"].size(2)
+    numbers: dict[str, Size | float] = {
+        "start": f.position(f["position"], LONGEST if shape.window else capacity),
+        "tokens": count, "heads": heads, "kv_heads": kv_heads, "width": width,
+        "value_width": value_width, "window": shape.window, "has_sinks": int(shape.sinks),
+        "per": per, "span": span, "capacity": capacity, "parts": heads // per,
+        "scale": shape.scale, "softcap": shape.softcap,
     }  # fmt: skip
-    longest = LONGEST if shape.window else capacity
-    lines = "\n".join(f"  %{k} = arith.constant {v} : index" for k, v in constants.items())
+    kernel = f"attention_{shape.key.dtype}"
     # The kernel does not read what this form does not have.
-    unread: Operand = ("%query", f"{query}{dynamic}")
     values = {
-        "query": unread, "key": ("%key", key), "value": ("%value", value),
-        "sinks": ("%sinks", sinks) if shape.sinks else unread,
-        "key_scales": unread, "value_scales": unread,
-    }  # fmt: skip
-    arguments = ""
-    if shape.scaled:
-        factor = f"tensor<{capacity}x{kv_heads}xf32>"
-        for name in ("key_scales", "value_scales"):
-            values[name] = (f"%{name}", factor)
-            arguments += f", %{name}: {factor}"
-    compute = dispatch(
-        "%result", ATTENTION, f"attention_{shape.key.dtype}", values, [f"{out}{dynamic}"]
-    )
-    return f"""
-{executable(ATTENTION, level)}
-util.func private @"{symbol}"(%query: {query}, %key: {key}, %value: {value},
-    %position: tensor<i64>{f", %sinks: {sinks}" if shape.sinks else ""}{arguments}) -> {out} {{
-  %c2 = arith.constant 2 : index
-{lines}
-  %scale = arith.constant {shape.scale:e} : f32
-  %softcap = arith.constant {shape.softcap:e} : f32
-  %tokens = tensor.dim %query, %c2 : {query}
-  %start_i64 = tensor.extract %position[] : tensor<i64>
-  %start_any = arith.index_cast %start_i64 : i64 to index
-  %start = util.assume.int %start_any<umin = 0, umax = {longest}> : index{compute}
-  util.return %result : {out}
-}}"""
+        name: f[name if name in f else "query"]
+        for name in (buffer.name for buffer in ATTENTION.kernels[kernel].buffers)
+    }
+    result = [("f32", (1, count, heads, value_width))]
+    made = dispatch(f, ATTENTION, kernel, values, result, numbers)
+    return executable(ATTENTION, level) + f.returns(*made)

@@ -1,14 +1,15 @@
-"""Dispatches of the CPU kernels in compiler/ukernels/attention_step.h, as MLIR text."""
+"""Dispatches of the CPU kernels in compiler/ukernels/attention_step.h."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgec.passes.emit import Function, Size, Tensor, Value
 from edgec.passes.kernels.attention import AttentionShape, tiling
-from edgec.passes.kernels.calls import dispatch, executable
+from edgec.passes.kernels.calls import Made, dispatch, executable
 from edgec.passes.kernels.table import ATTENTION
 from edgec.passes.limits import LONGEST
-from edgec.passes.rewriting import TorchTensor, symbol_name
+from edgec.passes.rewriting import symbol_name
 
 __all__ = ["HeadRows", "StepShape", "step_operands", "step_symbol", "step_template"]
 
@@ -28,7 +29,7 @@ class HeadRows:
         rotated: Columns.
     """
 
-    type: TorchTensor
+    type: Tensor
     place: tuple[int, int, int]
     tokens: int | None = None
     norm: int = 0
@@ -60,7 +61,7 @@ class StepShape:
     key: HeadRows
     value: HeadRows
     tokens: int | None
-    table: TorchTensor | None
+    table: Tensor | None
     turn: int
     ring: bool
     attends: bool
@@ -84,23 +85,23 @@ def step_symbol(shape: StepShape, level: str) -> str:
     )
 
 
-def _types(shape: StepShape) -> dict[str, str]:
+def _types(shape: StepShape) -> dict[str, Tensor]:
     """The kernel's buffers that the form has, in order; the results after them are left out."""
     a, query, key = shape.attention, shape.query, shape.key
     capacity, kv_heads, width = a.key.shape
-    types = {"query": query.type.builtin} if query else {}
-    types |= {"key": key.type.builtin, "value": shape.value.type.builtin}
+    types = {"query": query.type} if query else {}
+    types |= {"key": key.type, "value": shape.value.type}
     if shape.table is not None:
-        types |= {"cos": shape.table.builtin, "sin": shape.table.builtin}
+        types |= {"cos": shape.table, "sin": shape.table}
     for name, rows in (("query_norm", query), ("key_norm", key)):
         if rows is not None and rows.norm == 2:
-            types[name] = f"tensor<{width}xf32>"
-    types |= {"keys": a.key.builtin, "values": a.value.builtin}
+            types[name] = Tensor((width,), "f32")
+    types |= {"keys": a.key, "values": a.value}
     if a.scaled:
-        factor = f"tensor<{capacity}x{kv_heads}xf32>"
+        factor = Tensor((capacity, kv_heads), "f32")
         types |= {"key_scales": factor, "value_scales": factor}
     if shape.attends and a.sinks:
-        types["sinks"] = f"tensor<{a.query.shape[1]}xf32>"
+        types["sinks"] = Tensor((a.query.shape[1],), "f32")
     return types
 
 
@@ -111,59 +112,42 @@ def step_operands(shape: StepShape) -> list[str]:
 
 def step_template(symbol: str, shape: StepShape, level: str) -> str:
     """The executable and the function `symbol`: its result, if any, and the cache's buffers."""
-    a, rows, types = shape.attention, (shape.query, shape.key, shape.value), _types(shape)
+    a = shape.attention
     _, heads, _, width = a.query.shape
     capacity, kv_heads, value_width = a.key.shape[0], a.key.shape[1], a.value.shape[2]
     assert heads and kv_heads and width and value_width and capacity is not None
     per, _ = tiling(heads, kv_heads, width, 1)
-    constants = {
-        "heads": heads if shape.query else 0, "kv_heads": kv_heads, "width": width,
-        "value_width": value_width, "capacity": capacity, "turn": shape.turn, "per": per,
-        "parts": heads // per, "window": a.window, "has_sinks": int(a.sinks), "span": _SPAN,
-    }  # fmt: skip
-    for name, row in zip(("query", "key", "value"), rows, strict=True):
-        first, token, head = row.place if row else (0, 0, 0)
-        constants |= {f"{name}_first": first, f"{name}_token": token, f"{name}_head": head}
-        constants |= {f"{name}_normed": row.norm if row else 0}
-        constants |= {f"{name}_rotated": row.rotated if row else 0}
-    lines = [f"  %{k} = arith.constant {v} : index" for k, v in constants.items()]
-    floats = {"query_epsilon": shape.query.epsilon if shape.query else 0.0}
-    floats["key_epsilon"] = shape.key.epsilon
-    if shape.attends:
-        floats = {"scale": a.scale, "softcap": a.softcap, **floats}
-    lines += [f"  %{k} = arith.constant {v:e} : f32" for k, v in floats.items()]
+    f = Function(symbol, **_types(shape), position=Tensor((), "i64"))
     # Only a dimension of tokens is dynamic, and all such have as many.
-    if shape.key.tokens is None:
-        lines.append(f"  %tokens = arith.constant {shape.tokens} : index")
-    else:
-        lines.append(f"""  %dim = arith.constant {shape.key.tokens} : index
-  %tokens = tensor.dim %key, %dim : {shape.key.type.builtin}""")
-    result = a.result.builtin if shape.attends else a.query.builtin if shape.query else ""
-    sized = {name: type_ + ("{%tokens}" if "?" in type_ else "") for name, type_ in types.items()}
-    state = ["keys", "values", *(["key_scales", "value_scales"] if a.scaled else [])]
-    results, returned = [f"%{name}" for name in state], [types[name] for name in state]
-    if result:
-        results.insert(0, result + ("{%tokens}" if "?" in result else ""))
-        returned.insert(0, result)
+    tokens: Size = shape.tokens or 0
+    if shape.key.tokens is not None:
+        tokens = f["key"].size(shape.key.tokens)
+    numbers: dict[str, Size | float] = {
+        "start": f.position(f["position"], LONGEST if shape.ring else capacity),
+        "tokens": tokens, "heads": heads if shape.query else 0, "kv_heads": kv_heads,
+        "width": width, "value_width": value_width, "capacity": capacity, "turn": shape.turn,
+        "per": per, "parts": heads // per, "window": a.window, "has_sinks": int(a.sinks),
+        "span": _SPAN, "scale": a.scale, "softcap": a.softcap,
+        "query_epsilon": shape.query.epsilon if shape.query else 0.0,
+        "key_epsilon": shape.key.epsilon,
+    }  # fmt: skip
+    rows = {"query": shape.query, "key": shape.key, "value": shape.value}
+    for name, row in rows.items():
+        first, token, head = row.place if row else (0, 0, 0)
+        numbers |= {f"{name}_first": first, f"{name}_token": token, f"{name}_head": head}
+        numbers |= {f"{name}_normed": row.norm if row else 0}
+        numbers |= {f"{name}_rotated": row.rotated if row else 0}
+    state = [f[n] for n in ("keys", "values", "key_scales", "value_scales") if n in f]
+    result: list[Made | Value] = []
+    if shape.attends or shape.query:
+        made = a.result if shape.attends else a.query
+        result = [("f32", [tokens if size is None else size for size in made.shape])]
     kernel = f"{'attention_step' if shape.attends else 'rotate'}_{a.key.dtype}"
     # The kernel does not read what this form does not have.
-    buffers = ATTENTION.kernels[kernel].buffers
-    values = {b.name: b.name if b.name in types else "key" for b in buffers}
-    operands = {name: (f"%{given}", sized[given]) for name, given in values.items()}
-    done = dispatch(
-        "%done", ATTENTION, kernel, operands, results,
-        unwritten=None if result else ("%key", sized["key"]),
-    )  # fmt: skip
-    made = ", ".join(f"%done#{i}" for i in range(len(results)))
-    arguments = ", ".join(f"%{name}: {type_}" for name, type_ in types.items())
-    newline = "\n"
-    return f"""
-{executable(ATTENTION, level)}
-util.func private @"{symbol}"({arguments}, %position: tensor<i64>) -> ({", ".join(returned)}) {{
-{newline.join(lines)}
-  %start_i64 = tensor.extract %position[] : tensor<i64>
-  %start_any = arith.index_cast %start_i64 : i64 to index
-  %start = util.assume.int %start_any<umin = 0, umax = {LONGEST if shape.ring else capacity}>
-      : index{done}
-  util.return {made} : {", ".join(returned)}
-}}"""
+    values = {
+        name: f[name if name in f else "key"].known(tokens)
+        for name in (buffer.name for buffer in ATTENTION.kernels[kernel].buffers)
+    }
+    unwritten = None if result else f["key"].known(tokens)
+    done = dispatch(f, ATTENTION, kernel, values, [*result, *state], numbers, unwritten)
+    return executable(ATTENTION, level) + f.returns(*done)

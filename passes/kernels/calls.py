@@ -1,15 +1,17 @@
-"""MLIR text that calls CPU kernels: executables over their object files, and dispatches."""
+"""MLIR that calls CPU kernels: executables over their object files, and dispatches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
+from edgec.passes.emit import Function, Size, Value
 from edgec.passes.kernels.kernel import Axis, Kernel, Library
 
-__all__ = ["Operand", "dispatch", "executable", "workgroup_share"]
+__all__ = ["Made", "dispatch", "executable", "workgroup_share"]
 
-Operand = tuple[str, str]
-"""A value and its type; a dynamic tensor's type has its sizes, as `flow.dispatch` wants them."""
+Made: TypeAlias = tuple[str, Sequence[Size]]
+"""The elements and the sizes of a tensor that a dispatch makes."""
 
 _FORMATS = {"x86_64": "embedded-elf-x86_64", "aarch64": "embedded-elf-arm_64"}
 _FEW, _FEW_BYTES, _MANY_BYTES = 15, 1 << 20, 1 << 18
@@ -27,43 +29,46 @@ def workgroup_share(tiles: int, tile_bytes: int) -> int:
 
 
 def dispatch(
-    name: str,
+    f: Function,
     library: Library,
     kernel: str,
-    values: Mapping[str, Operand],
-    results: Sequence[str],
-    workload: Mapping[str, str] | None = None,
-    unwritten: Operand | None = None,
-) -> str:
-    """Text of a `flow.dispatch` of a kernel: `%name`, with numbers if it has several results.
-
-    Sizes, floats and workload are the values of their own names, such as `%k`.
+    values: Mapping[str, Value],
+    results: Sequence[Made | Value],
+    numbers: Mapping[str, Size | float],
+    unwritten: Value | None = None,
+) -> tuple[Value, ...]:
+    """The results of a `flow.dispatch` of a kernel.
 
     Args:
-        name: The result, with `%`.
+        f: The function that dispatches it.
         library: The executable that exports the kernel.
         kernel: Its name.
         values: Operands by the names of buffers, at least those that the kernel reads or updates;
             also a buffer that this call makes no use of needs one.
-        results: Types of the written buffers, then the updated operands themselves.
-        workload: Other values for names of the workload.
+        results: The types of the written buffers, then the updated operands themselves.
+        numbers: Sizes, floats and workload by their names.
         unwritten: Stands for a written buffer that this call makes no use of.
 
     Raises:
-        KeyError: the library has no such kernel, or `values` lacks a buffer.
+        KeyError: the library has no such kernel, or a value or number is missing.
     """
     declared = library.kernels[kernel]
-    counted = {name: f"%{name}" for name in declared.workload} | dict(workload or {})
     operands = [values[buffer.name] for buffer in declared.buffers if buffer.access != "write"]
     operands += [] if unwritten is None else [unwritten]
-    operands += [(f"%{index}", "index") for index in declared.indices]
-    operands += [(f"%{number}", "f32") for number in declared.floats]
-    count = f":{len(results)}" if len(results) > 1 else ""
-    passed, types = zip(*operands, strict=True)
-    return f"""
-  {name}{count} = flow.dispatch @{library.name}::@{kernel}[{", ".join(counted.values())}](
-      {", ".join(passed)})
-      : ({", ".join(types)}) -> ({", ".join(results)})"""
+    types = [operand.sized for operand in operands]
+    for names, type_ in ((declared.indices, "index"), (declared.floats, "f32")):
+        operands += [f.const(numbers[name], type_) for name in names]
+        types += [type_] * len(names)
+    workload = [f.const(numbers[name], "index") for name in declared.workload]
+    made = [result if isinstance(result, Value) else f.blank(*result) for result in results]
+    shown = [
+        m.sized if isinstance(r, tuple) else str(r) for r, m in zip(results, made, strict=True)
+    ]
+    return f.several(
+        f"flow.dispatch @{library.name}::@{kernel}[{', '.join(map(str, workload))}]"
+        f"({', '.join(map(str, operands))}) : ({', '.join(types)}) -> ({', '.join(shown)})",
+        made,
+    )
 
 
 def executable(library: Library, level: str) -> str:

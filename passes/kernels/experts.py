@@ -1,4 +1,4 @@
-"""Dispatches of the CPU kernels in compiler/ukernels/linear_grouped.h, as MLIR text.
+"""Dispatches of the CPU kernels in compiler/ukernels/linear_grouped.h.
 
 The grid has a dimension of experts or of rows beside that of strips of weights. Which rows an
 expert has is read within the kernel.
@@ -6,11 +6,11 @@ expert has is read within the kernel.
 
 from __future__ import annotations
 
-from edgec.passes.kernels.calls import Operand, dispatch, executable
+from edgec.passes.emit import Function, Size
+from edgec.passes.kernels.calls import dispatch, executable
 from edgec.passes.kernels.experts_shape import GroupedMatmul
 from edgec.passes.kernels.linear import linear_fits
 from edgec.passes.kernels.table import EXPERTS, linear
-from edgec.passes.rewriting import tensor_type
 
 __all__ = ["grouped_fits", "grouped_template"]
 
@@ -23,37 +23,22 @@ def grouped_fits(case: GroupedMatmul) -> bool:
 
 
 def grouped_template(symbol: str, case: GroupedMatmul, level: str) -> str:
-    """The executable and the function `symbol` of %x, %weight and %index."""
-    x, weight, result, groups = (
-        case.x.builtin, case.weight.builtin, case.result.builtin, case.groups,
-    )  # fmt: skip
-    dynamic = "{%rows}" if case.rows is None else ""
-    each = linear.MOST_WEIGHTS if case.sorted else _few_weights(case)
-    dtype = case.weight.dtype
-    constants = {"experts": case.experts, "n": case.n, "k": case.k, "each": each}
-    lines = "\n".join(f"  %{name} = arith.constant {v} : index" for name, v in constants.items())
-    index: Operand = ("%index", groups if case.sorted else groups + dynamic)
-    values: dict[str, Operand] = {"x": ("%x", x + dynamic), "w": ("%weight", weight)}
+    """The executable and the function `symbol` that calls it."""
+    f = Function(symbol, x=case.x, weight=case.weight, index=case.groups)
+    x, rows = f["x"], f["x"].size(0)
+    numbers: dict[str, Size | float] = {
+        "experts": case.experts, "n": case.n, "k": case.k, "rows": rows,
+        "each": linear.MOST_WEIGHTS if case.sorted else _few_weights(case),
+        "groups": case.experts if case.sorted else rows,
+    }  # fmt: skip
+    values = {"x": x, "w": f["weight"], ("offsets" if case.sorted else "experts"): f["index"]}
     if case.sorted:
-        panels = tensor_type((case.rows, case.k), "f32") + dynamic
-        values["offsets"] = index
-        compute = dispatch("%panels", EXPERTS, "grouped_pack", values, [panels])
-        values["x"] = ("%panels", panels)
-        form, count = "many", "%experts"
-    else:
-        values["experts"] = index
-        compute, form, count = "", "few", "%rows"
-    compute += dispatch(
-        "%result", EXPERTS, f"grouped_{form}_{dtype}", values, [result + dynamic], {"groups": count}
-    )
-    return f"""
-{executable(EXPERTS, level)}
-util.func private @"{symbol}"(%x: {x}, %weight: {weight}, %index: {groups}) -> {result} {{
-  %c0 = arith.constant 0 : index
-  %rows = tensor.dim %x, %c0 : {x}
-{lines}{compute}
-  util.return %result : {result}
-}}"""
+        panels = [("f32", x.sizes)]
+        (values["x"],) = dispatch(f, EXPERTS, "grouped_pack", values, panels, numbers)
+    kernel = f"grouped_{'many' if case.sorted else 'few'}_{case.weight.dtype}"
+    result = [("f32", (rows, case.n))]
+    made = dispatch(f, EXPERTS, kernel, values, result, numbers)
+    return executable(EXPERTS, level) + f.returns(*made)
 
 
 def _few_weights(case: GroupedMatmul) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgec.passes.rewriting import TorchTensor
+from edgec.passes.emit import Tensor
 
 __all__ = ["ROW_BLOCK", "GroupedMatmul"]
 
@@ -19,8 +19,8 @@ class GroupedMatmul:
     Sorted rows come with offsets, i32 `[experts + 1]`; others with their experts, i32 `[rows]`.
     """
 
-    x: TorchTensor
-    weight: TorchTensor
+    x: Tensor
+    weight: Tensor
     biased: bool
     sorted: bool
     transposed: bool
@@ -50,31 +50,18 @@ class GroupedMatmul:
         return self.x.shape[0]
 
     @property
-    def result(self) -> TorchTensor:
-        return TorchTensor((self.rows, self.n), self.x.dtype)
+    def result(self) -> Tensor:
+        return Tensor((self.rows, self.n), self.x.dtype)
 
     @property
-    def bias(self) -> str:
-        """The bias's type, builtin."""
-        return f"tensor<{self.experts}x{self.n}x{self.x.dtype}>"
+    def bias(self) -> Tensor | None:
+        """The type of the bias, if there is one."""
+        return Tensor((self.experts, self.n), self.x.dtype) if self.biased else None
 
     @property
-    def groups(self) -> str:
-        """The type, builtin, of the offsets or of the rows' experts."""
-        if self.sorted:
-            return f"tensor<{self.experts + 1}xi32>"
-        return f"tensor<{'?' if self.rows is None else self.rows}xi32>"
-
-    def weight_map(self, dims: str, row: str, column: str) -> str:
-        """An affine map from `dims` to a matrix's element at `row` (of N) and `column` (of K)."""
-        element = f"{column}, {row}" if self.transposed else f"{row}, {column}"
-        return f"affine_map<({dims}) -> ({element})>"
-
-    def widen(self, name: str, result: str) -> str:
-        """Text that converts the element `name` of a matrix to the type of `x`."""
-        if self.weight.dtype == self.x.dtype:
-            return ""
-        return f"          {result} = arith.extf {name} : {self.weight.dtype} to {self.x.dtype}\n"
+    def groups(self) -> Tensor:
+        """The type of the offsets or of the rows' experts."""
+        return Tensor((self.experts + 1 if self.sorted else self.rows,), "i32")
 
     def _weight_dim(self, index: int) -> int:
         dim = self.weight.shape[index]

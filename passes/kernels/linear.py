@@ -1,4 +1,4 @@
-"""Dispatches of the CPU kernels in compiler/ukernels/linear.h, as MLIR text.
+"""Dispatches of the CPU kernels in compiler/ukernels/linear.h.
 
 One dispatch computes one, two or three layers that read the same rows: QKV, gate and up; with what
 `edgec.passes.patterns.folds` finds beside them. A few rows, a decode step, are read as they are;
@@ -7,14 +7,15 @@ more are turned into panels by a dispatch before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from functools import partial
 
+from edgec.passes.emit import Size, Tensor, Value
 from edgec.passes.kernels.calls import dispatch, executable, workgroup_share
 from edgec.passes.kernels.folds import Folds
-from edgec.passes.kernels.product import Product, product_function
+from edgec.passes.kernels.product import Product, ProductCall, product_function
 from edgec.passes.kernels.table import FLOATS, LINEAR, linear
-from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = ["Layer", "linear_fits", "linear_norms", "linear_template"]
 
@@ -28,29 +29,29 @@ _BUSY = 32
 class Layer:
     """One of the layers, with the types as in `edgec::linear`."""
 
-    weight: TorchTensor
-    result: TorchTensor
+    weight: Tensor
+    result: Tensor
     biased: bool
 
 
-def linear_fits(x: TorchTensor, weight: TorchTensor) -> bool:
+def linear_fits(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take a layer: whole steps of columns, f32 activations."""
     k = weight.shape[-1]
     return x.dtype == "f32" and weight.dtype in FLOATS and k is not None and k % linear.STEP == 0
 
 
-def linear_norms(x: TorchTensor) -> bool:
+def linear_norms(x: Tensor) -> bool:
     """Whether the kernels take the norm of the rows: few are kept in scratch memory."""
-    m, k = _rows(x), x.shape[-1]
+    m, k = x.rows, x.shape[-1]
     assert k is not None
     return m is None or m > linear.FEW or m * k <= linear.MOST_NORMED
 
 
 def linear_template(
     symbol: str,
-    x: TorchTensor,
+    x: Tensor,
     layers: list[Layer],
-    result: list[TorchTensor],
+    results: list[Tensor],
     folds: Folds,
     level: str,
 ) -> str:
@@ -59,64 +60,55 @@ def linear_template(
     Args:
         x: What is read.
         layers: Which read it.
-        result: The types of the results: of each layer, or one of a gate.
+        results: Their types: of each layer, or one of a gate.
         folds: What is folded in.
         level: The kernels' feature level.
     """
-    k = x.shape[-1]
-    assert k is not None
     product = Product(
-        m=_rows(x),
-        k=k,
+        x,
         features=tuple(layer.weight.shape[0] or 0 for layer in layers),
-        weights=tuple((layer.weight.builtin,) for layer in layers),
+        weights=tuple((layer.weight,) for layer in layers),
         biased=tuple(layer.biased for layer in layers),
+        results=results,
         folds=folds,
     )
-    dtype = layers[0].weight.dtype
-    few = product.m is not None and product.m <= linear.FEW
-    compute = _few(product, dtype) if few else _many(product, dtype)
-    return executable(LINEAR, level) + product_function(symbol, x, product, result, compute)
+    m, dtype = x.rows, layers[0].weight.dtype
+    form = _few if m is not None and m <= linear.FEW else _many
+    compute = partial(form, product, dtype)
+    return executable(LINEAR, level) + product_function(symbol, product, compute)
 
 
-def _rows(x: TorchTensor) -> int | None:
-    leading = x.shape[:-1]
-    return None if None in leading else prod(d for d in leading if d is not None)
-
-
-def _few(product: Product, dtype: str) -> str:
+def _few(product: Product, dtype: str, call: ProductCall) -> Sequence[Value]:
     each = _few_weights(product.features, product.k, dtype, product.gated)
-    return _constants(product, each) + dispatch(
-        "%product", LINEAR, f"linear{_form(product)}_few_{dtype}", product.operands, product.results
-    )
-
-
-def _many(product: Product, dtype: str) -> str:
-    m, k, features = product.m, product.k, product.features
-    each = _MANY_WEIGHTS[0] if product.gated else _many_weights(sum(features))
-    panels = tensor_type((None if m is None else -(-m // linear.PANEL) * linear.PANEL, k), "f32")
-    panels += "{%padded}" if m is None else ""
-    packed = dispatch("%panels", LINEAR, "linear_pack", product.operands, [panels])
-    multiplied = dispatch(
-        "%product", LINEAR, f"linear{_form(product)}_many_{dtype}",
-        product.operands | {"x": ("%panels", panels)}, product.results,
+    return dispatch(
+        call.f, LINEAR, f"linear{_form(product)}_few_{dtype}", call.values, call.results,
+        call.numbers | {"total": _total(product), "each": each},
     )  # fmt: skip
-    return f"""{_constants(product, each)}
-  %panel = arith.constant {linear.PANEL} : index
-  %count = arith.ceildivui %m, %panel : index
-  %padded = arith.muli %count, %panel : index{packed}{multiplied}"""
+
+
+def _many(product: Product, dtype: str, call: ProductCall) -> Sequence[Value]:
+    f, m = call.f, call.values["x"].size(0)
+    each = _MANY_WEIGHTS[0] if product.gated else _many_weights(sum(product.features))
+    padded: Size
+    if isinstance(m, int):
+        padded = -(-m // linear.PANEL) * linear.PANEL
+    else:
+        padded = m.arith("ceildivui", linear.PANEL) * linear.PANEL
+    panels = [("f32", (padded, product.k))]
+    (packed,) = dispatch(f, LINEAR, "linear_pack", call.values, panels, call.numbers)
+    return dispatch(
+        f, LINEAR, f"linear{_form(product)}_many_{dtype}", call.values | {"x": packed},
+        call.results, call.numbers | {"total": _total(product), "each": each},
+    )  # fmt: skip
+
+
+def _total(product: Product) -> int:
+    """Rows of weights, of a gate those of one layer."""
+    return product.features[0] if product.gated else sum(product.features)
 
 
 def _form(product: Product) -> str:
     return "_gated" if product.gated else str(len(product.features))
-
-
-def _constants(product: Product, each: int) -> str:
-    total = product.features[0] if product.gated else sum(product.features)
-    values = {f"n{i}": n for i, n in enumerate(product.features)}
-    values |= {"k": product.k, "total": total, "each": each}
-    lines = "".join(f"\n  %{name} = arith.constant {v} : index" for name, v in values.items())
-    return lines + product.constants
 
 
 def _few_weights(features: tuple[int, ...], k: int, dtype: str, gated: bool) -> int:

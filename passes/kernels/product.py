@@ -1,144 +1,98 @@
-"""A function around a dispatch of linear layers, as MLIR text: what both kinds of weights share."""
+"""A function around dispatches of linear layers: what both kinds of weights share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgec.passes.kernels.calls import Operand
+from edgec.passes.emit import Function, Size, Tensor, Value
+from edgec.passes.kernels.calls import Made
 from edgec.passes.kernels.folds import Folds
 from edgec.passes.kernels.table import ACTIVATIONS
-from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["Product", "product_function"]
+__all__ = ["Product", "ProductCall", "product_function"]
 
 
 @dataclass(frozen=True)
 class Product:
-    """A dispatch of linear layers over the rows of one tensor.
+    """Linear layers over the rows of one tensor.
 
     Attributes:
-        m: How many rows; None when dynamic.
-        k: Their columns.
-        features: Of each layer.
+        x: The tensor, `[..., K]`.
+        features: How many each layer has.
         weights: The types of each layer's weights, or of weights and scales.
         biased: Whether each layer has a bias.
+        results: Types of the results, `[..., N]`.
         folds: What is folded in.
     """
 
-    m: int | None
-    k: int
+    x: Tensor
     features: tuple[int, ...]
-    weights: tuple[tuple[str, ...], ...]
+    weights: tuple[tuple[Tensor, ...], ...]
     biased: tuple[bool, ...]
+    results: Sequence[Tensor]
     folds: Folds
+
+    @property
+    def k(self) -> int:
+        k = self.x.shape[-1]
+        assert k is not None
+        return k
 
     @property
     def gated(self) -> bool:
         return self.folds.activation is not None
 
-    @property
-    def sizes(self) -> str:
-        return "{%m}" if self.m is None else ""
 
-    @property
-    def rows(self) -> Operand:
-        return "%rows", tensor_type((self.m, self.k), "f32") + self.sizes
+@dataclass(frozen=True)
+class ProductCall:
+    """The operands and numbers of a product's dispatch.
 
-    @property
-    def norm(self) -> Operand:
-        """The norm's weight; without one, something that the kernel does not read."""
-        return ("%norm", f"tensor<{self.k}xf32>") if self.folds.weighted else self.rows
+    Attributes:
+        f: The function that dispatches it.
+        values: What a kernel may read, by the names of its buffers. What a form does not have is
+            something that the kernel does not read.
+        numbers: What both kinds of kernels are told.
+        results: What a kernel makes.
+    """
 
-    @property
-    def added(self) -> Operand:
-        """The operand that is added, or a dummy that is not read."""
-        if self.folds.alpha is None:
-            return self.rows
-        return "%added", tensor_type((self.m, self.features[0]), "f32") + self.sizes
-
-    @property
-    def biases(self) -> list[Operand]:
-        return [
-            (f"%bias{i}", f"tensor<{n}xf32>") if biased else self.rows
-            for i, (n, biased) in enumerate(zip(self.features, self.biased, strict=True))
-        ]
-
-    @property
-    def matrices(self) -> list[Operand]:
-        return [
-            (f"%w{i}_{j}", type_)
-            for i, types in enumerate(self.weights)
-            for j, type_ in enumerate(types)
-        ]
-
-    @property
-    def operands(self) -> dict[str, Operand]:
-        """The operands that a kernel may read, by the names of its buffers."""
-        names = [
-            f"{name}{i}" for i, types in enumerate(self.weights) for name in "ws"[: len(types)]
-        ]
-        named = dict(zip(names, self.matrices, strict=True))
-        named |= {f"b{i}": bias for i, bias in enumerate(self.biases)}
-        return named | {"x": self.rows, "norm": self.norm, "added": self.added}
-
-    @property
-    def results(self) -> list[str]:
-        features = self.features[:1] if self.gated else self.features
-        return [tensor_type((self.m, n), "f32") + self.sizes for n in features]
-
-    @property
-    def constants(self) -> str:
-        """Arguments for the kernels: %folds, %activation, %eps and %alpha."""
-        folds = self.folds
-        return f"""
-  %folds = arith.constant {folds.bits(self.biased)} : index
-  %activation = arith.constant {ACTIVATIONS.index(folds.activation or ACTIVATIONS[0])} : index
-  %eps = arith.constant {folds.eps or 0.0:.9e} : f32
-  %alpha = arith.constant {1.0 if folds.alpha is None else folds.alpha:.9e} : f32"""
+    f: Function
+    values: dict[str, Value]
+    numbers: dict[str, Size | float]
+    results: Sequence[Made]
 
 
 def product_function(
-    symbol: str, x: TorchTensor, product: Product, results: Sequence[TorchTensor], compute: str
+    symbol: str, product: Product, compute: Callable[[ProductCall], Sequence[Value]]
 ) -> str:
-    """The function `symbol` of %x, the layers' weights and biases, and what is folded in.
+    """The function `symbol` of the rows, the layers' weights and biases, and what is folded in.
 
     Args:
-        x: The type of %x, `[..., K]`.
-        product: Of %rows, %x as a matrix.
-        results: Types, `[..., N]`.
-        compute: Text that makes %product, one or several, of %rows and %m.
+        symbol: Its name.
+        product: The layers.
+        compute: Writes the dispatches; returns the results as matrices.
     """
-    leading, rows = x.shape[:-1], tensor_type((product.m, product.k), "f32")
-    axes = f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"
-    dims = "\n".join(
-        f"  %i{i} = arith.constant {i} : index\n  %d{i} = tensor.dim %x, %i{i} : {x.builtin}"
-        for i, d in enumerate(leading)
-        if d is None
-    )
-    arguments, matrices = [("%x", x.builtin)], iter(product.matrices)
-    for i, types in enumerate(product.weights):
-        arguments += [next(matrices) for _ in types]
-        arguments += [product.biases[i]] if product.biased[i] else []
-    arguments += [product.norm] if product.folds.weighted else []
-    flatten, after = "", ""
-    if product.folds.alpha is not None:
-        whole, flat = results[0].builtin, tensor_type((product.m, product.features[0]), "f32")
-        arguments.append(("%other", whole))
-        flatten = f"\n  %added = tensor.collapse_shape %other {axes} : {whole} into {flat}"
-    several = len(results) > 1
-    for i, result in enumerate(results):
-        sizes = ", ".join(f"%d{j}" if d is None else str(d) for j, d in enumerate(result.shape))
-        flat = tensor_type((product.m, result.shape[-1]), "f32")
-        after += f"""
-  %result{i} = tensor.expand_shape %product{f"#{i}" if several else ""} {axes}
-      output_shape [{sizes}] : {flat} into {result.builtin}"""
-    returned = ", ".join(result.builtin for result in results)
-    return f"""
-util.func private @"{symbol}"({", ".join(f"{v}: {t}" for v, t in arguments)}) -> ({returned}) {{
-{dims}
-  %c0 = arith.constant 0 : index
-  %rows = tensor.collapse_shape %x {axes} : {x.builtin} into {rows}
-  %m = tensor.dim %rows, %c0 : {rows}{flatten}{compute}{after}
-  util.return {", ".join(f"%result{i}" for i in range(len(results)))} : {returned}
-}}"""
+    folds, k = product.folds, product.k
+    layers = zip(product.features, product.weights, product.biased, strict=True)
+    arguments: dict[str, Tensor] = {"x": product.x}
+    for i, (n, weights, biased) in enumerate(layers):
+        arguments |= {f"{name}{i}": type_ for name, type_ in zip("ws", weights, strict=False)}
+        arguments |= {f"b{i}": Tensor((n,), "f32")} if biased else {}
+    arguments |= {"norm": Tensor((k,), "f32")} if folds.weighted else {}
+    arguments |= {} if folds.alpha is None else {"added": product.results[0]}
+    f = Function(symbol, **arguments)
+    rows = f.rows(f["x"])
+    unread = dict.fromkeys(["norm", "added", *(f"b{i}" for i in range(len(product.biased)))], rows)
+    values = unread | {name: f[name] for name in arguments} | {"x": rows}
+    if "added" in f:
+        values["added"] = f.rows(f["added"]).known(rows.size(0))
+    m, features = rows.size(0), product.features
+    numbers: dict[str, Size | float] = {f"n{i}": n for i, n in enumerate(features)}
+    numbers |= {
+        "m": m, "k": k, "folds": folds.bits(product.biased),
+        "activation": ACTIVATIONS.index(folds.activation or ACTIVATIONS[0]),
+        "eps": folds.eps or 0.0, "alpha": 1.0 if folds.alpha is None else folds.alpha,
+    }  # fmt: skip
+    results = [("f32", (m, n)) for n in (features[:1] if product.gated else features)]
+    made = compute(ProductCall(f, values, numbers, results))
+    return f.returns(*(f.unrows(matrix, f["x"]) for matrix in made))

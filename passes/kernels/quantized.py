@@ -1,4 +1,4 @@
-"""Dispatches of the CPU kernels in compiler/ukernels/quantized_linear.h, as MLIR text.
+"""Dispatches of the CPU kernels in compiler/ukernels/quantized_linear.h.
 
 One dispatch computes a layer, two or three of one row, or a gate's two, with what
 `edgec.passes.patterns.folds` finds beside them. A decode step's products are short: fewer
@@ -7,15 +7,17 @@ dispatches halve the time lost at barriers, and share the cost of rounding a row
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from edgec.passes.kernels.calls import Operand, dispatch, executable, workgroup_share
+from edgec.passes.emit import Tensor, Value
+from edgec.passes.kernels.calls import Made, dispatch, executable, workgroup_share
 from edgec.passes.kernels.folds import Folds
-from edgec.passes.kernels.product import Product, product_function
+from edgec.passes.kernels.product import Product, ProductCall, product_function
 from edgec.passes.kernels.table import QUANTIZED, quantized
-from edgec.passes.rewriting import TorchTensor, tensor_type
 
-__all__ = ["Layer", "QuantizedShape", "kernel_fits", "one_row", "quantized_template"]
+__all__ = ["Layer", "QuantizedShape", "kernel_fits", "one_row", "quantized_template", "rounded"]
 
 _WORKGROUP_BYTES = 32768  # of weights: some microseconds of work
 
@@ -36,14 +38,23 @@ class QuantizedShape:
         return -(-self.n // 16)
 
     @property
+    def columns(self) -> int:
+        """Columns of a block: four bytes, of one weight each or of two."""
+        return 32 // self.bits
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The columns as groups, blocks of a group, the nibbles of 4 bits, and bytes."""
+        nibbles = (2,) if self.bits == 4 else ()
+        return (self.k // self.group, self.group // self.columns, *nibbles, 4)
+
+    @property
     def kind(self) -> str:
         """The ending of the kernels' names: i8, i4, or i4z with zero points."""
         return f"i{self.bits}{'z' if self.zero_points else ''}"
 
     @staticmethod
-    def of(
-        m: int | None, n: int, x: TorchTensor, weight: TorchTensor, scales: TorchTensor
-    ) -> QuantizedShape:
+    def of(m: int | None, n: int, x: Tensor, weight: Tensor, scales: Tensor) -> QuantizedShape:
         """Raises ValueError when the tensors do not belong together."""
         k, groups = x.shape[-1], scales.shape[-2]
         if k is None or not groups or weight.shape[1] not in (k // 4, k // 8):
@@ -57,9 +68,9 @@ class Layer:
     """One of the layers: its sizes, and the types as in `edgec::quantized_linear`."""
 
     shape: QuantizedShape
-    weight: TorchTensor
-    scales: TorchTensor
-    result: TorchTensor
+    weight: Tensor
+    scales: Tensor
+    result: Tensor
     biased: bool
 
 
@@ -71,9 +82,9 @@ def kernel_fits(shape: QuantizedShape) -> bool:
 
 def quantized_template(
     symbol: str,
-    x: TorchTensor,
+    x: Tensor,
     layers: list[Layer],
-    results: list[TorchTensor],
+    results: list[Tensor],
     folds: Folds,
     level: str,
 ) -> str:
@@ -86,17 +97,17 @@ def quantized_template(
         folds: What is folded in.
         level: The kernels' feature level.
     """
-    first = layers[0].shape
+    shape = layers[0].shape
     product = Product(
-        m=first.m,
-        k=first.k,
+        x,
         features=tuple(layer.shape.n for layer in layers),
-        weights=tuple((layer.weight.builtin, layer.scales.builtin) for layer in layers),
+        weights=tuple((layer.weight, layer.scales) for layer in layers),
         biased=tuple(layer.biased for layer in layers),
+        results=results,
         folds=folds,
     )
-    compute = (_matvec if one_row(first) else _matmul)(product, first)
-    return executable(QUANTIZED, level) + product_function(symbol, x, product, results, compute)
+    compute = partial(_matvec if one_row(shape) else _matmul, product, shape)
+    return executable(QUANTIZED, level) + product_function(symbol, product, compute)
 
 
 def one_row(shape: QuantizedShape) -> bool:
@@ -104,35 +115,32 @@ def one_row(shape: QuantizedShape) -> bool:
     return shape.m == 1 and shape.k <= quantized.MAX_FUSED_K
 
 
-def _matvec(product: Product, shape: QuantizedShape) -> str:
+def _matvec(product: Product, shape: QuantizedShape, call: ProductCall) -> Sequence[Value]:
     panels, panel = _panels(product), _panel_bytes(product, shape)
     form = "gated_matvec" if product.gated else f"matvec{len(product.features)}"
-    return _constants(product, shape, workgroup_share(panels, panel)) + dispatch(
-        "%product", QUANTIZED, f"quantized_{form}_{shape.kind}", product.operands, product.results
-    )
-
-
-def _matmul(product: Product, shape: QuantizedShape) -> str:
-    m, k = shape.m, shape.k
-    rounded = [
-        tensor_type(sizes, dtype) + product.sizes
-        for sizes, dtype in [
-            ((m, k), "i8"), ((m, k // quantized.BLOCK), "f32"), ((m, k // quantized.BLOCK), "i32")
-        ]
-    ]  # fmt: skip
-    rows: dict[str, Operand] = {
-        name: (f"%q#{i}", type_) for i, (name, type_) in enumerate(zip("qsc", rounded, strict=True))
-    }
-    form = "gated_matmul" if product.gated else "matmul"
-    each = max(1, _WORKGROUP_BYTES // _panel_bytes(product, shape))
-    return (
-        _constants(product, shape, each)
-        + dispatch("%q", QUANTIZED, f"quantize_rows_i{shape.bits}", product.operands, rounded)
-        + dispatch(
-            "%product", QUANTIZED, f"quantized_{form}_{shape.kind}", product.operands | rows,
-            product.results,
-        )
+    more = {"group": shape.group, "panels": panels, "each": workgroup_share(panels, panel)}
+    return dispatch(
+        call.f, QUANTIZED, f"quantized_{form}_{shape.kind}", call.values, call.results,
+        call.numbers | more,
     )  # fmt: skip
+
+
+def _matmul(product: Product, shape: QuantizedShape, call: ProductCall) -> Sequence[Value]:
+    each = max(1, _WORKGROUP_BYTES // _panel_bytes(product, shape))
+    numbers = call.numbers | {"group": shape.group, "panels": _panels(product), "each": each}
+    name, integers = f"quantize_rows_i{shape.bits}", rounded(call.values["x"])
+    made = dispatch(call.f, QUANTIZED, name, call.values, integers, numbers)
+    values = call.values | dict(zip("qsc", made, strict=True))
+    name = f"quantized_{'gated_' * product.gated}matmul_{shape.kind}"
+    return dispatch(call.f, QUANTIZED, name, values, call.results, numbers)
+
+
+def rounded(x: Value) -> list[Made]:
+    """Rows as integers, with the scale and the sum of each block of them."""
+    m, k = x.size(0), x.tensor.shape[1]
+    assert k is not None
+    blocks = k // quantized.BLOCK
+    return [("i8", (m, k)), ("f32", (m, blocks)), ("i32", (m, blocks))]
 
 
 def _panels(product: Product) -> int:
@@ -143,10 +151,3 @@ def _panels(product: Product) -> int:
 
 def _panel_bytes(product: Product, shape: QuantizedShape) -> int:
     return 16 * shape.k * shape.bits // 8 * (2 if product.gated else 1)
-
-
-def _constants(product: Product, shape: QuantizedShape, each: int) -> str:
-    values = {f"n{i}": n for i, n in enumerate(product.features)}
-    values |= {"k": shape.k, "group": shape.group, "panels": _panels(product), "each": each}
-    lines = "".join(f"\n  %{name} = arith.constant {v} : index" for name, v in values.items())
-    return lines + product.constants

@@ -1,4 +1,4 @@
-"""Dispatches of the CPU kernels in compiler/ukernels/quantized_grouped.h, as MLIR text.
+"""Dispatches of the CPU kernels in compiler/ukernels/quantized_grouped.h.
 
 The grid has a dimension of experts or of rows beside that of panels. How many rows an expert has
 is read within the kernel.
@@ -6,12 +6,12 @@ is read within the kernel.
 
 from __future__ import annotations
 
-from edgec.passes.kernels.calls import Operand, dispatch, executable
-from edgec.passes.kernels.quantized import QuantizedShape, kernel_fits
+from edgec.passes.emit import Function, Size, Value
+from edgec.passes.kernels.calls import dispatch, executable
+from edgec.passes.kernels.quantized import QuantizedShape, kernel_fits, rounded
 from edgec.passes.kernels.table import QUANTIZED_EXPERTS, quantized
-from edgec.passes.rewriting import tensor_type
 
-__all__ = ["grouped_kernel_fits", "grouped_kernel_template"]
+__all__ = ["grouped_executable", "grouped_kernel", "grouped_kernel_fits"]
 
 _WORKGROUP_BYTES = 65536  # of weights, so that quantising a row does not weigh
 
@@ -21,76 +21,36 @@ def grouped_kernel_fits(shape: QuantizedShape, in_order: bool) -> bool:
     return kernel_fits(shape) and (in_order or shape.k <= quantized.MAX_FUSED_K)
 
 
-def grouped_kernel_template(
-    shape: QuantizedShape, experts: int, in_order: bool, kernel: str
-) -> tuple[str, str]:
-    """The executable that wraps the kernels, and text that computes %product from %x.
+def grouped_executable(level: str) -> str:
+    """The executable that exports the kernels of a feature level."""
+    return executable(QUANTIZED_EXPERTS, level)
+
+
+def grouped_kernel(f: Function, shape: QuantizedShape, experts: int, in_order: bool) -> Value:
+    """The product of the rows with their experts' matrices.
 
     Args:
-        shape: Of the rows, %all as a value, and of one expert's matrix.
+        f: A function of `x`, `weight`, `scales` and `index`.
+        shape: Sizes of the rows and of one expert's matrix.
         experts: How many there are.
-        in_order: Whether %index has the offsets that divide the rows among the experts, and
-            %counts how many of them each has, or %index has each row's own expert.
-        kernel: The feature level.
+        in_order: Whether `index` has the offsets that divide the rows among the experts, and
+            `counts` how many of them each has, or `index` has each row's own expert.
     """
-    compute = _sorted(shape, experts) if in_order else _few(shape, experts)
-    return executable(QUANTIZED_EXPERTS, kernel), _constants(shape) + compute
-
-
-def _constants(shape: QuantizedShape) -> str:
-    each = max(1, _WORKGROUP_BYTES * 8 // (16 * shape.k * shape.bits))
-    return f"""  %n = arith.constant {shape.n} : index
-  %k = arith.constant {shape.k} : index
-  %group = arith.constant {shape.group} : index
-  %panels = arith.constant {shape.panels} : index
-  %each = arith.constant {each} : index"""
-
-
-def _types(shape: QuantizedShape, experts: int) -> tuple[str, str, str, str]:
-    """The types of the weights, the scales, the rows and the result."""
-    return (
-        tensor_type((experts, shape.panels, shape.k * shape.bits // 32, 16, 4), "i8"),
-        tensor_type((experts, shape.panels, shape.k // shape.group, 16), "f16"),
-        tensor_type((shape.m, shape.k), "f32"),
-        tensor_type((shape.m, shape.n), "f32"),
-    )
-
-
-def _few(shape: QuantizedShape, experts: int) -> str:
-    weight, scales, rows, out = _types(shape, experts)
-    dynamic = "{%all}" if shape.m is None else ""
-    values: dict[str, Operand] = {
-        "x": ("%x", rows + dynamic), "w": ("%weight", weight), "ws": ("%scales", scales),
-        "experts": ("%index", tensor_type((shape.m,), "i32") + dynamic),
+    rows = f["x"].size(0)
+    values = {"x": f["x"], "w": f["weight"], "ws": f["scales"]}
+    numbers: dict[str, Size | float] = {
+        "n": shape.n, "k": shape.k, "group": shape.group, "panels": shape.panels, "m": rows,
+        "each": max(1, _WORKGROUP_BYTES * 8 // (16 * shape.k * shape.bits)),
+        "experts": experts, "groups": experts if in_order else rows,
     }  # fmt: skip
-    return dispatch(
-        "%product", QUANTIZED_EXPERTS, f"grouped_matvec_i{shape.bits}", values, [out + dynamic],
-        {"groups": "%all"},
-    )  # fmt: skip
-
-
-def _sorted(shape: QuantizedShape, experts: int) -> str:
-    weight, scales, rows, out = _types(shape, experts)
-    dynamic = "{%all}" if shape.m is None else ""
-    sizes = (shape.m, shape.k), (shape.m, shape.k // quantized.BLOCK)
-    integers = [
-        tensor_type(sizes[0], "i8") + dynamic,
-        tensor_type(sizes[1], "f32") + dynamic,
-        tensor_type(sizes[1], "i32") + dynamic,
-    ]
-    values: dict[str, Operand] = {
-        "x": ("%x", rows + dynamic), "w": ("%weight", weight), "ws": ("%scales", scales),
-        "offsets": ("%index", tensor_type((experts + 1,), "i32")),
-        "counts": ("%counts", tensor_type((experts,), "i32")),
-    }  # fmt: skip
-    name = f"quantize_groups_i{shape.bits}"
-    quantize = dispatch("%q", QUANTIZED_EXPERTS, name, values, integers, {"m": "%all"})
-    values |= {
-        name: (f"%q#{i}", type_)
-        for i, (name, type_) in enumerate(zip("qsc", integers, strict=True))
-    }
-    return f"""
-  %experts = arith.constant {experts} : index{quantize}""" + dispatch(
-        "%product", QUANTIZED_EXPERTS, f"grouped_matmul_i{shape.bits}", values, [out + dynamic],
-        {"groups": "%experts"},
-    )  # fmt: skip
+    if in_order:
+        values |= {"offsets": f["index"], "counts": f["counts"]}
+        name = f"quantize_groups_i{shape.bits}"
+        made = dispatch(f, QUANTIZED_EXPERTS, name, values, rounded(f["x"]), numbers)
+        values |= dict(zip("qsc", made, strict=True))
+        name = f"grouped_matmul_i{shape.bits}"
+    else:
+        values["experts"] = f["index"]
+        name = f"grouped_matvec_i{shape.bits}"
+    result = ("f32", (rows, shape.n))
+    return dispatch(f, QUANTIZED_EXPERTS, name, values, [result], numbers)[0]

@@ -15,9 +15,11 @@ is found says whether the logits are numbers at all.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from iree.compiler import ir
 
+from edgec.passes.emit import Function, Tensor, Value
 from edgec.passes.kernels.argmax import argmax_fits, argmax_template
 from edgec.passes.rewriting import insert_function, symbol_name, walk
 
@@ -59,7 +61,8 @@ class LowerArgmax:
                 _replace(module, op, symbol, argmax_template(symbol, *shape, self.kernel))
                 continue
             symbol = _symbol(form, *shape)
-            _replace(module, op, symbol, _TEMPLATES[form](symbol, *shape))
+            f = Function(symbol, x=Tensor(shape, "f32"))
+            _replace(module, op, symbol, f.returns(*_FORMS[form](f)))
 
 
 def _logits(op: ir.Operation) -> tuple[int, int] | None:
@@ -105,121 +108,57 @@ def _takes_larger(op: ir.Operation) -> bool:
     )
 
 
-def _reductions(symbol: str, rows: int, width: int) -> str:
-    x, value, index = f"tensor<{rows}x{width}xf32>", f"tensor<{rows}xf32>", f"tensor<{rows}xi32>"
-    return f"""
-#all = affine_map<(d0, d1) -> (d0, d1)>
-#row = affine_map<(d0, d1) -> (d0)>
-util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
-{_CONSTANTS}
-  %low = arith.constant 0xFF800000 : f32
-  %last = arith.constant {width - 1} : i32
-  %value_empty = tensor.empty() : {value}
-  %value_start = linalg.fill ins(%low : f32) outs(%value_empty : {value}) -> {value}
-  %value = linalg.generic {{
-      indexing_maps = [#all, #row], iterator_types = ["parallel", "reduction"]
-    }} ins(%x : {x}) outs(%value_start : {value}) {{
-  ^bb0(%a: f32, %b: f32):
-    {_number("a")}
-    %larger = arith.maximumf %a_number, %b : f32
-    linalg.yield %larger : f32
-  }} -> {value}
-  %index_empty = tensor.empty() : {index}
-  %index_start = linalg.fill ins(%last : i32) outs(%index_empty : {index}) -> {index}
-  %index = linalg.generic {{
-      indexing_maps = [#all, #row, #row], iterator_types = ["parallel", "reduction"]
-    }} ins(%x, %value : {x}, {value}) outs(%index_start : {index}) {{
-  ^bb0(%a: f32, %max: f32, %b: i32):
-    %place = linalg.index 1 : index
-    %here = arith.index_cast %place : index to i32
-    {_number("a")}
-    %equal = arith.cmpf oeq, %a_number, %max : f32
-    %candidate = arith.select %equal, %here, %last : i32
-    %first = arith.minsi %candidate, %b : i32
-    linalg.yield %first : i32
-  }} -> {index}
-  util.return %value, %index : {value}, {index}
-}}"""
+def _reductions(f: Function) -> tuple[Value, Value]:
+    x = f["x"]
+    last = (x.tensor.shape[1] or 0) - 1
+
+    def place(a: Value, most: Value, first: Value) -> Value:
+        here = f.index("n").to("i32")
+        return _number(a).is_("oeq", most).choose(here, last).arith("minsi", first)
+
+    value = f.generic("m n -> m", [x], lambda a, b: _number(a).arith("maximumf", b), init=-inf)
+    return value, f.generic("m n, m -> m", [x, value], place, init=last, dtype="i32")
 
 
-def _whole(symbol: str, height: int, width: int) -> str:
-    x, value, index = (
-        f"tensor<{height}x{width}xf32>", f"tensor<{height}xf32>", f"tensor<{height}xi32>"
-    )  # fmt: skip
-    return f"""
-util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
-  %low = arith.constant 0xFF800000 : f32
-  %zero = arith.constant 0 : i32
-{_CONSTANTS}
-{_search("all", "%x", x, value, index, 1)}
-  util.return %all#0, %all#1 : {value}, {index}
-}}"""
+def _whole(f: Function) -> tuple[Value, Value]:
+    return _search(f, f["x"])
 
 
-def _in_rows(symbol: str, height: int, length: int) -> str:
+def _in_rows(f: Function) -> tuple[Value, Value]:
+    height, length = f["x"].sizes
+    assert isinstance(length, int)
     rows = max(d for d in range(1, _MOST_ROWS + 1) if length % d == 0)
     width = length // rows
-    x, value, index = (
-        f"tensor<{height}x{length}xf32>", f"tensor<{height}xf32>", f"tensor<{height}xi32>"
-    )  # fmt: skip
-    grid, row_value, row_index = (
-        f"tensor<{height}x{rows}x{width}xf32>",
-        f"tensor<{height}x{rows}xf32>",
-        f"tensor<{height}x{rows}xi32>",
+    in_row, place_in_row = _search(f, f.expand(f["x"], height, (rows, width)))
+    value, row = _search(f, in_row)
+
+    def place(row: Value) -> Value:
+        return row * width + place_in_row[f.index("h"), row.to("index")]
+
+    return value, f.generic("h -> h", [row], place, dtype="i32")
+
+
+def _search(f: Function, x: Value) -> tuple[Value, Value]:
+    """IREE's own operation along the last axis; of equal values it takes the first."""
+    *sizes, _ = x.sizes
+    outs = [f.fill(-inf, "f32", sizes), f.fill(0, "i32", sizes)]
+    types = ", ".join(out.type for out in outs)
+    value, index = f.region(
+        f"iree_linalg_ext.arg_compare dimension({len(sizes)}) ins({x} : {x.type}) "
+        f"outs({outs[0]}, {outs[1]} : {types})",
+        ["f32", "f32"],
+        lambda a, b: _number(a).is_("ogt", _number(b)),
+        "iree_linalg_ext.yield",
+        f" -> {types}",
+        outs,
     )
-    return f"""
-util.func private @"{symbol}"(%x: {x}) -> ({value}, {index}) {{
-  %low = arith.constant 0xFF800000 : f32
-  %zero = arith.constant 0 : i32
-{_CONSTANTS}
-  %width = arith.constant {width} : i32
-  %grid = tensor.expand_shape %x [[0], [1, 2]] output_shape [{height}, {rows}, {width}]
-      : {x} into {grid}
-{_search("in_row", "%grid", grid, row_value, row_index, 2)}
-{_search("of_row", "%in_row#0", row_value, value, index, 1)}
-  %index_empty = tensor.empty() : {index}
-  %index = linalg.generic {{
-      indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0) -> (d0)>],
-      iterator_types = ["parallel"]
-    }} ins(%of_row#1 : {index}) outs(%index_empty : {index}) {{
-  ^bb0(%row: i32, %unused: i32):
-    %h = linalg.index 0 : index
-    %r = arith.index_cast %row : i32 to index
-    %in = tensor.extract %in_row#1[%h, %r] : {row_index}
-    %first = arith.muli %row, %width : i32
-    %place = arith.addi %first, %in : i32
-    linalg.yield %place : i32
-  }} -> {index}
-  util.return %of_row#0, %index : {value}, {index}
-}}"""
+    return value, index
 
 
-def _search(name: str, source: str, type_: str, value: str, index: str, axis: int) -> str:
-    """IREE's own operation along one axis; of equal values it takes the first."""
-    return f"""  %{name}_v = tensor.empty() : {value}
-  %{name}_i = tensor.empty() : {index}
-  %{name}_low = linalg.fill ins(%low : f32) outs(%{name}_v : {value}) -> {value}
-  %{name}_zero = linalg.fill ins(%zero : i32) outs(%{name}_i : {index}) -> {index}
-  %{name}:2 = iree_linalg_ext.arg_compare dimension({axis}) ins({source} : {type_})
-      outs(%{name}_low, %{name}_zero : {value}, {index}) {{
-  ^bb0(%a: f32, %b: f32):
-    {_number("a")}
-    {_number("b")}
-    %larger = arith.cmpf ogt, %a_number, %b_number : f32
-    iree_linalg_ext.yield %larger : i1
-  }} -> {value}, {index}"""
+def _number(a: Value) -> Value:
+    """A value, or infinity for a NaN, which its bits tell on every target."""
+    bits = a.bits()
+    return (bits & 0x7FFFFFFF).is_("sgt", 0x7F800000).choose(inf, a)
 
 
-def _number(name: str) -> str:
-    """`%<name>_number`: a value, or infinity for a NaN, which its bits tell on every target."""
-    return f"""%{name}_bits = arith.bitcast %{name} : f32 to i32
-    %{name}_size = arith.andi %{name}_bits, %sign_apart : i32
-    %{name}_is_nan = arith.cmpi sgt, %{name}_size, %infinity_bits : i32
-    %{name}_number = arith.select %{name}_is_nan, %infinity, %{name} : f32"""
-
-
-_CONSTANTS = """  %infinity = arith.constant 0x7F800000 : f32
-  %infinity_bits = arith.constant 0x7F800000 : i32
-  %sign_apart = arith.constant 0x7FFFFFFF : i32"""
-
-_TEMPLATES = {"reductions": _reductions, "rows": _in_rows, "whole": _whole}
+_FORMS = {"reductions": _reductions, "rows": _in_rows, "whole": _whole}

@@ -10,17 +10,15 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.emit import Function, Size, Tensor, Value
 from edgec.passes.limits import LONGEST
 from edgec.passes.rewriting import (
-    TorchTensor,
     call_template,
     constant_bool,
-    convert_elements,
     custom_ops,
     insert_function,
     parse_torch_tensor,
     symbol_name,
-    tensor_type,
 )
 
 __all__ = ["LowerCacheUpdate", "first_row", "write_rows"]
@@ -42,67 +40,32 @@ class LowerCacheUpdate:
             call_template(op, symbol, operands, cache)
 
 
-def _template(symbol: str, cache: TorchTensor, new: TorchTensor, ring: bool) -> str:
-    size = "%tokens" if new.shape[0] is None else ""
-    convert = convert_elements("%rows", "%new", new, cache.dtype, size)
-    rows = "%new" if new.dtype == cache.dtype else "%rows"
-    return f"""
-util.func private @"{symbol}"(%cache: {cache.builtin}, %new: {new.builtin}, %start: tensor<i64>)
-    -> {cache.builtin} {{
-  %c0 = arith.constant 0 : index
-  %tokens = tensor.dim %new, %c0 : {new.builtin}
-{first_row(cache, ring)}
-{convert}
-{write_rows("%result", rows, "%cache", TorchTensor(new.shape, cache.dtype), cache, ring)}
-  util.return %result : {cache.builtin}
-}}"""
+def _template(symbol: str, cache: Tensor, new: Tensor, ring: bool) -> str:
+    f = Function(symbol, cache=cache, new=new, start=Tensor((), "i64"))
+    first = first_row(f, cache, ring)
+    rows = f.convert(f["new"], cache.dtype)
+    return f.returns(write_rows(f, rows, f["cache"], first, ring))
 
 
-def first_row(cache: TorchTensor, ring: bool) -> str:
-    """`%first`: the row of the position `%start`."""
-    limit = LONGEST if ring else cache.shape[0]
-    position = "%position" if ring else "%first"
-    text = f"""  %start_i64 = tensor.extract %start[] : tensor<i64>
-  %start_any = arith.index_cast %start_i64 : i64 to index
-  {position} = util.assume.int %start_any<umin = 0, umax = {limit}> : index"""
-    if not ring:
-        return text
-    return f"""{text}
-  %capacity = arith.constant {cache.shape[0]} : index
-  %first = arith.remui %position, %capacity : index"""
+def first_row(f: Function, cache: Tensor, ring: bool) -> Value:
+    """The row of the position `start`, an argument."""
+    capacity = cache.shape[0]
+    assert capacity is not None
+    position = f.position(f["start"], LONGEST if ring else capacity)
+    return position % capacity if ring else position
 
 
-def write_rows(
-    result: str, rows: str, cache: str, new: TorchTensor, to: TorchTensor, ring: bool
-) -> str:
-    """`result`: `cache` with `rows` from row `%first` on; in a ring those past its end at row 0.
+def write_rows(f: Function, rows: Value, cache: Value, first: Value, ring: bool) -> Value:
+    """`cache` with `rows` from row `first` on; in a ring those past its end at row 0."""
+    tokens, *inner = rows.sizes
+    zeros = [0] * len(inner)
 
-    Args:
-        new: The type of `rows`; `%tokens` of them.
-        to: That of `cache`.
-    """
-    inner = [str(size) for size in new.shape[1:]]
-    zeros, ones = ["0"] * len(inner), ", ".join(["1"] * len(new.shape))
+    def part(at: Size, count: Value) -> Value:
+        return f.slice(rows, [at, *zeros], [count, *inner])
 
-    def insert(name: str, part: str, into: str, at: str, size: str, type_: str) -> str:
-        return f"""  {name} = tensor.insert_slice {part} into
-      {into}[{", ".join([at, *zeros])}] [{", ".join([size, *inner])}] [{ones}]
-      : {type_} into {to.builtin}"""
-
-    size = "%tokens" if new.shape[0] is None else str(new.shape[0])
-    if not ring or new.shape[0] == 1:
-        return insert(result, rows, cache, "%first", size, new.builtin)
-    some = tensor_type((None, *new.shape[1:]), new.dtype)
-    before, fit, after = f"{result}_before", f"{result}_fit", f"{result}_after"
-
-    def cut(name: str, at: str, count: str) -> str:
-        return f"""  {name} = tensor.extract_slice {rows}[{", ".join([at, *zeros])}]
-      [{", ".join([count, *inner])}] [{ones}] : {new.builtin} to {some}"""
-
-    return f"""  {result}_room = arith.subi %capacity, %first : index
-  {result}_fitting = arith.minui {result}_room, %tokens : index
-  {result}_left = arith.subi %tokens, {result}_fitting : index
-{cut(fit, "0", f"{result}_fitting")}
-{cut(after, f"{result}_fitting", f"{result}_left")}
-{insert(before, fit, cache, "%first", f"{result}_fitting", some)}
-{insert(result, after, before, "0", f"{result}_left", some)}"""
+    if not ring or rows.tensor.shape[0] == 1:
+        return f.insert(rows, cache, [first, *zeros])
+    count = f.const(tokens, "index")
+    fitting = (f.const(cache.size(0), "index") - first).arith("minui", count)
+    before = f.insert(part(0, fitting), cache, [first, *zeros])
+    return f.insert(part(fitting, count - fitting), before, [0, *zeros])

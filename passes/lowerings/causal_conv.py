@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.emit import Function, Tensor, Value
 from edgec.passes.rewriting import (
-    TorchTensor,
     call_template,
     custom_ops,
     insert_function,
     is_none,
     parse_torch_tensor,
     symbol_name,
-    tensor_type,
 )
 
 __all__ = ["LowerCausalConv"]
@@ -45,143 +44,76 @@ class LowerCausalConv:
 
 
 def _template(
-    symbol: str, x: TorchTensor, state: TorchTensor, weight: TorchTensor, bias: bool, length: bool
+    symbol: str, x: Tensor, state: Tensor, weight: Tensor, bias: bool, length: bool
 ) -> str:
-    arguments = [f"%x: {x.builtin}", f"%state: {state.builtin}", f"%weight: {weight.builtin}"]
-    arguments += [f"%bias: tensor<{x.shape[1]}xf32>"] if bias else []
-    arguments += ["%start: tensor<i64>"] + (["%length: tensor<i64>"] if length else [])
-    prefix = f"""
-util.func private @"{symbol}"({", ".join(arguments)}) -> ({x.builtin}, {state.builtin}) {{
-  %c0 = arith.constant 0 : index
-  %columns = arith.constant {state.shape[0]} : index
-  %zero = arith.constant 0.0 : f32
-  %start_i64 = tensor.extract %start[] : tensor<i64>
-  %start_any = arith.index_cast %start_i64 : i64 to index
-  %first = util.assume.int %start_any<umin = 0> : index"""
-    body = _one(x, state, weight) if x.shape[0] == 1 else _many(x, state, weight, length)
-    return f"""{prefix}
-{body}
-{_products(x, weight, bias)}
-  util.return %result, %new : {x.builtin}, {state.builtin}
-}}"""
-
-
-def _one(x: TorchTensor, state: TorchTensor, weight: TorchTensor) -> str:
-    """One token: its row goes into the ring, and the rows are read from there."""
-    width, columns, channels = weight.shape[1], state.shape[0], x.shape[1]
-    assert width is not None and columns is not None
-    lines = [
-        "  %row = arith.remui %first, %columns : index",
-        f"""  %new = tensor.insert_slice %x into %state[%row, 0] [1, {channels}] [1, 1]
-      : {x.builtin} into {state.builtin}""",
-    ]
-    for j in range(width):
-        lines += [
-            f"  %back{j} = arith.constant {columns + 1 + j - width} : index",
-            f"  %at{j} = arith.addi %first, %back{j} : index",
-            f"  %row{j} = arith.remui %at{j}, %columns : index",
-            f"""  %x{j} = tensor.extract_slice %new[%row{j}, 0] [1, {channels}] [1, 1]
-      : {state.builtin} to {x.builtin}""",
-        ]
-    return "\n".join(lines)
-
-
-def _many(x: TorchTensor, state: TorchTensor, weight: TorchTensor, length: bool) -> str:
-    """A block: its rows after the last ones before it; of the true ones the last are kept."""
-    width, columns, channels = weight.shape[1], state.shape[0], x.shape[1]
-    assert width is not None and columns is not None
-    tokens = "%tokens" if x.shape[0] is None else x.shape[0]
-    past = tensor_type((width - 1, channels), "f32")
-    rows = None if x.shape[0] is None else x.shape[0] + width - 1
-    every = tensor_type((rows, channels), "f32")
-    true = (
-        """%length_i64 = tensor.extract %length[] : tensor<i64>
-  %true = arith.index_cast %length_i64 : i64 to index"""
-        if length
-        else "%true = arith.addi %tokens, %c0 : index"
+    scalar = Tensor((), "i64")
+    f = Function(
+        symbol,
+        x=x,
+        state=state,
+        weight=weight,
+        bias=Tensor((x.shape[1],), "f32") if bias else None,
+        start=scalar,
+        length=scalar if length else None,
     )
-    lines = [
-        f"""  %tokens = tensor.dim %x, %c0 : {x.builtin}
-  {true}
-  %past_empty = tensor.empty() : {past}
-  %back = arith.constant {columns + 1 - width} : index
-  %past = linalg.generic {{
-      indexing_maps = [affine_map<(i, c) -> (i, c)>],
-      iterator_types = ["parallel", "parallel"]
-    }} outs(%past_empty : {past}) {{
-  ^bb0(%unused: f32):
-    %i = linalg.index 0 : index
-    %c = linalg.index 1 : index
-    %p = arith.addi %first, %i : index
-    %at = arith.addi %p, %back : index
-    %row = arith.remui %at, %columns : index
-    %v = tensor.extract %state[%row, %c] : {state.builtin}
-    linalg.yield %v : f32
-  }} -> {past}
-  %every = tensor.concat dim(0) %past, %x : ({past}, {x.builtin}) -> {every}
-  %end = arith.addi %first, %true : index
-  %one = arith.constant 1 : index
-  %last = arith.subi %end, %one : index
-  %new = linalg.generic {{
-      indexing_maps = [affine_map<(r, c) -> (r, c)>],
-      iterator_types = ["parallel", "parallel"]
-    }} outs(%state : {state.builtin}) {{
-  ^bb0(%old: f32):
-    %r = linalg.index 0 : index
-    %c = linalg.index 1 : index
-    %ahead = arith.addi %last, %columns : index
-    %distance = arith.subi %ahead, %r : index
-    %age = arith.remui %distance, %columns : index
-    %p = arith.subi %last, %age : index
-    %t = arith.subi %p, %first : index
-    %taken = arith.cmpi sge, %t, %c0 : index
-    %at = arith.maxsi %t, %c0 : index
-    %v = tensor.extract %x[%at, %c] : {x.builtin}
-    %kept = arith.select %taken, %v, %old : f32
-    linalg.yield %kept : f32
-  }} -> {state.builtin}"""
-    ]
-    lines += [
-        f"  %x{j} = tensor.extract_slice %every[{j}, 0] [{tokens}, {channels}] [1, 1]"
-        f" : {every} to {x.builtin}"
-        for j in range(width)
-    ]
-    return "\n".join(lines)
-
-
-def _products(x: TorchTensor, weight: TorchTensor, bias: bool) -> str:
-    """The weighted sum of `%x0`, `%x1`, ..., and of the bias."""
+    first = f.position(f["start"])
     width, channels = weight.shape[1], x.shape[1]
-    assert width is not None
-    column = f"tensor<{channels}xf32>"
-    size = "" if x.shape[0] is not None else "%tokens"
-    lines = [
-        f"  %w{j} = tensor.extract_slice %weight[0, {j}] [{channels}, 1] [1, 1]"
-        f" : {weight.builtin} to {column}"
-        for j in range(width)
-    ]
-    names = [f"%x{j}" for j in range(width)] + [f"%w{j}" for j in range(width)]
-    names += ["%bias"] if bias else []
-    types = [x.builtin] * width + [column] * (width + bias)
-    maps = ["affine_map<(t, c) -> (t, c)>"] * width + ["affine_map<(t, c) -> (c)>"] * (width + bias)
-    blocks = [f"%a{j}: f32" for j in range(width)] + [f"%b{j}: f32" for j in range(width)]
-    blocks += ["%sum0: f32"] if bias else []
-    first = "%sum0" if bias else "%zero"
-    sums = []
-    for j in range(width):
-        sums.append(f"    %p{j} = arith.mulf %a{j}, %b{j} : f32")
-        sums.append(f"    %s{j} = arith.addf {f'%s{j - 1}' if j else first}, %p{j} : f32")
-    body = "\n".join(sums)
-    return (
-        "\n".join(lines)
-        + f"""
-  %empty = tensor.empty({size}) : {x.builtin}
-  %result = linalg.generic {{
-      indexing_maps = [{", ".join([*maps, "affine_map<(t, c) -> (t, c)>"])}],
-      iterator_types = ["parallel", "parallel"]
-    }} ins({", ".join(names)} : {", ".join(types)}) outs(%empty : {x.builtin}) {{
-  ^bb0({", ".join(blocks)}, %unused: f32):
-{body}
-    linalg.yield %s{width - 1} : f32
-  }} -> {x.builtin}"""
+    assert width is not None and channels is not None
+    rows, new = (_one if x.shape[0] == 1 else _many)(f, first, width)
+    columns = [f.slice(f["weight"], (0, j), (channels, 1), drop=1) for j in range(width)]
+    biases = [f["bias"]] if bias else []
+
+    def weighted(*elements: Value) -> Value:
+        total = elements[-1] if bias else f.const(0.0, "f32")
+        for row, column in zip(elements[:width], elements[width : 2 * width], strict=True):
+            total = total + row * column
+        return total
+
+    axes = ["t c"] * width + ["c"] * (width + bias)
+    result = f.generic(f"{', '.join(axes)} -> t c", [*rows, *columns, *biases], weighted)
+    return f.returns(result, new)
+
+
+def _one(f: Function, first: Value, width: int) -> tuple[list[Value], Value]:
+    """One token: its row goes into the ring, and the rows are read from there.
+
+    Returns:
+        The shifted rows and the new state.
+    """
+    columns, channels = f["state"].sizes
+    assert isinstance(columns, int)
+    new = f.insert(f["x"], f["state"], (first % columns, 0))
+    places = [(first + (columns + 1 + j - width)) % columns for j in range(width)]
+    return [f.slice(new, (place, 0), (1, channels)) for place in places], new
+
+
+def _many(f: Function, first: Value, width: int) -> tuple[list[Value], Value]:
+    """A block: its rows after the last ones before it; of the true ones the last are kept.
+
+    Returns:
+        The shifted rows and the new state.
+    """
+    (tokens, channels), columns = f["x"].sizes, f["state"].size(0)
+    assert isinstance(columns, int)
+    true = f["length"][()].to("index") if "length" in f else f.const(tokens, "index")
+
+    def past_row() -> Value:
+        row = (first + f.index("i") + (columns + 1 - width)) % columns
+        return f["state"][row, f.index("c")]
+
+    def kept(old: Value) -> Value:
+        age = (last + columns - f.index("r")) % columns
+        token = last - age - first
+        value = f["x"][token.arith("maxsi", 0), f.index("c")]
+        return token.is_("sge", 0).choose(value, old)
+
+    past = f.generic("-> i c", [], past_row, sizes={"i": width - 1, "c": channels})
+    rows = f["x"].tensor.shape[0]
+    joined = f["x"].tensor.with_dim(0, None if rows is None else rows + width - 1)
+    every = f.op(
+        f"tensor.concat dim(0) {past}, {f['x']} : ({past.type}, {f['x'].type}) -> {joined.builtin}",
+        joined,
     )
+    last = first + true - 1
+    new = f.generic("-> r c", [], kept, init=f["state"])
+    return [f.slice(every, (j, 0), (tokens, channels)) for j in range(width)], new

@@ -21,7 +21,8 @@ def cpu_template(symbol: str, case: GroupedMatmul) -> str:
     """The function `symbol` that computes `case`, as text."""
     strip = _divisor(case.n, max(16, min(64, _STRIP_BYTES // (case.k * _bytes(case)))))
     block = ROW_BLOCK if case.sorted else 1
-    x, w, y, groups = case.x.builtin, case.weight.builtin, case.result.builtin, case.groups
+    x, w, y = case.x.builtin, case.weight.builtin, case.result.builtin
+    groups, biases = case.groups.builtin, case.bias.builtin if case.bias else ""
     # Tensors with a dynamic number of rows carry it, outside of the dispatch and inside.
     dynamic = case.rows is None
     rows, all_rows = ("{%rows}", "{%all}") if dynamic else ("", "")
@@ -39,10 +40,10 @@ def cpu_template(symbol: str, case: GroupedMatmul) -> str:
         operands, types = [*operands, "%rows"], [*types, "index"]
         arguments.append("%rows_in: index")
     if case.biased:
-        operands, types = [*operands, "%bias"], [*types, case.bias]
-        arguments.append(f"%bias_in: {_TENSOR}<readonly:{case.bias}>")
+        operands, types = [*operands, "%bias"], [*types, biases]
+        arguments.append(f"%bias_in: {_TENSOR}<readonly:{biases}>")
     arguments.append(f"%y_out: {_TENSOR}<writeonly:{y}>")
-    bias = f"%bias: {case.bias}, " if case.biased else ""
+    bias = f"%bias: {biases}, " if case.biased else ""
     comma = ",\n       "
     return f"""
 util.func private @"{symbol}"(%x: {x}, %weight: {w},
@@ -90,7 +91,7 @@ def _tied(case: GroupedMatmul) -> dict[str, str]:
         "%y_out": f"{_TENSOR}<writeonly:{case.result.builtin}>",
     }
     if not case.sorted:
-        tied["%index_in"] = f"{_TENSOR}<readonly:{case.groups}>"
+        tied["%index_in"] = f"{_TENSOR}<readonly:{case.groups.builtin}>"
     return tied
 
 
@@ -111,12 +112,12 @@ def _rows_of_group(case: GroupedMatmul) -> str:
     """Opens a loop over the first rows `%m` of this workgroup's tiles."""
     if case.sorted:
         return f"""      %next = arith.addi %g, %one : index
-      %begin_i32 = tensor.extract %numbers[%g] : {case.groups}
-      %end_i32 = tensor.extract %numbers[%next] : {case.groups}
+      %begin_i32 = tensor.extract %numbers[%g] : {case.groups.builtin}
+      %end_i32 = tensor.extract %numbers[%next] : {case.groups.builtin}
       %begin = arith.index_cast %begin_i32 : i32 to index
       %end = arith.index_cast %end_i32 : i32 to index
       scf.for %m = %begin to %end step %block {{"""
-    return f"""      %expert_i32 = tensor.extract %numbers[%g] : {case.groups}
+    return f"""      %expert_i32 = tensor.extract %numbers[%g] : {case.groups.builtin}
       %expert = arith.index_cast %expert_i32 : i32 to index
       %end = arith.addi %g, %one : index
       scf.for %m = %g to %end step %block {{"""
@@ -136,12 +137,14 @@ def _tile(case: GroupedMatmul, strip: int, block: int, inner: str) -> str:
         f"tensor<{k}x{strip}x{element}>" if case.transposed else f"tensor<{strip}x{k}x{element}>"
     )
     rows, tile = f"tensor<{block}x{k}xf32>", f"tensor<{block}x{strip}xf32>"
-    wide = "%b" if element == "f32" else "%wb"
+    wide, widen = "%b", ""
+    if element != "f32":
+        wide, widen = "%wb", f"          %wb = arith.extf %b : {element} to f32\n"
     vector = _vectors(case, strip, block)
-    if case.biased:
+    if case.bias:
         initial = f"""        %bias_row = iree_tensor_ext.dispatch.tensor.load %bias_in,
             offsets = [{expert}, %column], sizes = [1, {strip}], strides = [1, 1]
-            : {_TENSOR}<readonly:{case.bias}> -> tensor<{strip}xf32>
+            : {_TENSOR}<readonly:{case.bias.builtin}> -> tensor<{strip}xf32>
         %initial = linalg.broadcast ins(%bias_row : tensor<{strip}xf32>) outs(%empty : {tile})
             dimensions = [0]"""
     else:
@@ -156,7 +159,7 @@ def _tile(case: GroupedMatmul, strip: int, block: int, inner: str) -> str:
 {initial}
         %product = linalg.generic {{
             indexing_maps = [affine_map<(m, n, k) -> (m, k)>,
-                             {case.weight_map("m, n, k", "n", "k")},
+                             affine_map<(m, n, k) -> ({"k, n" if case.transposed else "n, k"})>,
                              affine_map<(m, n, k) -> (m, n)>],
             iterator_types = ["parallel", "parallel", "reduction"]
           }} ins(%xs, %ws : {rows}, {matrix}) outs(%initial : {tile}) attrs = {{
@@ -165,7 +168,7 @@ def _tile(case: GroupedMatmul, strip: int, block: int, inner: str) -> str:
               translation_info = #iree_codegen.translation_info<
                 pipeline = #iree_cpu.pipeline<DoubleTilingExpert>>>}} {{
         ^bb0(%a: f32, %b: {element}, %sum: f32):
-{case.widen("%b", "%wb")}          %p = arith.mulf %a, {wide} : f32
+{widen}          %p = arith.mulf %a, {wide} : f32
           %t = arith.addf %sum, %p : f32
           linalg.yield %t : f32
         }} -> {tile}

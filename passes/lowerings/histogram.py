@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.emit import Function, Tensor, Value
 from edgec.passes.rewriting import (
-    TorchTensor,
     call_template,
     constant_int,
     custom_ops,
@@ -35,47 +35,21 @@ class LowerHistogram:
                 raise ValueError(f"edgec::histogram: {count} bins of {case.builtin}")
             symbol = symbol_name("histogram", case, f"bins{count}")
             insert_function(module, symbol, _template(symbol, case, count))
-            call_template(op, symbol, [ids, length], TorchTensor((count,), "i32"))
+            call_template(op, symbol, [ids, length], Tensor((count,), "i32"))
 
 
-def _template(symbol: str, ids: TorchTensor, bins: int) -> str:
-    n, k = ("?" if d is None else str(d) for d in ids.shape)
-    size = "%rows" if n == "?" else ""
-    narrow = f"tensor<{n}x{k}xi32>"
-    counts = f"tensor<{bins}xi32>"
-    return f"""
-util.func private @"{symbol}"(%ids: {ids.builtin}, %length: tensor<i64>) -> {counts} {{
-  %c0 = arith.constant 0 : index
-  %zero = arith.constant 0 : i32
-  %rows = tensor.dim %ids, %c0 : {ids.builtin}
-  %length_i64 = tensor.extract %length[] : tensor<i64>
-  %true_rows = arith.index_cast %length_i64 : i64 to index
-  %narrow_empty = tensor.empty({size}) : {narrow}
-  %narrow = linalg.generic {{
-      indexing_maps = [affine_map<(t, j) -> (t, j)>, affine_map<(t, j) -> (t, j)>],
-      iterator_types = ["parallel", "parallel"]
-    }} ins(%ids : {ids.builtin}) outs(%narrow_empty : {narrow}) {{
-  ^bb0(%id: i64, %unused: i32):
-    %t = linalg.index 0 : index
-    %true = arith.cmpi ult, %t, %true_rows : index
-    %none = arith.constant -1 : i32
-    %small = arith.trunci %id : i64 to i32
-    %kept = arith.select %true, %small, %none : i32
-    linalg.yield %kept : i32
-  }} -> {narrow}
-  %counts_empty = tensor.empty() : {counts}
-  %counts_zero = linalg.fill ins(%zero : i32) outs(%counts_empty : {counts}) -> {counts}
-  %counts = linalg.generic {{
-      indexing_maps = [affine_map<(e, t, j) -> (t, j)>, affine_map<(e, t, j) -> (e)>],
-      iterator_types = ["parallel", "reduction", "reduction"]
-    }} ins(%narrow : {narrow}) outs(%counts_zero : {counts}) {{
-  ^bb0(%id: i32, %sum: i32):
-    %e = linalg.index 0 : index
-    %bin = arith.index_cast %e : index to i32
-    %same = arith.cmpi eq, %id, %bin : i32
-    %one = arith.extui %same : i1 to i32
-    %s = arith.addi %sum, %one : i32
-    linalg.yield %s : i32
-  }} -> {counts}
-  util.return %counts : {counts}
-}}"""
+def _template(symbol: str, ids: Tensor, bins: int) -> str:
+    f = Function(symbol, ids=ids, length=Tensor((), "i64"))
+    true_rows = f["length"][()].to("index")
+    narrow = f.generic(
+        "t j -> t j",
+        [f["ids"]],
+        lambda id_: f.index("t").is_("ult", true_rows).choose(id_.to("i32"), f.const(-1, "i32")),
+        dtype="i32",
+    )
+
+    def count(id_: Value, total: Value) -> Value:
+        return total + id_.is_("eq", f.index("e").to("i32")).to("i32")
+
+    counts = f.generic("t j -> e", [narrow], count, init=0, dtype="i32", sizes={"e": bins})
+    return f.returns(counts)

@@ -30,19 +30,17 @@ from math import gcd, prod
 
 from iree.compiler import ir
 
+from edgec.passes.emit import Function, Tensor, Value
 from edgec.passes.kernels.linear import Layer, linear_fits, linear_norms, linear_template
 from edgec.passes.patterns.folds import find_folds
 from edgec.passes.patterns.same_input import same_input
 from edgec.passes.rewriting import (
-    TorchTensor,
     call_template,
-    convert_elements,
     custom_ops,
     insert_function,
     is_none,
     parse_torch_tensor,
     symbol_name,
-    tensor_type,
     walk,
 )
 
@@ -83,8 +81,8 @@ class LowerLinear:
             x, weight = (parse_torch_tensor(op.operands[0].type), layer.weight)
             result, biased = layer.result, layer.biased
             operands = _operands(op)
-            factor = weight.dtype if self.compute == "weights" and _rows(x) != 1 else x.dtype
-            block = gcd(self.block, multiples.get(op.operands[0], 1)) if _rows(x) is None else 1
+            factor = weight.dtype if self.compute == "weights" and x.rows != 1 else x.dtype
+            block = gcd(self.block, multiples.get(op.operands[0], 1)) if x.rows is None else 1
             block = block if block >= _SMALLEST_BLOCK else 1
             symbol = symbol_name(
                 "linear",
@@ -94,12 +92,14 @@ class LowerLinear:
                 "bias" if biased else "",
                 "" if block == 1 else f"by{block}",
             )
-            if self.form == "cpu" and _rows(x) == 1:
-                text = _one_row(symbol, x, weight, result, biased)
+            bias = Tensor(weight.shape[:1], x.dtype) if biased else None
+            f = Function(symbol, x=x, weight=weight, bias=bias)
+            if self.form == "cpu" and x.rows == 1:
+                text = f.returns(_one_row(f))
             elif block > 1:
-                text = _blocked(symbol, x, weight, result, biased, block)
+                text = f.returns(_blocked(f, block))
             else:
-                text = _template(symbol, x, weight, result, biased, factor)
+                text = f.returns(_plain(f, factor))
             insert_function(module, symbol, text)
             call_template(op, symbol, operands, result)
 
@@ -121,7 +121,7 @@ class LowerLinear:
             folded = find_folds([op for op, _ in group], biased=biased, norms=norms)
             members = [known[id(op)] for op in folded.layers]
             x = parse_torch_tensor(folded.x.type)
-            labels: list[TorchTensor | str] = []
+            labels: list[Tensor | str] = []
             for layer in members:
                 labels += [layer.weight, *(["bias"] if layer.biased else [])]
             symbol = symbol_name(f"linear.{self.kernel}", x, *labels, *folded.folds.labels)
@@ -144,12 +144,6 @@ def _layer(op: ir.Operation) -> Layer:
     return Layer(weight, result, len(_operands(op)) == 3)
 
 
-def _rows(x: TorchTensor) -> int | None:
-    """The number of rows that `x` has as a matrix; None when it is dynamic."""
-    leading = x.shape[:-1]
-    return None if None in leading else prod(d for d in leading if d is not None)
-
-
 def _multiples(module: ir.Module) -> dict[ir.Value, int]:
     """The divisor that the export states for the product of each value's leading dimensions."""
     found = {}
@@ -168,168 +162,66 @@ def _multiple(expression: ir.AffineExpr) -> int:
     return 1
 
 
-def _template(
-    symbol: str,
-    x: TorchTensor,
-    weight: TorchTensor,
-    result: TorchTensor,
-    biased: bool,
-    factor: str,
-) -> str:
-    n, k = weight.shape
-    leading, m = x.shape[:-1], _rows(x)
-    rows, out = tensor_type((m, k), x.dtype), tensor_type((m, n), x.dtype)
-    axes = f"[[{', '.join(map(str, range(len(leading))))}], [{len(leading)}]]"
-    dims = "\n".join(
-        f"  %i{i} = arith.constant {i} : index\n  %d{i} = tensor.dim %x, %i{i} : {x.builtin}"
-        for i, d in enumerate(leading)
-        if d is None
-    )
-    size = "" if m is not None else "%m"
-    shape = ", ".join(f"%d{i}" if d is None else str(d) for i, d in enumerate(result.shape))
-    wide = weight.dtype == x.dtype
-    widen = "" if wide else f"    %ww = arith.extf %w0 : {weight.dtype} to {x.dtype}\n"
-    narrow = ""
-    if factor != x.dtype:
-        narrow = convert_elements("%narrow", "%rows", TorchTensor((m, k), x.dtype), factor, size)
-        widen += f"    %xw = arith.extf %x0 : {factor} to {x.dtype}\n"
-    factors = tensor_type((m, k), factor)
-    bias_argument = f", %bias: tensor<{n}x{x.dtype}>" if biased else ""
-    initial = (
-        f"""  %init = linalg.broadcast ins(%bias : tensor<{n}x{x.dtype}>)
-      outs(%empty : {out}) dimensions = [0]"""
-        if biased
-        else f"  %init = linalg.fill ins(%zero : {x.dtype}) outs(%empty : {out}) -> {out}"
-    )
-    return f"""
-util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin}{bias_argument})
-    -> {result.builtin} {{
-{dims}
-  %zero = arith.constant 0.0 : {x.dtype}
-  %rows = tensor.collapse_shape %x {axes} : {x.builtin} into {rows}
-  %c0 = arith.constant 0 : index
-  %m = tensor.dim %rows, %c0 : {rows}
-  %empty = tensor.empty({size}) : {out}
-{initial}
-{narrow}
-  %product = linalg.generic {{
-      indexing_maps = [affine_map<(m, n, k) -> (m, k)>,
-                       affine_map<(m, n, k) -> (n, k)>,
-                       affine_map<(m, n, k) -> (m, n)>],
-      iterator_types = ["parallel", "parallel", "reduction"]
-    }} ins({"%narrow" if narrow else "%rows"}, %weight : {factors}, {weight.builtin})
-      outs(%init : {out}) {{
-  ^bb0(%x0: {factor}, %w0: {weight.dtype}, %sum: {x.dtype}):
-{widen}    %p = arith.mulf {"%xw" if narrow else "%x0"}, {"%w0" if wide else "%ww"} : {x.dtype}
-    %s = arith.addf %sum, %p : {x.dtype}
-    linalg.yield %s : {x.dtype}
-  }} -> {out}
-  %result = tensor.expand_shape %product {axes} output_shape [{shape}]
-      : {out} into {result.builtin}
-  util.return %result : {result.builtin}
-}}"""
+def _multiply(a: Value, w: Value, sum_: Value) -> Value:
+    return sum_ + a.to(sum_.dtype) * w.to(sum_.dtype)
+
+
+def _plain(f: Function, factor: str) -> Value:
+    x, weight = f["x"], f["weight"]
+    rows = f.rows(x)
+    init = f.broadcast(f["bias"], [0], (rows.size(0), weight.size(0))) if "bias" in f else 0.0
+    factors = [f.convert(rows, factor), weight]
+    product = f.generic("m k, n k -> m n", factors, _multiply, init=init, dtype=x.dtype)
+    return f.unrows(product, x)
 
 
 _SMALLEST_BLOCK = 8  # rows of an accumulator: fewer would leave a part of each tile unused
 
 
-def _blocked(
-    symbol: str,
-    x: TorchTensor,
-    weight: TorchTensor,
-    result: TorchTensor,
-    biased: bool,
-    block: int,
-) -> str:
-    n, k = weight.shape
-    leading = len(x.shape) - 1
-    rows = TorchTensor((None, k), x.dtype).builtin
-    blocks = TorchTensor((None, block, k), x.dtype).builtin
-    flat = TorchTensor((None, n), x.dtype).builtin
-    out = TorchTensor((None, block, n), x.dtype).builtin
-    axes = f"[[{', '.join(map(str, range(leading)))}], [{leading}]]"
-    dims = "\n".join(
-        f"  %i{i} = arith.constant {i} : index\n  %d{i} = tensor.dim %x, %i{i} : {x.builtin}"
-        for i, d in enumerate(x.shape[:-1])
-        if d is None
-    )
-    shape = ", ".join(f"%d{i}" if d is None else str(d) for i, d in enumerate(result.shape))
-    bias_argument = f", %bias: tensor<{n}x{x.dtype}>" if biased else ""
-    initial = (
-        f"""  %init = linalg.broadcast ins(%bias : tensor<{n}x{x.dtype}>)
-      outs(%empty : {out}) dimensions = [0, 1]"""
-        if biased
-        else f"  %init = linalg.fill ins(%zero : {x.dtype}) outs(%empty : {out}) -> {out}"
-    )
+def _blocked(f: Function, block: int) -> Value:
+    x, weight = f["x"], f["weight"]
+    rows = f.rows(x)
+    count = f.const(rows.size(0), "index") // block
+    blocks = f.expand(rows, (count, block), rows.size(1))
+    sizes = (count, block, weight.size(0))
+    init = f.broadcast(f["bias"], [0, 1], sizes) if "bias" in f else f.fill(0.0, x.dtype, sizes)
     # Not a linalg.generic: IREE collapses the two axes of that into one again.
-    return f"""
-util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin}{bias_argument})
-    -> {result.builtin} {{
-{dims}
-  %zero = arith.constant 0.0 : {x.dtype}
-  %rows = tensor.collapse_shape %x {axes} : {x.builtin} into {rows}
-  %c0 = arith.constant 0 : index
-  %m = tensor.dim %rows, %c0 : {rows}
-  %block = arith.constant {block} : index
-  %count = arith.divui %m, %block : index
-  %blocks = tensor.expand_shape %rows [[0, 1], [2]] output_shape [%count, {block}, {k}]
-      : {rows} into {blocks}
-  %empty = tensor.empty(%count) : {out}
-{initial}
-  %product = linalg.contract
-      indexing_maps = [affine_map<(b, m, n, k) -> (b, m, k)>,
-                       affine_map<(b, m, n, k) -> (n, k)>,
-                       affine_map<(b, m, n, k) -> (b, m, n)>]
-      ins(%blocks, %weight : {blocks}, {weight.builtin}) outs(%init : {out}) -> {out}
-  %flat = tensor.collapse_shape %product [[0, 1], [2]] : {out} into {flat}
-  %result = tensor.expand_shape %flat {axes} output_shape [{shape}]
-      : {flat} into {result.builtin}
-  util.return %result : {result.builtin}
-}}"""
+    maps = ", ".join(
+        f"affine_map<(b, m, n, k) -> ({axes})>" for axes in ("b, m, k", "n, k", "b, m, n")
+    )
+    product = f.op(
+        f"linalg.contract indexing_maps = [{maps}] ins({blocks}, {weight} : {blocks.type}, "
+        f"{weight.type}) outs({init} : {init.type}) -> {init.type}",
+        init.tensor,
+        sizes,
+    )
+    return f.unrows(f.collapse(product, 2, 1), x)
 
 
 _STRIP = 64  # rows of weights that a workgroup takes
 _DEPTH = 64  # columns that an iteration of the inner loop takes
 
 
-def _one_row(
-    symbol: str, x: TorchTensor, weight: TorchTensor, result: TorchTensor, biased: bool
-) -> str:
-    n, k = weight.shape
+def _one_row(f: Function) -> Value:
+    x, weight = f["x"], f["weight"]
+    k = weight.tensor.shape[1]
     assert k is not None
     depth = next(d for d in range(min(k, _DEPTH), 0, -1) if k % d == 0)
-    vector, out = f"tensor<{k}x{x.dtype}>", f"tensor<{n}x{x.dtype}>"
-    every_in = f"[[{', '.join(map(str, range(len(x.shape))))}]]"
-    bias_argument = f", %bias: {out}" if biased else ""
-    wide = weight.dtype == x.dtype
-    widen = "" if wide else f"    %ww = arith.extf %w0 : {weight.dtype} to {x.dtype}\n"
-    initial = "%bias" if biased else "%zeros"
-    sizes = ", ".join(map(str, result.shape))
-    return f"""
-util.func private @"{symbol}"(%x: {x.builtin}, %weight: {weight.builtin}{bias_argument})
-    -> {result.builtin} {{
-  %zero = arith.constant 0.0 : {x.dtype}
-  %row = tensor.collapse_shape %x {every_in} : {x.builtin} into {vector}
-  %empty = tensor.empty() : {out}
-  %zeros = linalg.fill ins(%zero : {x.dtype}) outs(%empty : {out}) -> {out}
-  %product = linalg.generic {{
-      indexing_maps = [affine_map<(n, k) -> (k)>,
-                       affine_map<(n, k) -> (n, k)>,
-                       affine_map<(n, k) -> (n)>],
-      iterator_types = ["parallel", "reduction"]
-    }} ins(%row, %weight : {vector}, {weight.builtin}) outs({initial} : {out}) attrs = {{
+    init: Value | float = 0.0
+    if "bias" in f:
+        init = f["bias"]
+    product = f.generic(
+        "k, n k -> n",
+        [f.collapse(x, len(x.sizes)), weight],
+        _multiply,
+        init=init,
+        dtype=x.dtype,
+        attributes=f"""
       compilation_info = #iree_codegen.compilation_info<
         lowering_config = #iree_cpu.lowering_config<
           distribution = [{_STRIP}, 0],
           vector_common_parallel = [1, 0], vector_reduction = [0, {depth}]>,
         translation_info = #iree_codegen.translation_info<
-          pipeline = #iree_cpu.pipeline<DoubleTilingExpert>>>}} {{
-  ^bb0(%x0: {x.dtype}, %w0: {weight.dtype}, %sum: {x.dtype}):
-{widen}    %p = arith.mulf %x0, {"%w0" if wide else "%ww"} : {x.dtype}
-    %s = arith.addf %sum, %p : {x.dtype}
-    linalg.yield %s : {x.dtype}
-  }} -> {out}
-  %result = tensor.expand_shape %product {every_in} output_shape [{sizes}]
-      : {out} into {result.builtin}
-  util.return %result : {result.builtin}
-}}"""
+          pipeline = #iree_cpu.pipeline<DoubleTilingExpert>>>""",
+    )
+    return f.expand(product, (*x.sizes[:-1], weight.size(0)))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.emit import Function, Tensor, Value
 from edgec.passes.rewriting import (
-    TorchTensor,
     call_template,
     custom_ops,
     insert_function,
@@ -37,23 +37,15 @@ class LowerLinearScan:
             call_template(op, symbol, list(op.operands), decay, state)
 
 
-def _template(symbol: str, decay: TorchTensor, state: TorchTensor) -> str:
-    x, s = decay.builtin, state.builtin
-    size = "" if decay.shape[0] is not None else "%tokens"
-    return f"""
-util.func private @"{symbol}"(%decay: {x}, %update: {x}, %state: {s}) -> ({x}, {s}) {{
-  %c0 = arith.constant 0 : index
-  %tokens = tensor.dim %decay, %c0 : {x}
-  %empty = tensor.empty({size}) : {x}
-  %result:2 = linalg.generic {{
-      indexing_maps = [affine_map<(c, t) -> (t, c)>, affine_map<(c, t) -> (t, c)>,
-                       affine_map<(c, t) -> (t, c)>, affine_map<(c, t) -> (c)>],
-      iterator_types = ["parallel", "reduction"]
-    }} ins(%decay, %update : {x}, {x}) outs(%empty, %state : {x}, {s}) {{
-  ^bb0(%a: f32, %b: f32, %unused: f32, %h: f32):
-    %kept = arith.mulf %a, %h : f32
-    %new = arith.addf %kept, %b : f32
-    linalg.yield %new, %new : f32, f32
-  }} -> ({x}, {s})
-  util.return %result#0, %result#1 : {x}, {s}
-}}"""
+def _template(symbol: str, decay: Tensor, state: Tensor) -> str:
+    f = Function(symbol, decay=decay, update=decay, state=state)
+
+    def step(decay: Value, update: Value, state: Value) -> tuple[Value, Value]:
+        new = decay * state + update
+        return new, new
+
+    results = f.generics(
+        "t c, t c -> t c, c", [f["decay"], f["update"]], step,
+        inits=[None, f["state"]], dtypes=["f32", "f32"], reduced="t",
+    )  # fmt: skip
+    return f.returns(*results)

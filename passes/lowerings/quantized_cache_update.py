@@ -6,19 +6,21 @@ from dataclasses import dataclass
 
 from iree.compiler import ir
 
+from edgec.passes.emit import Function, Tensor, Value
 from edgec.passes.lowerings.cache_update import first_row, write_rows
 from edgec.passes.rewriting import (
-    TorchTensor,
     call_template,
     constant_bool,
     custom_ops,
     insert_function,
     parse_torch_tensor,
     symbol_name,
-    tensor_type,
 )
 
 __all__ = ["LowerQuantizedCacheUpdate"]
+
+_STEPS = 127.0
+"""The largest integer of a row."""
 
 
 @dataclass(frozen=True)
@@ -39,57 +41,20 @@ class LowerQuantizedCacheUpdate:
             call_template(op, symbol, operands, cache, scales)
 
 
-def _template(
-    symbol: str, cache: TorchTensor, scales: TorchTensor, new: TorchTensor, ring: bool
-) -> str:
-    tokens, heads, _ = new.shape
-    dynamic = "%tokens" if tokens is None else ""
-    factors = TorchTensor((tokens, heads), "f32")
-    rows, most = tensor_type(new.shape, "i8"), tensor_type((tokens, heads), "f32")
-    row, element = "affine_map<(t, h, d) -> (t, h)>", "affine_map<(t, h, d) -> (t, h, d)>"
-    return f"""
-util.func private @"{symbol}"(%cache: {cache.builtin}, %scales: {scales.builtin},
-    %new: {new.builtin}, %start: tensor<i64>) -> ({cache.builtin}, {scales.builtin}) {{
-  %c0 = arith.constant 0 : index
-  %zero = arith.constant 0.0 : f32
-  %tiny = arith.constant 1.0e-30 : f32
-  %steps = arith.constant 127.0 : f32
-  %tokens = tensor.dim %new, %c0 : {new.builtin}
-{first_row(cache, ring)}
-  %most_empty = tensor.empty({dynamic}) : {most}
-  %most_zero = linalg.fill ins(%zero : f32) outs(%most_empty : {most}) -> {most}
-  %most = linalg.generic {{
-      indexing_maps = [{element}, {row}],
-      iterator_types = ["parallel", "parallel", "reduction"]
-    }} ins(%new : {new.builtin}) outs(%most_zero : {most}) {{
-  ^bb0(%x: f32, %m: f32):
-    %a = math.absf %x : f32
-    %l = arith.maximumf %a, %m : f32
-    linalg.yield %l : f32
-  }} -> {most}
-  %rows_empty = tensor.empty({dynamic}) : {rows}
-  %rows = linalg.generic {{
-      indexing_maps = [{element}, {row}, {element}],
-      iterator_types = ["parallel", "parallel", "parallel"]
-    }} ins(%new, %most : {new.builtin}, {most}) outs(%rows_empty : {rows}) {{
-  ^bb0(%x: f32, %m: f32, %unused: i8):
-    %quotient = arith.divf %steps, %m : f32
-    %some = arith.cmpf ogt, %m, %tiny : f32
-    %inverse = arith.select %some, %quotient, %zero : f32
-    %scaled = arith.mulf %x, %inverse : f32
-    %whole = math.roundeven %scaled : f32
-    %integer = arith.fptosi %whole : f32 to i8
-    linalg.yield %integer : i8
-  }} -> {rows}
-  %factors = linalg.generic {{
-      indexing_maps = [affine_map<(t, h) -> (t, h)>, affine_map<(t, h) -> (t, h)>],
-      iterator_types = ["parallel", "parallel"]
-    }} ins(%most : {most}) outs(%most_empty : {most}) {{
-  ^bb0(%m: f32, %unused: f32):
-    %factor = arith.divf %m, %steps : f32
-    linalg.yield %factor : f32
-  }} -> {most}
-{write_rows("%new_cache", "%rows", "%cache", TorchTensor(new.shape, "i8"), cache, ring)}
-{write_rows("%new_scales", "%factors", "%scales", factors, scales, ring)}
-  util.return %new_cache, %new_scales : {cache.builtin}, {scales.builtin}
-}}"""
+def _template(symbol: str, cache: Tensor, scales: Tensor, new: Tensor, ring: bool) -> str:
+    f = Function(symbol, cache=cache, scales=scales, new=new, start=Tensor((), "i64"))
+    first = first_row(f, cache, ring)
+
+    def rounded(x: Value, most: Value) -> Value:
+        inverse = most.is_("ogt", 1e-30).choose(_STEPS / most, 0.0)
+        return (x * inverse).math("roundeven").to("i8")
+
+    most = f.generic(
+        "t h d -> t h", [f["new"]], lambda x, most: x.math("absf").arith("maximumf", most), init=0.0
+    )
+    rows = f.generic("t h d, t h -> t h d", [f["new"], most], rounded, dtype="i8")
+    factors = f.generic("t h -> t h", [most], lambda most: most / _STEPS)
+    return f.returns(
+        write_rows(f, rows, f["cache"], first, ring),
+        write_rows(f, factors, f["scales"], first, ring),
+    )

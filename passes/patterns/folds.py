@@ -13,21 +13,12 @@ from dataclasses import dataclass, replace
 from iree.compiler import ir
 
 from edgec.passes.kernels.folds import Folds
-from edgec.passes.patterns.matching import constant_of, inverse_rms, made_by, readers
-from edgec.passes.rewriting import call_together, parse_torch_tensor
+from edgec.passes.patterns.matching import RmsNorm, constant_of, made_by, readers, rms_norm
+from edgec.passes.rewriting import call_together
 
-__all__ = ["Folded", "Norm", "find_folds", "rms_norm"]
+__all__ = ["Folded", "find_folds"]
 
 _LAYERS = ("torch.edgec.linear", "torch.edgec.quantized_linear")
-
-
-@dataclass(frozen=True)
-class Norm:
-    """`x / sqrt(mean(x²) + eps)` over the last dimension, times `weight` f32 `[K]`, or None."""
-
-    x: ir.Value
-    weight: ir.Value | None
-    eps: float
 
 
 @dataclass(frozen=True)
@@ -69,8 +60,8 @@ def find_folds(layers: list[ir.Operation], *, biased: bool, norms: bool) -> Fold
     """
     x, operands, folds = layers[0].operands[0], [], Folds()
     if norms and (norm := _norm_of_layers(x)):
-        x, operands = norm.x, [v for v in [norm.weight] if v is not None]
-        folds = Folds(norm.eps, weighted=norm.weight is not None)
+        x, operands = norm.x, [v for v in [norm.weights] if v is not None]
+        folds = Folds(norm.epsilon, weighted=norm.weights is not None)
     if len(layers) == 2 and not biased:
         for order in (layers, layers[::-1]):
             if gate := _gate(*order):
@@ -87,7 +78,7 @@ def find_folds(layers: list[ir.Operation], *, biased: bool, norms: bool) -> Fold
     return Folded(folds, layers, x, operands, layers, [])
 
 
-def _norm_of_layers(value: ir.Value) -> Norm | None:
+def _norm_of_layers(value: ir.Value) -> RmsNorm | None:
     """The norm that makes `value`, if nothing but linear layers reads it."""
     if not all(_is_layer(reader) for reader in readers(value)):
         return None
@@ -96,31 +87,6 @@ def _norm_of_layers(value: ir.Value) -> Norm | None:
         if len(readers(value)) > 1:
             return None
     return rms_norm(value)
-
-
-def rms_norm(value: ir.Value) -> Norm | None:
-    """The RMS norm of f32 over the last dimension that makes `value`; None for anything else."""
-    type_ = parse_torch_tensor(value.type)
-    product = made_by(value, "aten.mul.Tensor")
-    if product is None or type_.dtype != "f32":
-        return None
-    for scaled, weight in (product.operands, list(product.operands)[::-1]):
-        of = parse_torch_tensor(weight.type)
-        if of.shape == type_.shape[-1:] and of.dtype == "f32" and (found := _scaled(scaled)):
-            return Norm(found[0], weight, found[1])
-    found = _scaled(value)
-    return Norm(found[0], None, found[1]) if found else None
-
-
-def _scaled(value: ir.Value) -> tuple[ir.Value, float] | None:
-    """x and eps where `value` is `x * rsqrt(mean(x²) + eps)`."""
-    product = made_by(value, "aten.mul.Tensor")
-    if product is None:
-        return None
-    for x, factor in (product.operands, list(product.operands)[::-1]):
-        if x.type == value.type and (found := inverse_rms(factor, x)):
-            return x, found[1]
-    return None
 
 
 def _gate(gate: ir.Operation, up: ir.Operation) -> tuple[ir.Operation, ir.Operation] | None:

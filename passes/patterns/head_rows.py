@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 from iree.compiler import ir
 
-from edgec.passes.patterns.matching import inverse_rms, made_by, readers
+from edgec.passes.patterns.matching import RmsNorm, factors, made_by, readers, rms_norm
 from edgec.passes.rewriting import constant_int, parse_torch_tensor
 
-__all__ = ["Norm", "Prepared", "Rotation", "Rows", "cut_from", "prepared"]
+__all__ = ["Prepared", "Rotation", "Rows", "cut_from", "prepared"]
 
 Axis = tuple[int, int]
 """The dimension of a tensor that an axis of the rows runs along, and its step there."""
@@ -97,14 +97,6 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Norm:
-    """An RMS norm of rows; its weights are a tensor of one dimension."""
-
-    weights: ir.Value | None
-    epsilon: float
-
-
-@dataclass(frozen=True)
 class Rotation:
     """`x * cos + cat(-x[half:], x[:half]) * sin` of the first `columns` columns.
 
@@ -127,7 +119,7 @@ class Prepared:
     """The recipe of a row: rows of a tensor, first normed and then rotated."""
 
     source: Rows
-    norm: Norm | None = None
+    norm: RmsNorm | None = None
     rotation: Rotation | None = None
 
     @property
@@ -386,19 +378,9 @@ def _turns(value: ir.Value, name: str) -> Iterator[Turn]:
     if not _shape(first) == _shape(second) == _shape(value):
         return
     for left, right in ((first, second), (second, first))[: 1 if name == "sub" else 2]:
-        for by_cos, x, cos in _products(left):
-            for by_sin, y, sin in _products(right):
+        for by_cos, x, cos in factors(left):
+            for by_sin, y, sin in factors(right):
                 yield [op, by_cos, by_sin], x, cos, y, sin
-
-
-def _products(value: ir.Value) -> Iterator[tuple[ir.Operation, ir.Value, ir.Value]]:
-    """The factors of a product, in both orders, the first of its own shape."""
-    op = made_by(value, "aten.mul.Tensor")
-    if op is not None:
-        left, right = op.operands
-        for a, b in ((left, right), (right, left)):
-            if all(str(v.type).endswith(",f32>") for v in (a, b)) and _shape(a) == _shape(value):
-                yield op, a, b
 
 
 def _table(value: ir.Value) -> ir.Value:
@@ -466,12 +448,8 @@ def _norm(found: Prepared, columns: int, trail: _Trail) -> Prepared | None:
     rows = found.source
     if rows._whole_columns(columns) != len(rows.starts) - 1:
         return None
-    weighted = [(op, x, w) for op, x, w in _products(rows.value) if _shape(w) == (columns,)]
-    for op, value, weights in [*weighted, (None, rows.value, None)]:
-        for product, x, factor in _products(value):
-            mean = inverse_rms(factor, x)
-            if mean is not None:
-                trail.computes(product, *mean[0], *([op] if op else []))
-                norm = Norm(weights, mean[1])
-                return Prepared(trail.settle(rows._in(x)), norm, found.rotation)
-    return None
+    norm = rms_norm(rows.value)
+    if norm is None:
+        return None
+    trail.computes(*norm.ops)
+    return Prepared(trail.settle(rows._in(norm.x)), norm, found.rotation)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from iree.compiler import ir
 
 from edgec.passes.rewriting import constant_bool, constant_float, constant_int, parse_torch_tensor
 
-__all__ = ["BIND_SHAPE", "constant_of", "inverse_rms", "made_by", "readers"]
+__all__ = ["BIND_SHAPE", "RmsNorm", "constant_of", "factors", "made_by", "readers", "rms_norm"]
 
 BIND_SHAPE = "torch.bind_symbolic_shape"
 """Reads a value in name only: it states its shape."""
@@ -32,7 +35,45 @@ def constant_of(value: ir.Value) -> float | None:
     return constant_float(value) if made_by(value, "constant.float") else None
 
 
-def inverse_rms(factor: ir.Value, x: ir.Value) -> tuple[list[ir.Operation], float] | None:
+@dataclass(frozen=True)
+class RmsNorm:
+    """`x / sqrt(mean(x²) + epsilon)` over the last dimension, times `weights` f32 `[K]`, or None.
+
+    Attributes:
+        ops: The operations that compute it.
+    """
+
+    x: ir.Value
+    weights: ir.Value | None
+    epsilon: float
+    ops: tuple[ir.Operation, ...]
+
+
+def rms_norm(value: ir.Value) -> RmsNorm | None:
+    """The RMS norm of f32 over the last dimension that makes `value`; None for anything else."""
+    columns = parse_torch_tensor(value.type).shape[-1:]
+    weighted = [
+        (op, x, w) for op, x, w in factors(value) if parse_torch_tensor(w.type).shape == columns
+    ]
+    for op, scaled, weights in [*weighted, (None, value, None)]:
+        for product, x, factor in factors(scaled):
+            if found := _inverse_rms(factor, x):
+                ops = (product, *found[0], *([op] if op else []))
+                return RmsNorm(x, weights, found[1], ops)
+    return None
+
+
+def factors(value: ir.Value) -> Iterator[tuple[ir.Operation, ir.Value, ir.Value]]:
+    """The factors of a product of f32, in both orders, the first of the product's shape."""
+    op = made_by(value, "aten.mul.Tensor")
+    if op is not None:
+        types = [parse_torch_tensor(v.type) for v in (*op.operands, value)]
+        for i, j in ((0, 1), (1, 0)):
+            if types[i].dtype == types[j].dtype == "f32" and types[i].shape == types[2].shape:
+                yield op, op.operands[i], op.operands[j]
+
+
+def _inverse_rms(factor: ir.Value, x: ir.Value) -> tuple[list[ir.Operation], float] | None:
     """The operations of `rsqrt(mean(x * x) + epsilon)` along the last dimension, and epsilon."""
     root = made_by(factor, "aten.rsqrt")
     shifted = root and made_by(root.operands[0], "aten.add.Scalar")
