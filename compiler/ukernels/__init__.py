@@ -15,6 +15,7 @@ from pathlib import Path
 from edgec.compiler.tools import run_tool
 from edgec.compiler.ukernels.abi import abi_header
 from edgec.errors import CompileError
+from edgec.passes.kernels.table import objects
 
 __all__ = ["LEVELS", "Level", "best_level", "build_object", "build_objects"]
 
@@ -73,12 +74,12 @@ def best_level(architecture: str, features: frozenset[str]) -> str | None:
 
 def build_objects(text: str, level: str, folder: Path) -> None:
     """Compiles the kernels that a module, given as text, names; see `build_object`."""
-    for source in sorted(set(re.findall(rf'"(\w+)_{level}\.o"', text))):
-        build_object(source, level, folder / f"{source}_{level}.o")
+    for stem in sorted(set(re.findall(rf'"(\w+)_{level}\.o"', text))):
+        build_object(stem, level, folder / f"{stem}_{level}.o")
 
 
-def build_object(source: str, level: str, output: Path, exported: bool = False) -> None:
-    """Compiles `<source>_<level>.c` to an object file.
+def build_object(stem: str, level: str, output: Path, exported: bool = False) -> None:
+    """Compiles the libraries of an object file, from `<source>_<level>.c`.
 
     Its functions are hidden unless `exported`: within a program they are then called directly.
     IREE's loader does not bind what AArch64 calls through a table (PLT) otherwise.
@@ -86,9 +87,9 @@ def build_object(source: str, level: str, output: Path, exported: bool = False) 
     Raises:
         CompileError: ziglang is not installed, or the compiler failed.
     """
-    key = (source, level, exported)
+    key = (stem, level, exported)
     if key not in _built:
-        _built[key] = _object(source, level, exported, output.parent)
+        _built[key] = _object(stem, level, exported, output.parent)
     output.write_bytes(_built[key])
 
 
@@ -96,8 +97,10 @@ _built: dict[tuple[str, str, bool], bytes] = {}
 """Object files: one takes a second or two, and a process may compile many models."""
 
 
-def _object(source: str, level: str, exported: bool, place: Path) -> bytes:
+def _object(stem: str, level: str, exported: bool, place: Path) -> bytes:
     """The object file; temporary files are in `place`."""
+    libraries = objects()[stem]
+    source = libraries[0].source
     spec = find_spec("ziglang")
     if spec is None or spec.origin is None:
         raise CompileError(
@@ -108,7 +111,7 @@ def _object(source: str, level: str, exported: bool, place: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix="zig-", dir=place) as name:
         folder = Path(name).absolute()
         output = folder / "kernel.o"
-        (folder / "abi.h").write_text(abi_header(source), encoding="utf-8")
+        (folder / "abi.h").write_text(abi_header(libraries), encoding="utf-8")
         done = run_tool(
             [
                 str(Path(spec.origin).parent / "zig"), "cc", "-target",
@@ -123,5 +126,6 @@ def _object(source: str, level: str, exported: bool, place: Path) -> bytes:
         )  # fmt: skip
         if done.returncode:
             lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-            raise CompileError(f"kernel {source} for {level}: {lines[0]}")
+            error = next((line for line in lines if " error: " in line), lines[0])
+            raise CompileError(f"kernel {stem} for {level}: {error}")
         return output.read_bytes()

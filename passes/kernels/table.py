@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
+from edgec.passes.kernels.forms import FORMS, WeightForm
 from edgec.passes.kernels.kernel import Axis, Buffer, Kernel, Library
 
 __all__ = [
@@ -22,21 +25,19 @@ __all__ = [
     "LIBRARIES",
     "LINEAR",
     "PARTS",
-    "QUANTIZED",
-    "QUANTIZED_EXPERTS",
-    "QUANTIZED_KINDS",
     "argmax",
     "attention",
     "linear",
+    "objects",
     "quantized",
+    "quantized_experts_library",
+    "quantized_library",
 ]
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 """A gate's activations; the kernels are told the place in this list."""
 FLOATS = ("f32", "f16", "bf16")
 """Types of weights that are not quantised."""
-QUANTIZED_KINDS = ("i8", "i4", "i4z")
-"""Types of quantised weights; `z` has zero points."""
 CACHE_ELEMENTS = ("f32", "f16", "bf16", "i8")
 """Types of a KV cache's rows."""
 PARTS = (1, 2, 3)
@@ -184,62 +185,65 @@ _QUANTIZED_ROWS = Axis("m", "row", quantized.QUANTIZED_ROWS, "count")
 _QUANTIZED_BLOCKS = Axis("m", "row", quantized.MOST_ROWS, "rows")
 
 
-def _weights(count: int) -> list[Buffer]:
-    """Packed integers and scales of several layers."""
+def _weights(count: int, scale: str) -> list[Buffer]:
+    """Packed codes and scales of several layers."""
     return [
-        buffer for i in range(count) for buffer in (Buffer(f"w{i}", "u8"), Buffer(f"s{i}", "f16"))
+        buffer for i in range(count) for buffer in (Buffer(f"w{i}", "u8"), Buffer(f"s{i}", scale))
     ]
 
 
-def _quantized() -> Iterator[Kernel]:
-    for bits in (8, 4):
-        yield Kernel(
-            f"quantize_rows_i{bits}", (_X, _NORM, *_INTEGERS_OUT), ("m", "k", "folds"), ("eps",),
-            (_QUANTIZED_ROWS,),
-        )  # fmt: skip
+def _quantized(form: WeightForm) -> Iterator[Kernel]:
+    def kernel(name: str, *declared: Any) -> Kernel:
+        return Kernel(f"{name}_{form.name}", *declared, form=form.name)
+
+    scale = form.scale_element
+    yield kernel(
+        "quantize_rows", (_X, _NORM, *_INTEGERS_OUT), ("m", "k", "folds"), ("eps",),
+        (_QUANTIZED_ROWS,),
+    )  # fmt: skip
     one_out = _several("o", "f32", 1, "write")
-    for kind in QUANTIZED_KINDS:
-        for parts in PARTS:
-            yield Kernel(
-                f"quantized_matvec{parts}_{kind}",
-                (
-                    _X, _NORM, *_weights(parts), *_several("b", "f32", parts), _ADDED,
-                    *_several("o", "f32", parts, "write"),
-                ),
-                (*(f"n{i}" for i in range(parts)), "k", "group", "folds"), ("eps", "alpha"),
-                (_PANELS,),
-            )  # fmt: skip
-        yield Kernel(
-            f"quantized_gated_matvec_{kind}", (_X, _NORM, *_weights(2), *one_out),
-            ("n0", "k", "group", "folds", "activation"), ("eps",), (_PANELS,),
+    for parts in PARTS:
+        yield kernel(
+            f"quantized_matvec{parts}",
+            (
+                _X, _NORM, *_weights(parts, scale), *_several("b", "f32", parts), _ADDED,
+                *_several("o", "f32", parts, "write"),
+            ),
+            (*(f"n{i}" for i in range(parts)), "k", "group", "folds"), ("eps", "alpha"),
+            (_PANELS,),
         )  # fmt: skip
-        yield Kernel(
-            f"quantized_matmul_{kind}",
-            (*_INTEGERS, *_weights(1), *_several("b", "f32", 1), _ADDED, *one_out),
-            ("m", "n0", "k", "group", "folds"), ("alpha",), (_PANELS, _QUANTIZED_BLOCKS),
-        )  # fmt: skip
-        yield Kernel(
-            f"quantized_gated_matmul_{kind}", (*_INTEGERS, *_weights(2), *one_out),
-            ("m", "n0", "k", "group", "activation"), (), (_PANELS, _QUANTIZED_BLOCKS),
-        )  # fmt: skip
+    yield kernel(
+        "quantized_gated_matvec", (_X, _NORM, *_weights(2, scale), *one_out),
+        ("n0", "k", "group", "folds", "activation"), ("eps",), (_PANELS,),
+    )  # fmt: skip
+    yield kernel(
+        "quantized_matmul",
+        (*_INTEGERS, *_weights(1, scale), *_several("b", "f32", 1), _ADDED, *one_out),
+        ("m", "n0", "k", "group", "folds"), ("alpha",), (_PANELS, _QUANTIZED_BLOCKS),
+    )  # fmt: skip
+    yield kernel(
+        "quantized_gated_matmul", (*_INTEGERS, *_weights(2, scale), *one_out),
+        ("m", "n0", "k", "group", "activation"), (), (_PANELS, _QUANTIZED_BLOCKS),
+    )  # fmt: skip
 
 
-def _quantized_experts() -> Iterator[Kernel]:
-    offsets, packed = Buffer("offsets", "i32"), (Buffer("w", "u8"), Buffer("ws", "f16"))
-    for bits in (8, 4):
-        yield Kernel(
-            f"quantize_groups_i{bits}", (_X, offsets, *_INTEGERS_OUT), ("experts", "k"), (),
-            (_QUANTIZED_ROWS,),
-        )  # fmt: skip
-        yield Kernel(
-            f"grouped_matmul_i{bits}",
-            (*_INTEGERS, *packed, offsets, Buffer("counts", "i32"), _OUT), ("n", "k", "group"), (),
-            (_PANELS, Axis("groups", "expert")),
-        )  # fmt: skip
-        yield Kernel(
-            f"grouped_matvec_i{bits}", (_X, *packed, Buffer("experts", "i32"), _OUT),
-            ("n", "k", "group"), (), (_PANELS, Axis("groups", "row")),
-        )  # fmt: skip
+def _quantized_experts(form: WeightForm) -> Iterator[Kernel]:
+    def kernel(name: str, *declared: Any) -> Kernel:
+        return Kernel(f"{name}_{form.name}", *declared, form=form.name)
+
+    offsets = Buffer("offsets", "i32")
+    packed = (Buffer("w", "u8"), Buffer("ws", form.scale_element))
+    yield kernel(
+        "quantize_groups", (_X, offsets, *_INTEGERS_OUT), ("experts", "k"), (), (_QUANTIZED_ROWS,)
+    )
+    yield kernel(
+        "grouped_matmul", (*_INTEGERS, *packed, offsets, Buffer("counts", "i32"), _OUT),
+        ("n", "k", "group"), (), (_PANELS, Axis("groups", "expert")),
+    )  # fmt: skip
+    yield kernel(
+        "grouped_matvec", (_X, *packed, Buffer("experts", "i32"), _OUT), ("n", "k", "group"), (),
+        (_PANELS, Axis("groups", "row")),
+    )  # fmt: skip
 
 
 _HEADS = Axis("parts", "part")
@@ -292,8 +296,6 @@ _PLACE = Buffer("place", "i32", "write")
 
 LINEAR = Library("edgec_linear", "linear", _linear())
 EXPERTS = Library("edgec_grouped", "linear", _experts())
-QUANTIZED = Library("edgec_quantized_linear", "quantized_linear", _quantized())
-QUANTIZED_EXPERTS = Library("edgec_quantized_grouped", "quantized_linear", _quantized_experts())
 ATTENTION = Library("edgec_attention", "attention", _attention())
 ARGMAX = Library(
     "edgec_argmax", "argmax",
@@ -305,4 +307,31 @@ ARGMAX = Library(
     ],
 )  # fmt: skip
 
-LIBRARIES = (LINEAR, EXPERTS, QUANTIZED, QUANTIZED_EXPERTS, ATTENTION, ARGMAX)
+
+
+@cache
+def quantized_library(form: WeightForm) -> Library:
+    """The kernels of linear layers for a weight format."""
+    name = f"edgec_quantized_linear_{form.name}"
+    return Library(name, "quantized_linear", _quantized(form), form)
+
+
+@cache
+def quantized_experts_library(form: WeightForm) -> Library:
+    """The kernels of experts for a weight format."""
+    name = f"edgec_quantized_grouped_{form.name}"
+    return Library(name, "quantized_linear", _quantized_experts(form), form)
+
+
+LIBRARIES = (
+    LINEAR, EXPERTS, ATTENTION, ARGMAX,
+    *map(quantized_library, FORMS), *map(quantized_experts_library, FORMS),
+)  # fmt: skip
+
+
+def objects() -> dict[str, list[Library]]:
+    """The libraries of each object file."""
+    found: dict[str, list[Library]] = {}
+    for library in LIBRARIES:
+        found.setdefault(library.object, []).append(library)
+    return found
