@@ -14,8 +14,8 @@ KERNEL(quantize_groups) {
 }
 
 // An expert's matrix.
-INLINE Layer matrix(const uint8_t *w, const void *ws, float *out, size_t expert, size_t n,
-                    size_t k, size_t group) {
+INLINE Layer matrix(const uint8_t *w, const void *ws, float *out, size_t expert, size_t n, size_t k,
+                    size_t group) {
   Layer l = {.w = w, .ws = ws, .out = out, .n = n};
   const size_t panels = panels_of(&l), offsets = SCALES == FLAT && OFFSET != NO_OFFSET ? 2 : 1;
   l.w += expert * panels * (k / BLOCK) * BLOCK_BYTES;
@@ -40,7 +40,7 @@ INLINE void group_matmul(const Rows *x, const Layer *l, size_t m0, size_t m1) {
       for (const uint8_t *until = next + share; next < until && next < last; next += LINE)
         __builtin_prefetch(next, 0, 2);
       float *o = l->out + m * l->n + p * PANEL;
-#define TILE(rows)                                                                              \
+#define TILE(rows)                                                                            \
   tile(rows, x->q + m * k, x->s + m * blocks, x->c + m * blocks * SPANS, wp, sp, zp, o, l->n, \
        width, k, x->group)
       if (m1 - m > ROWS / 2) TILE(ROWS);

@@ -32,8 +32,8 @@
 //                             returns the sum
 // and may define PAIRS, with which rows are multiplied two at a time:
 //   vp                        2 x 16 x i32; zero_p()
-//   dot_pair(acc, lo, hi, p, q)  acc += w[n][j] * p[j], and * q[j], j = 0..7: 0..3 in lo, 4..7 in hi
-//   add_pair(a, b, acc)       a and b, vi, += what acc has of p, and of q
+//   dot_pair(acc, lo, hi, p, q)  acc += w[n][j] * p[j], and * q[j], j = 0..7: 0..3 in lo, 4..7 in
+//   hi add_pair(a, b, acc)       a and b, vi, += what acc has of p, and of q
 
 #include "fold.h"
 
@@ -277,9 +277,9 @@ INLINE void panel(const Rows *x, const Layer *l, size_t p, float *out, size_t st
   const uint8_t *zp = sp + panels_of(l) * scales;
   const size_t width = l->n - p * PANEL < PANEL ? l->n - p * PANEL : PANEL;
   size_t m = m0;
-#define ROWS_OF_TILE(rows)                                                                     \
-  for (; m + (rows) <= m1; m += (rows))                                                        \
-    tile(rows, x->q + m * k, x->s + m * blocks, x->c + m * blocks * SPANS, wp, sp, zp,         \
+#define ROWS_OF_TILE(rows)                                                             \
+  for (; m + (rows) <= m1; m += (rows))                                                \
+    tile(rows, x->q + m * k, x->s + m * blocks, x->c + m * blocks * SPANS, wp, sp, zp, \
          out + m * stride, stride, width, k, x->group);
   ROWS_OF_TILE(ROWS)
   if (ROWS > 4) ROWS_OF_TILE(ROWS > 4 ? 4 : 1)
@@ -379,19 +379,19 @@ KERNEL(quantized_gated_matmul) {
 // One row of activations by several layers' panels, of which first .. first + count are this
 // workgroup's. Each workgroup norms and quantises the row for itself, which costs less than another
 // dispatch.
-#define ROW(norm, x)                     \
-  int8_t q[MAX_FUSED_K];                 \
-  float s[MAX_FUSED_K / BLOCK];          \
-  int32_t c[MAX_FUSED_K / SPAN];         \
+#define ROW(norm, x)                      \
+  int8_t q[MAX_FUSED_K];                  \
+  float s[MAX_FUSED_K / BLOCK];           \
+  int32_t c[MAX_FUSED_K / SPAN];          \
   quantize(norm, x, q, s, c, 1, k, 0, 1); \
   const Rows rows = {q, s, c, k, group};
 
-#define MATVEC(parts, list)                                                 \
-  KERNEL(quantized_matvec##parts) {                                         \
-    const Norm of = {folds, norm, eps};                                     \
-    ROW(&of, x)                                                             \
-    Layer l[] = {list};                                                     \
-    for (size_t before = 0, i = 0; i < parts; before += panels_of(l + i++)) \
+#define MATVEC(parts, list)                                                   \
+  KERNEL(quantized_matvec##parts) {                                           \
+    const Norm of = {folds, norm, eps};                                       \
+    ROW(&of, x)                                                               \
+    Layer l[] = {list};                                                       \
+    for (size_t before = 0, i = 0; i < parts; before += panels_of(l + i++))   \
       if (panels_in(l + i, before, first, count)) matmul(&rows, l + i, 0, 1); \
   }
 

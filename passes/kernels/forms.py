@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 __all__ = ["BITS", "FORMS", "WeightForm"]
 
 BITS = range(2, 9)
@@ -50,6 +53,11 @@ class WeightForm:
         return f"i{self.bits}{self.offset[:1]}{group}{scales}{middle}{codebook}"
 
     @property
+    def zero(self) -> int:
+        """The code that stands for 0 where no minimum is subtracted."""
+        return 1 << self.bits - 1 if self.middle is None else self.middle
+
+    @property
     def span(self) -> int:
         """Columns that share a scale within a block of 32."""
         return 16 if self.group == 16 else 32
@@ -62,17 +70,24 @@ class WeightForm:
     @property
     def constants(self) -> dict[str, str]:
         """Names and values for C."""
-        middle = 1 << self.bits - 1 if self.middle is None else self.middle
         names = {name.upper(): str(i) for i, name in enumerate(_SCALES)}
         names |= {(name or "no_offset").upper(): str(i) for i, name in enumerate(_OFFSETS)}
         names |= {
             "BITS": str(self.bits), "SCALES": str(_SCALES.index(self.scales)),
             "OFFSET": str(_OFFSETS.index(self.offset)), "GROUP": str(self.group),
-            "SPAN": str(self.span), "MIDDLE": str(middle),
+            "SPAN": str(self.span), "MIDDLE": str(self.zero),
         }  # fmt: skip
         if self.codebook:
-            names["CODEBOOK"] = "{" + ", ".join(map(str, _CODEBOOKS[self.codebook])) + "}"
+            names["CODEBOOK"] = f"{{{', '.join(map(str, _CODEBOOKS[self.codebook]))}}}"
         return names
+
+    def values(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """The integers that scales are multiplied by."""
+        if self.codebook:
+            return np.array(_CODEBOOKS[self.codebook])[codes]
+        if self.bits == 8:
+            return codes.view(np.int8).astype(np.int64)
+        return codes.astype(np.int64) - (0 if self.offset else self.zero)
 
 
 FORMS = (

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from edgec.passes.kernels.calls import Operand, dispatch, executable, workgroup_share
 from edgec.passes.kernels.folds import Folds
+from edgec.passes.kernels.forms import WeightForm
 from edgec.passes.kernels.product import Product, product_function
-from edgec.passes.kernels.table import QUANTIZED, quantized
+from edgec.passes.kernels.table import quantized, quantized_library
 from edgec.passes.rewriting import TorchTensor, tensor_type
 
 __all__ = ["Layer", "QuantizedShape", "kernel_fits", "one_row", "quantized_template"]
@@ -36,9 +37,9 @@ class QuantizedShape:
         return -(-self.n // 16)
 
     @property
-    def kind(self) -> str:
-        """The ending of the kernels' names: i8, i4, or i4z with zero points."""
-        return f"i{self.bits}{'z' if self.zero_points else ''}"
+    def form(self) -> WeightForm:
+        """The weight format of its kernels."""
+        return WeightForm(self.bits, offset="zero_point" if self.zero_points else "")
 
     @staticmethod
     def of(
@@ -96,7 +97,9 @@ def quantized_template(
         folds=folds,
     )
     compute = (_matvec if one_row(first) else _matmul)(product, first)
-    return executable(QUANTIZED, level) + product_function(symbol, x, product, results, compute)
+    return executable(quantized_library(first.form), level) + product_function(
+        symbol, x, product, results, compute
+    )
 
 
 def one_row(shape: QuantizedShape) -> bool:
@@ -106,10 +109,11 @@ def one_row(shape: QuantizedShape) -> bool:
 
 def _matvec(product: Product, shape: QuantizedShape) -> str:
     panels, panel = _panels(product), _panel_bytes(product, shape)
-    form = "gated_matvec" if product.gated else f"matvec{len(product.features)}"
+    name = "gated_matvec" if product.gated else f"matvec{len(product.features)}"
     return _constants(product, shape, workgroup_share(panels, panel)) + dispatch(
-        "%product", QUANTIZED, f"quantized_{form}_{shape.kind}", product.operands, product.results
-    )
+        "%product", quantized_library(shape.form), f"quantized_{name}_{shape.form.name}",
+        product.operands, product.results,
+    )  # fmt: skip
 
 
 def _matmul(product: Product, shape: QuantizedShape) -> str:
@@ -117,19 +121,23 @@ def _matmul(product: Product, shape: QuantizedShape) -> str:
     rounded = [
         tensor_type(sizes, dtype) + product.sizes
         for sizes, dtype in [
-            ((m, k), "i8"), ((m, k // quantized.BLOCK), "f32"), ((m, k // quantized.BLOCK), "i32")
+            ((m, k), "i8"),
+            ((m, k // quantized.BLOCK), "f32"),
+            ((m, k // shape.form.span), "i32"),
         ]
     ]  # fmt: skip
     rows: dict[str, Operand] = {
         name: (f"%q#{i}", type_) for i, (name, type_) in enumerate(zip("qsc", rounded, strict=True))
     }
-    form = "gated_matmul" if product.gated else "matmul"
+    name, library = "gated_matmul" if product.gated else "matmul", quantized_library(shape.form)
     each = max(1, _WORKGROUP_BYTES // _panel_bytes(product, shape))
     return (
         _constants(product, shape, each)
-        + dispatch("%q", QUANTIZED, f"quantize_rows_i{shape.bits}", product.operands, rounded)
         + dispatch(
-            "%product", QUANTIZED, f"quantized_{form}_{shape.kind}", product.operands | rows,
+            "%q", library, f"quantize_rows_{shape.form.name}", product.operands, rounded
+        )
+        + dispatch(
+            "%product", library, f"quantized_{name}_{shape.form.name}", product.operands | rows,
             product.results,
         )
     )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edgec.passes.kernels.calls import Operand, dispatch, executable
 from edgec.passes.kernels.quantized import QuantizedShape, kernel_fits
-from edgec.passes.kernels.table import QUANTIZED_EXPERTS, quantized
+from edgec.passes.kernels.table import quantized, quantized_experts_library
 from edgec.passes.rewriting import tensor_type
 
 __all__ = ["grouped_kernel_fits", "grouped_kernel_template"]
@@ -34,7 +34,7 @@ def grouped_kernel_template(
         kernel: The feature level.
     """
     compute = _sorted(shape, experts) if in_order else _few(shape, experts)
-    return executable(QUANTIZED_EXPERTS, kernel), _constants(shape) + compute
+    return executable(quantized_experts_library(shape.form), kernel), _constants(shape) + compute
 
 
 def _constants(shape: QuantizedShape) -> str:
@@ -64,8 +64,8 @@ def _few(shape: QuantizedShape, experts: int) -> str:
         "experts": ("%index", tensor_type((shape.m,), "i32") + dynamic),
     }  # fmt: skip
     return dispatch(
-        "%product", QUANTIZED_EXPERTS, f"grouped_matvec_i{shape.bits}", values, [out + dynamic],
-        {"groups": "%all"},
+        "%product", quantized_experts_library(shape.form), f"grouped_matvec_{shape.form.name}",
+        values, [out + dynamic], {"groups": "%all"},
     )  # fmt: skip
 
 
@@ -83,14 +83,14 @@ def _sorted(shape: QuantizedShape, experts: int) -> str:
         "offsets": ("%index", tensor_type((experts + 1,), "i32")),
         "counts": ("%counts", tensor_type((experts,), "i32")),
     }  # fmt: skip
-    name = f"quantize_groups_i{shape.bits}"
-    quantize = dispatch("%q", QUANTIZED_EXPERTS, name, values, integers, {"m": "%all"})
+    library, form = quantized_experts_library(shape.form), shape.form.name
+    quantize = dispatch("%q", library, f"quantize_groups_{form}", values, integers, {"m": "%all"})
     values |= {
         name: (f"%q#{i}", type_)
         for i, (name, type_) in enumerate(zip("qsc", integers, strict=True))
     }
     return f"""
   %experts = arith.constant {experts} : index{quantize}""" + dispatch(
-        "%product", QUANTIZED_EXPERTS, f"grouped_matmul_i{shape.bits}", values, [out + dynamic],
+        "%product", library, f"grouped_matmul_{form}", values, [out + dynamic],
         {"groups": "%experts"},
     )  # fmt: skip

@@ -308,7 +308,6 @@ ARGMAX = Library(
 )  # fmt: skip
 
 
-
 @cache
 def quantized_library(form: WeightForm) -> Library:
     """The kernels of linear layers for a weight format."""
