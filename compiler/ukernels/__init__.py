@@ -6,14 +6,17 @@ zig's clang, a Python package; nothing of it is needed on the device.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from edgec.compiler.tools import run_tool
 from edgec.compiler.ukernels.abi import abi_header
+from edgec.compiler.ukernels.kept import keep, read_kept
 from edgec.errors import CompileError
 from edgec.passes.kernels.table import objects
 
@@ -98,26 +101,36 @@ _built: dict[tuple[str, str, bool], bytes] = {}
 
 
 def _object(stem: str, level: str, exported: bool, place: Path) -> bytes:
-    """The object file; temporary files are in `place`."""
+    """The object file, of an earlier build or compiled now; temporary files are in `place`."""
     libraries = objects()[stem]
-    source = libraries[0].source
     spec = find_spec("ziglang")
     if spec is None or spec.origin is None:
         raise CompileError(
             "the CPU's kernels need a C compiler: ziglang is not installed",
             "pip install 'edgec[compile]'",
         )
-    visibility = "default" if exported else "hidden"
+    zig, source, header = (
+        Path(spec.origin).parent / "zig",
+        libraries[0].source,
+        abi_header(libraries),
+    )
+    flags = (
+        "-target", f"{LEVELS[level].architecture}-freestanding-none", f"-mcpu={LEVELS[level].cpu}",
+        *_FLAGS, *LEVELS[level].flags, f"-fvisibility={'default' if exported else 'hidden'}",
+    )  # fmt: skip
+    key = hashlib.sha256(repr((version("ziglang"), flags, source, level, header)).encode())
+    for path in sorted([*_FOLDER.glob("*.h"), _FOLDER / f"{source}_{level}.c"]):
+        key.update(path.read_bytes())
+    if kept := read_kept(key.hexdigest()):
+        return kept
     with tempfile.TemporaryDirectory(prefix="zig-", dir=place) as name:
         folder = Path(name).absolute()
         output = folder / "kernel.o"
-        (folder / "abi.h").write_text(abi_header(libraries), encoding="utf-8")
+        (folder / "abi.h").write_text(header, encoding="utf-8")
         done = run_tool(
             [
-                str(Path(spec.origin).parent / "zig"), "cc", "-target",
-                f"{LEVELS[level].architecture}-freestanding-none", f"-mcpu={LEVELS[level].cpu}",
-                *_FLAGS, *LEVELS[level].flags, f"-fvisibility={visibility}",
-                "-I", str(folder), "-c", str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
+                str(zig), "cc", *flags, "-I", str(folder), "-c",
+                str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
             ],
             temporary=folder,
             environment={
@@ -128,4 +141,5 @@ def _object(stem: str, level: str, exported: bool, place: Path) -> bytes:
             lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
             error = next((line for line in lines if " error: " in line), lines[0])
             raise CompileError(f"kernel {stem} for {level}: {error}")
+        keep(key.hexdigest(), output.read_bytes())
         return output.read_bytes()

@@ -5,10 +5,9 @@ The C sources say what each computes; `k`, `n` and `m` are columns, features and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 from edgec.passes.kernels.forms import FORMS, WeightForm
 from edgec.passes.kernels.kernel import Axis, Buffer, Kernel, Library
@@ -193,17 +192,14 @@ def _weights(count: int, scale: str) -> list[Buffer]:
 
 
 def _quantized(form: WeightForm) -> Iterator[Kernel]:
-    def kernel(name: str, *declared: Any) -> Kernel:
-        return Kernel(f"{name}_{form.name}", *declared, form=form.name)
-
     scale = form.scale_element
-    yield kernel(
+    yield Kernel(
         "quantize_rows", (_X, _NORM, *_INTEGERS_OUT), ("m", "k", "folds"), ("eps",),
         (_QUANTIZED_ROWS,),
     )  # fmt: skip
     one_out = _several("o", "f32", 1, "write")
     for parts in PARTS:
-        yield kernel(
+        yield Kernel(
             f"quantized_matvec{parts}",
             (
                 _X, _NORM, *_weights(parts, scale), *_several("b", "f32", parts), _ADDED,
@@ -212,35 +208,32 @@ def _quantized(form: WeightForm) -> Iterator[Kernel]:
             (*(f"n{i}" for i in range(parts)), "k", "group", "folds"), ("eps", "alpha"),
             (_PANELS,),
         )  # fmt: skip
-    yield kernel(
+    yield Kernel(
         "quantized_gated_matvec", (_X, _NORM, *_weights(2, scale), *one_out),
         ("n0", "k", "group", "folds", "activation"), ("eps",), (_PANELS,),
     )  # fmt: skip
-    yield kernel(
+    yield Kernel(
         "quantized_matmul",
         (*_INTEGERS, *_weights(1, scale), *_several("b", "f32", 1), _ADDED, *one_out),
         ("m", "n0", "k", "group", "folds"), ("alpha",), (_PANELS, _QUANTIZED_BLOCKS),
     )  # fmt: skip
-    yield kernel(
+    yield Kernel(
         "quantized_gated_matmul", (*_INTEGERS, *_weights(2, scale), *one_out),
         ("m", "n0", "k", "group", "activation"), (), (_PANELS, _QUANTIZED_BLOCKS),
     )  # fmt: skip
 
 
 def _quantized_experts(form: WeightForm) -> Iterator[Kernel]:
-    def kernel(name: str, *declared: Any) -> Kernel:
-        return Kernel(f"{name}_{form.name}", *declared, form=form.name)
-
     offsets = Buffer("offsets", "i32")
     packed = (Buffer("w", "u8"), Buffer("ws", form.scale_element))
-    yield kernel(
+    yield Kernel(
         "quantize_groups", (_X, offsets, *_INTEGERS_OUT), ("experts", "k"), (), (_QUANTIZED_ROWS,)
     )
-    yield kernel(
+    yield Kernel(
         "grouped_matmul", (*_INTEGERS, *packed, offsets, Buffer("counts", "i32"), _OUT),
         ("n", "k", "group"), (), (_PANELS, Axis("groups", "expert")),
     )  # fmt: skip
-    yield kernel(
+    yield Kernel(
         "grouped_matvec", (_X, *packed, Buffer("experts", "i32"), _OUT), ("n", "k", "group"), (),
         (_PANELS, Axis("groups", "row")),
     )  # fmt: skip
@@ -308,18 +301,24 @@ ARGMAX = Library(
 )  # fmt: skip
 
 
+def _for_form(form: WeightForm, kernels: Iterable[Kernel]) -> Iterator[Kernel]:
+    """The kernels with names of their own in a program that has several forms."""
+    for kernel in kernels:
+        yield replace(kernel, name=f"{kernel.name}_{form.name}", form=form.name)
+
+
 @cache
 def quantized_library(form: WeightForm) -> Library:
     """The kernels of linear layers for a weight format."""
     name = f"edgec_quantized_linear_{form.name}"
-    return Library(name, "quantized_linear", _quantized(form), form)
+    return Library(name, "quantized_linear", _for_form(form, _quantized(form)), form)
 
 
 @cache
 def quantized_experts_library(form: WeightForm) -> Library:
     """The kernels of experts for a weight format."""
     name = f"edgec_quantized_grouped_{form.name}"
-    return Library(name, "quantized_linear", _quantized_experts(form), form)
+    return Library(name, "quantized_linear", _for_form(form, _quantized_experts(form)), form)
 
 
 LIBRARIES = (

@@ -12,7 +12,8 @@ import pytest
 import torch
 from tests.compiler.kernel_calls import call, load_kernels, padded
 
-from edgec.compiler.ukernels import LEVELS
+from edgec.compiler import ukernels
+from edgec.compiler.ukernels import LEVELS, build_object
 from edgec.compiler.ukernels.abi import abi_header
 from edgec.compiler.ukernels.reference import (
     attention,
@@ -718,3 +719,24 @@ def test_c_that_differs_from_its_declaration_does_not_compile(
     )  # fmt: skip
     assert (done.returncode == 0) == (fails == ""), done.stderr
     assert fails in done.stderr
+
+
+def test_objects_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later process compiles none; a damaged file is compiled again."""
+    monkeypatch.setenv("EDGEC_CACHE_DIR", str(tmp_path / "cache"))
+    level, output = OWN_LEVELS[-1], tmp_path / "argmax.o"
+
+    def build() -> bytes:
+        monkeypatch.setattr(ukernels, "_built", {})
+        build_object("argmax", level, output)
+        return output.read_bytes()
+
+    first = build()
+    with monkeypatch.context() as without_compiler:
+        without_compiler.setattr(ukernels, "run_tool", None)
+        assert build() == first
+    (kept,) = (tmp_path / "cache" / "kernels").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert build() == first
+    (kept,) = (tmp_path / "cache" / "kernels").iterdir()
+    assert kept.read_bytes().endswith(first)
