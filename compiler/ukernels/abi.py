@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from edgec.passes.kernels.kernel import Buffer, Kernel, Library
 from edgec.passes.kernels.table import ACTIVATIONS, CONSTANTS
+from edgec.weight_formats import CODEBOOKS, OFFSETS, SCALES, WeightFormat
 
 __all__ = ["C_TYPES", "abi_header"]
 
@@ -37,12 +38,28 @@ def abi_header(libraries: Sequence[Library]) -> str:
         values = dataclasses.asdict(constants)
         lines += [f"#define {name} {value}" for name, value in values.items()]
     if first.form is not None:
-        lines += [f"#define {name} {value}" for name, value in first.form.constants.items()]
+        lines += [
+            f"#define {name} {value}" for name, value in _format_constants(first.form).items()
+        ]
     lines += [f"enum {{ {', '.join(name.upper() for name in ACTIVATIONS)} }};", ""]
     lines += ["#define KERNEL(name) DEFINE_##name"]
     for library in libraries:
         lines += map(_definition, library.kernels.values())
     return "\n".join(lines) + "\n"
+
+
+def _format_constants(form: WeightFormat) -> dict[str, object]:
+    """What the source of a weight format is told."""
+    names: dict[str, object] = {name.upper(): i for i, name in enumerate(SCALES)}
+    names |= {(name or "no_offset").upper(): i for i, name in enumerate(OFFSETS)}
+    names |= {
+        "BITS": form.bits, "SCALES": SCALES.index(form.scales),
+        "OFFSET": OFFSETS.index(form.offset), "GROUP": form.fixed_group, "SPAN": form.span,
+        "MIDDLE": form.zero,
+    }  # fmt: skip
+    if form.codebook:
+        names["CODEBOOK"] = f"{{{', '.join(map(str, CODEBOOKS[form.codebook]))}}}"
+    return names
 
 
 def _definition(kernel: Kernel) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edgec.passes.kernels.forms import WeightForm
+from edgec.weight_formats import WeightFormat
 
 __all__ = ["Axis", "Buffer", "Kernel", "Library"]
 
@@ -120,7 +120,7 @@ class Library:
     """
 
     def __init__(
-        self, name: str, source: str, kernels: Iterable[Kernel], form: WeightForm | None = None
+        self, name: str, source: str, kernels: Iterable[Kernel], form: WeightFormat | None = None
     ) -> None:
         self.name = name
         self.source = source

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from edgec.passes.kernels.calls import Operand, dispatch, executable, workgroup_share
 from edgec.passes.kernels.folds import Folds
-from edgec.passes.kernels.forms import WeightForm
 from edgec.passes.kernels.product import Product, product_function
 from edgec.passes.kernels.table import quantized, quantized_library
 from edgec.passes.rewriting import TorchTensor, tensor_type
+from edgec.weight_formats import WeightFormat
 
 __all__ = ["Layer", "QuantizedShape", "kernel_fits", "one_row", "quantized_template"]
 
@@ -37,9 +37,9 @@ class QuantizedShape:
         return -(-self.n // 16)
 
     @property
-    def form(self) -> WeightForm:
+    def form(self) -> WeightFormat:
         """The weight format of its kernels."""
-        return WeightForm(self.bits, offset="zero_point" if self.zero_points else "")
+        return WeightFormat(self.bits, offset="zero_point" if self.zero_points else "")
 
     @staticmethod
     def of(

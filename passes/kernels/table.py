@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from edgec.passes.kernels.forms import FORMS, WeightForm
 from edgec.passes.kernels.kernel import Axis, Buffer, Kernel, Library
+from edgec.weight_formats import FORMATS, WeightFormat
 
 __all__ = [
     "ACTIVATIONS",
@@ -191,8 +191,12 @@ def _weights(count: int, scale: str) -> list[Buffer]:
     ]
 
 
-def _quantized(form: WeightForm) -> Iterator[Kernel]:
-    scale = form.scale_element
+def _scale_element(form: WeightFormat) -> str:
+    return "u8" if form.scale_element == "i8" else form.scale_element
+
+
+def _quantized(form: WeightFormat) -> Iterator[Kernel]:
+    scale = _scale_element(form)
     yield Kernel(
         "quantize_rows", (_X, _NORM, *_INTEGERS_OUT), ("m", "k", "folds"), ("eps",),
         (_QUANTIZED_ROWS,),
@@ -223,9 +227,9 @@ def _quantized(form: WeightForm) -> Iterator[Kernel]:
     )  # fmt: skip
 
 
-def _quantized_experts(form: WeightForm) -> Iterator[Kernel]:
+def _quantized_experts(form: WeightFormat) -> Iterator[Kernel]:
     offsets = Buffer("offsets", "i32")
-    packed = (Buffer("w", "u8"), Buffer("ws", form.scale_element))
+    packed = (Buffer("w", "u8"), Buffer("ws", _scale_element(form)))
     yield Kernel(
         "quantize_groups", (_X, offsets, *_INTEGERS_OUT), ("experts", "k"), (), (_QUANTIZED_ROWS,)
     )
@@ -301,21 +305,21 @@ ARGMAX = Library(
 )  # fmt: skip
 
 
-def _for_form(form: WeightForm, kernels: Iterable[Kernel]) -> Iterator[Kernel]:
+def _for_form(form: WeightFormat, kernels: Iterable[Kernel]) -> Iterator[Kernel]:
     """The kernels with names of their own in a program that has several forms."""
     for kernel in kernels:
         yield replace(kernel, name=f"{kernel.name}_{form.name}", form=form.name)
 
 
 @cache
-def quantized_library(form: WeightForm) -> Library:
+def quantized_library(form: WeightFormat) -> Library:
     """The kernels of linear layers for a weight format."""
     name = f"edgec_quantized_linear_{form.name}"
     return Library(name, "quantized_linear", _for_form(form, _quantized(form)), form)
 
 
 @cache
-def quantized_experts_library(form: WeightForm) -> Library:
+def quantized_experts_library(form: WeightFormat) -> Library:
     """The kernels of experts for a weight format."""
     name = f"edgec_quantized_grouped_{form.name}"
     return Library(name, "quantized_linear", _for_form(form, _quantized_experts(form)), form)
@@ -323,7 +327,8 @@ def quantized_experts_library(form: WeightForm) -> Library:
 
 LIBRARIES = (
     LINEAR, EXPERTS, ATTENTION, ARGMAX,
-    *map(quantized_library, FORMS), *map(quantized_experts_library, FORMS),
+    *map(quantized_library, FORMATS.values()),
+    *map(quantized_experts_library, FORMATS.values()),
 )  # fmt: skip
 
 

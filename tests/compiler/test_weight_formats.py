@@ -13,7 +13,7 @@ from tests.compiler.kernel_calls import call, load_kernels, padded
 
 from edgec.compiler.ukernels import LEVELS
 from edgec.compiler.ukernels.reference import quantize_rows, quantized_linear
-from edgec.passes.kernels.forms import FORMS, WeightForm
+from edgec.weight_formats import CODEBOOKS, FORMATS, WeightFormat
 
 OWN_LEVELS = [name for name in LEVELS if LEVELS[name].architecture == platform.machine()]
 USED = {
@@ -26,7 +26,7 @@ USED = {
 def cases() -> list[Any]:
     """Each format for the best level of the machine that runs this; what is left is slow."""
     found = []
-    for form in FORMS:
+    for form in FORMATS.values():
         for i, level in enumerate(OWN_LEVELS):
             default = form.name in USED and (i == 0 or form.name in ("i4", "i6_g16_two_level"))
             marks = () if default else pytest.mark.slow
@@ -34,7 +34,7 @@ def cases() -> list[Any]:
     return found
 
 
-def pack(codes: Any, form: WeightForm) -> Any:
+def pack(codes: Any, form: WeightFormat) -> Any:
     """u8 `[n, k]` to planes of blocks; rows past the last are zero."""
     n, k = codes.shape
     panels = -(-n // 16)
@@ -57,6 +57,15 @@ def pack(codes: Any, form: WeightForm) -> Any:
     return np.concatenate(planes, axis=2)
 
 
+def values_of(form: WeightFormat, codes: Any) -> Any:
+    """The integers that scales are multiplied by."""
+    if form.codebook:
+        return np.array(CODEBOOKS[form.codebook])[codes]
+    if form.bits == 8:
+        return codes.view(np.int8).astype(np.int64)
+    return codes.astype(np.int64) - (0 if form.offset else form.zero)
+
+
 def by_panel(values: Any) -> Any:
     """`[n, groups]` to `[panels, groups, 16]`."""
     n, groups = values.shape
@@ -70,7 +79,7 @@ def as_bytes(values: Any) -> Any:
     return np.ascontiguousarray(values).view(np.uint8)
 
 
-def scales_of(form: WeightForm, n: int, k: int, group: int, random: Any) -> tuple[Any, Any, Any]:
+def scales_of(form: WeightFormat, n: int, k: int, group: int, random: Any) -> tuple[Any, Any, Any]:
     """What the kernel reads, and scales and minima `[n, k / group]` in f64."""
     groups = k // group
 
@@ -109,17 +118,17 @@ def scales_of(form: WeightForm, n: int, k: int, group: int, random: Any) -> tupl
 
 @pytest.mark.parametrize(("form", "level"), cases())
 def test_each_form(
-    form: WeightForm, level: str, kernels_for: Callable[[WeightForm, str], Any]
+    form: WeightFormat, level: str, kernels_for: Callable[[WeightFormat, str], Any]
 ) -> None:
     """Rows of one, few and many; the last panel is not whole."""
     kernels = kernels_for(form, level)
     for m, n, k in [(1, 37, 512), (13, 40, 256), (70, 16, 768)]:
-        group = form.group or 64
+        group = form.fixed_group or 64
         random = np.random.default_rng(m)
         x = random.standard_normal((m, k)).astype(np.float32)
         codes = random.integers(0, 1 << form.bits, (n, k)).astype(np.uint8)
         packed, (scales, wide, minima) = pack(codes, form), scales_of(form, n, k, group, random)
-        values = form.values(codes)
+        values = values_of(form, codes)
         expected = quantized_linear(x, values, wide, minima)
         scale_dtype = scales.dtype if form.scales == "flat" else np.uint8
         layer = {
@@ -153,8 +162,8 @@ def test_each_form(
 
 
 @pytest.fixture(scope="module")
-def kernels_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[WeightForm, str], Any]:
-    def build(form: WeightForm, level: str) -> Any:
+def kernels_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[WeightFormat, str], Any]:
+    def build(form: WeightFormat, level: str) -> Any:
         folder: Path = tmp_path_factory.mktemp("kernels")
         return load_kernels([f"quantized_linear_{form.name}"], level, folder)
 
