@@ -32,8 +32,8 @@ from edgec.bench.machine import describe
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import STAGES
 from edgec.compiler.targets import parse_targets
-from edgec.models.presets import PRESETS
-from edgec.models.quantize import WeightFormat, quantize, quantize_experts
+from edgec.models.sources.presets import PRESETS
+from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts
 
 PRESET = "granite-3.1-1b-a400m"
 ROW_BLOCK = 16
@@ -190,7 +190,7 @@ def dense_twin(folder: Path, layers: int | None) -> Path:
     """A folder with the dense model that has the preset's active size, random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from edgec.models.create import byte_tokenizer_files
+    from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 
     config = dict(PRESETS[PRESET].config)
     chosen = config.pop("num_experts_per_tok")

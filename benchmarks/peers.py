@@ -223,8 +223,8 @@ def _summarise(result: dict[str, Any]) -> None:
 
 def prepare(model: str, cache: Path, threads: int, layers: int | None) -> tuple[Setup, int]:
     """Writes the model's folder once; returns the setup and its number of parameters."""
-    from edgec.models.create import create
-    from edgec.models.presets import PRESETS
+    from edgec.models.sources.create import create
+    from edgec.models.sources.presets import PRESETS
 
     name = model.removeprefix("preset:")
     if not model.startswith("preset:") or name not in PRESETS:

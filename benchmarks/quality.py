@@ -23,9 +23,10 @@ import gguf
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from edgec.models.quantize import WeightFormat, dequantize, quantize
-from edgec.models.sources import BUNDLED, resolve
-from edgec.models.weights import stored_formats
+from edgec.models.sources.bundled import BUNDLED
+from edgec.models.sources.resolve import resolve
+from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
+from edgec.models.weights.source import stored_formats
 
 WINDOW = 512
 Change = Callable[[str, torch.Tensor], torch.Tensor]

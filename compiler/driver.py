@@ -41,10 +41,10 @@ from edgec.manifest import (
     Program,
 )
 from edgec.models.active import usage
-from edgec.models.check import CheckedWeights, check_weights
 from edgec.models.load import LoadedModel, load
-from edgec.models.sources import ModelSource, resolve
-from edgec.models.weights import stored_formats
+from edgec.models.sources.resolve import ModelSource, resolve
+from edgec.models.weights.check import CheckedWeights, check_weights
+from edgec.models.weights.source import stored_formats
 
 __all__ = ["compile", "default_cache_dir"]
 
@@ -419,7 +419,7 @@ def _manifest(build: _Build, result: Path) -> Manifest:
             active_parameters=int(count - idle),
             experts=used.experts,
             experts_per_token=used.experts_per_token,
-            attention="own" if model.discovery.whole else "operator",
+            attention="own" if model.discovery.native_attention else "operator",
             rope_switches=build.interface.rope_switches,
         ),
         options=options.to_dict(),

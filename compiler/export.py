@@ -19,9 +19,9 @@ from edgec.errors import CompileError, ModelError
 from edgec.manifest import EntryPoint, Prompt, StateBuffer, decode_name, entry_points
 from edgec.models.call import call, place
 from edgec.models.decompositions import DECOMPOSITIONS
-from edgec.models.discovery import Kept
 from edgec.models.load import LoadedModel
-from edgec.models.state import SCALES, BatchState, SequenceState
+from edgec.models.plugs.discovery import Kept
+from edgec.models.plugs.state import CACHE_SCALES, BatchState, SequenceState
 from edgec.passes.limits import CACHE_BLOCK
 
 __all__ = ["PARAMETER_SCOPE", "Interface", "export", "interface"]
@@ -53,7 +53,7 @@ def interface(model: LoadedModel, options: CompileOptions, vocab_size: int) -> I
         buffer = _attention_buffer(name, kept, dtype, options)
         state.append(buffer)
         if dtype == "i8":
-            scales, shape = name + SCALES, buffer.shape[:-1]
+            scales, shape = name + CACHE_SCALES, buffer.shape[:-1]
             state.append(dataclasses.replace(buffer, name=scales, shape=shape, dtype="f32"))
     switches = _rope_switches(model, options)
     prompt = Prompt(multiple_of=multiple, min=multiple, max=options.chunk_size)

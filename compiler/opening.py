@@ -10,10 +10,10 @@ import warnings
 from pathlib import Path
 
 from edgec.errors import EdgecError, ModelError
-from edgec.models.hub import TOKENIZER_FILES as FILES
 from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.config import GenerationConfig
 from edgec.runtime.tokenizer import Tokenizer
+from edgec.tokenizer_files import TOKENIZER_FILES as FILES
 
 __all__ = ["check_files"]
 

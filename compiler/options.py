@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgec.errors import InputError
-from edgec.models.quantize import WeightFormat
+from edgec.models.weights.quantize import WeightFormat
 
 __all__ = ["DEFAULT_CONTEXT", "CompileOptions"]
 

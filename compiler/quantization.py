@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from edgec.compiler.targets import Target
-from edgec.models.check import CheckedWeights
-from edgec.models.linear import SCALES
 from edgec.models.load import LoadedModel
-from edgec.models.quantize import quantize, quantize_experts
+from edgec.models.plugs.linear import WEIGHT_SCALES
+from edgec.models.weights.check import CheckedWeights
+from edgec.models.weights.quantize import quantize, quantize_experts
 
 __all__ = ["LAYOUT", "StoredWeights", "describe_quantization", "weight_formats"]
 
@@ -53,7 +53,7 @@ class StoredWeights:
             packed, scales = self._weights.read_quantized(name) or quantize(
                 name, self._weights.read(name), matrix.form
             )
-        self._waiting[name + SCALES] = scales
+        self._waiting[name + WEIGHT_SCALES] = scales
         return packed
 
 

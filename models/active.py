@@ -8,9 +8,9 @@ from fractions import Fraction
 
 from torch import nn
 
-from edgec.models.discovery import Discovery
-from edgec.models.experts import expert_modules
-from edgec.models.linear import SCALES, NarrowEmbedding, QuantizedEmbedding
+from edgec.models.plugs.discovery import Discovery
+from edgec.models.plugs.experts import expert_modules
+from edgec.models.plugs.linear import WEIGHT_SCALES, NarrowEmbedding, QuantizedEmbedding
 
 __all__ = ["Usage", "usage"]
 
@@ -63,7 +63,7 @@ def usage(module: nn.Module, parameters: Mapping[str, nn.Parameter], discovery: 
     }
     for name, submodule in module.named_modules():
         if isinstance(submodule, _TABLES) and id(submodule.weight) not in multiplied:
-            for stored in (f"{name}.weight", f"{name}.weight{SCALES}"):
+            for stored in (f"{name}.weight", f"{name}.weight{WEIGHT_SCALES}"):
                 if stored in read:
                     read[stored] = Fraction(1, discovery.vocab_size)
     return Usage(experts, per_token, active, read)

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from edgec.errors import ModelError
-from edgec.models import kernels, rotary
-from edgec.models.positions import PositionRanges
-from edgec.models.state import SequenceState, using
+from edgec.models import hooks
+from edgec.models.plugs import rotary
+from edgec.models.plugs.positions import PositionRanges
+from edgec.models.plugs.state import SequenceState, using
 
 __all__ = ["call", "place"]
 
@@ -45,7 +46,7 @@ def call(
     """
     known = inspect.signature(model.forward).parameters
     cache = next((name for name in _CACHE_ARGUMENTS if name in known), None)
-    if cache is None and not any(kernels.replaced(module) for module in model.modules()):
+    if cache is None and not any(hooks.replaced(module) for module in model.modules()):
         raise ModelError("its modelling code takes no cache that edgec knows")
     asked: dict[str, Any] = {} if cache is None else {cache: state}
     if "logits_to_keep" in known:
@@ -64,7 +65,7 @@ def call(
     compiling = mock.patch.object(torch.compiler, "_is_compiling_flag", True)
     unchecked = mock.patch.object(torch.distributions.Distribution, "_validate_args", False)
     rotated = rotary.installed(model, state)
-    with using(state), kernels.installed(model), rotated, ranges, compiling, unchecked:
+    with using(state), hooks.installed(model), rotated, ranges, compiling, unchecked:
         logits: torch.Tensor = model(input_ids=tokens, use_cache=True, **asked).logits
     if "logits_to_keep" not in known and not isinstance(last, int):
         logits = logits.index_select(1, last)

@@ -15,16 +15,16 @@ from torch import nn
 from transformers import AutoModelForCausalLM, initialization
 
 from edgec.errors import ModelError
-from edgec.models import attention, experts
 from edgec.models.call import call, place
-from edgec.models.check import ExpectedTensors, own_tensors, tensors_of
-from edgec.models.discovery import Discovery, Kept
-from edgec.models.linear import QuantizedMatrix, narrow_weights
+from edgec.models.plugs import attention, experts
+from edgec.models.plugs.discovery import Discovery
+from edgec.models.plugs.linear import QuantizedMatrix, narrow_weights
+from edgec.models.plugs.rotary import add_long_frequencies
+from edgec.models.plugs.state import SequenceState
 from edgec.models.probe import check_own_attention
-from edgec.models.quantize import WeightFormat
-from edgec.models.rotary import add_long_frequencies
-from edgec.models.state import SequenceState
-from edgec.models.weights import WeightSource
+from edgec.models.weights.check import ExpectedTensors, own_tensors, tensors_of
+from edgec.models.weights.quantize import WeightFormat
+from edgec.models.weights.source import WeightSource
 
 __all__ = ["LoadedModel", "load"]
 
@@ -129,10 +129,10 @@ def load(
         trust_remote_code,
     )
     try:
-        return _load(*given, whole=False)
+        return _load(*given, native_attention=False)
     except ModelError as refused:
         try:
-            return _load(*given, whole=True)
+            return _load(*given, native_attention=True)
         except ModelError as error:
             # Where edgec's attention is not taken, what is wrong with the model's own says more.
             raise (error if refused.__cause__ else refused) from None
@@ -147,19 +147,19 @@ def _load(
     weights: WeightSource | None,
     expert_stats: bool,
     trust_remote_code: bool,
-    whole: bool,
+    native_attention: bool,
 ) -> LoadedModel:
-    """`load`; with `whole` the model's own code attends (see `Discovery`)."""
-    implementation = _OWN_ATTENTION if whole else attention.IMPLEMENTATION
+    """`load`; with `native_attention` the model's own code attends (see `Discovery`)."""
+    implementation = _OWN_ATTENTION if native_attention else attention.IMPLEMENTATION
     try:
         module = _without_weights(copy.deepcopy(config), implementation, trust_remote_code)
     except Exception as error:
-        raise (_unbuildable if whole else _unsupported)(config, error) from error
-    if whole:
+        raise (_unbuildable if native_attention else _unsupported)(config, error) from error
+    if native_attention:
         check_own_attention(config, trust_remote_code=trust_remote_code)
     expected = tensors_of(module)
     if weights is not None and (separate := own_tensors(expected, weights)):
-        _untie(module, separate, quiet=whole)
+        _untie(module, separate, quiet=native_attention)
         expected = tensors_of(module)
     own: dict[str, WeightFormat | None] = {}
     if embeddings != "same":
@@ -185,7 +185,7 @@ def _load(
         else:
             first[id(parameter)] = name
             parameters[name] = parameter
-    discovery = _discover(module, config, whole, expert_stats)
+    discovery = _discover(module, config, native_attention, expert_stats)
     return LoadedModel(module, buffers, parameters, tied, discovery, expected, quantized, switches)
 
 
@@ -247,13 +247,15 @@ def _meta_parameters() -> Iterator[None]:
         yield
 
 
-def _discover(module: nn.Module, config: Any, whole: bool, count_experts: bool) -> Discovery:
+def _discover(
+    module: nn.Module, config: Any, native_attention: bool, count_experts: bool
+) -> Discovery:
     """Runs the model on the meta device, and notes the layers' state and the masks.
 
     Once to see what it keeps, and once more, a single token on that state, to see that every
     buffer is updated by functions that edgec knows.
     """
-    discovery = Discovery(whole=whole, count_experts=count_experts)
+    discovery = Discovery(native_attention=native_attention, count_experts=count_experts)
     start = torch.zeros((), dtype=torch.int64, device="meta")
     try:
         length = torch.full((), 32, dtype=torch.int64, device="meta")
@@ -261,7 +263,7 @@ def _discover(module: nn.Module, config: Any, whole: bool, count_experts: bool) 
         logits = call(module, *_tokens(32), fresh)
         if not discovery.state:
             raise ModelError("it keeps no state that edgec knows")
-        buffers = {name: _buffer(kept) for name, kept in discovery.state.items()}
+        buffers = {name: kept.zeros(64, "meta") for name, kept in discovery.state.items()}
         call(module, *_tokens(1), SequenceState(start, 64, discovery, buffers))
     except ModelError as error:
         raise ModelError(f"model type '{config.model_type}': {error.what}", error.remedy) from None
@@ -274,11 +276,6 @@ def _discover(module: nn.Module, config: Any, whole: bool, count_experts: bool) 
 def _tokens(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     positions = torch.arange(count, device="meta")[None]
     return torch.zeros(1, count, dtype=torch.int32, device="meta"), positions
-
-
-def _buffer(kept: Kept) -> torch.Tensor:
-    shape = (64, *kept.shape) if kept.kind == "attention" else kept.shape
-    return torch.empty(shape, device="meta")
 
 
 def _unbuildable(config: Any, error: Exception) -> ModelError:

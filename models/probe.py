@@ -14,8 +14,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from edgec.errors import ModelError
 from edgec.models.call import call, place
-from edgec.models.discovery import Discovery, Kept
-from edgec.models.state import SequenceState
+from edgec.models.plugs.discovery import Discovery
+from edgec.models.plugs.state import SequenceState
 from edgec.models.tiny import shrunk, tiny_model
 
 __all__ = ["check_own_attention", "worst_error"]
@@ -45,7 +45,7 @@ def check_own_attention(config: Any, *, trust_remote_code: bool = False) -> None
         small = shrunk(copy.deepcopy(text if alone else config))
         small.name_or_path = config.name_or_path  # where transformers finds a model's own code
         model = tiny_model(small, trust_remote_code=trust_remote_code)
-        worst = worst_error(model, model, whole=True)
+        worst = worst_error(model, model, native_attention=True)
     except ModelError as error:
         raise ModelError(f"{where}: {error.what}", error.remedy) from None
     except Exception as error:
@@ -61,16 +61,16 @@ def check_own_attention(config: Any, *, trust_remote_code: bool = False) -> None
         )
 
 
-def worst_error(model: Any, reference: Any, *, whole: bool) -> float:
+def worst_error(model: Any, reference: Any, *, native_attention: bool) -> float:
     """The largest error after any call, in units of the logits' range.
 
     Args:
         model: Over edgec's cache.
         reference: transformers' own module of the same weights, without a cache.
-        whole: Whether `model` attends with its own code (see `Discovery`).
+        native_attention: Whether `model` attends with its own code (see `Discovery`).
     """
     ids = torch.randint(3, 200, (1, sum(_CALLS)), generator=torch.Generator().manual_seed(1))
-    discovery = Discovery(whole=whole)
+    discovery = Discovery(native_attention=native_attention)
     worst, done = 0.0, 0
     with torch.no_grad():
         start, length = torch.tensor(0), torch.tensor(_BLOCK)
@@ -79,7 +79,7 @@ def worst_error(model: Any, reference: Any, *, whole: bool) -> float:
             *_block(ids[:, :_BLOCK], 0),
             SequenceState(start, _CAPACITY, discovery, None, length),
         )
-        buffers = {name: _zeros(kept) for name, kept in discovery.state.items()}
+        buffers = {name: kept.zeros(_CAPACITY) for name, kept in discovery.state.items()}
         for count in _CALLS:
             new = ids[:, done : done + count]
             padded = new if count == 1 else _padded(new)
@@ -99,7 +99,3 @@ def _block(ids: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _padded(ids: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(ids, (0, -ids.shape[1] % _BLOCK))
-
-
-def _zeros(kept: Kept) -> torch.Tensor:
-    return torch.zeros((_CAPACITY, *kept.shape) if kept.kind == "attention" else kept.shape)

@@ -24,7 +24,7 @@ def chunk_scan(
         S   = decay_i * S + key_i^T @ u
 
     What happens within a chunk is in the arguments: how the decays are worked into them is the
-    caller's (`edgec.models.recurrence`). `erase` is that of the delta rule; without it, it is 0.
+    caller's (`edgec.models.plugs.recurrence`). `erase` is that of the delta rule; 0 without it.
 
     Args:
         query: f32 `[chunks, heads, tokens, K]`, and `key` and `erase` likewise.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edgec.models.quantize import dequantize
+from edgec.models.weights.quantize import dequantize
 
 __all__ = ["quantized_embedding"]
 
@@ -17,7 +17,7 @@ def quantized_embedding(
 
     Args:
         ids: i32 or i64 `[1, tokens]`.
-        weight: Packed integers i8, see `edgec.models.quantize`; its shape gives the bits.
+        weight: Packed integers i8, see `edgec.models.weights.quantize`; its shape gives the bits.
         scales: f16 `[P, width / group, 16]`, or with zero points `[2, P, width / group, 16]`.
         width: K, the columns of the table.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edgec.models.quantize import dequantize
+from edgec.models.weights.quantize import dequantize
 
 __all__ = ["quantized_linear"]
 
@@ -24,7 +24,8 @@ def quantized_linear(
 
     Args:
         x: Activations, f32 `[..., K]`.
-        weight: Packed integers i8, see `edgec.models.quantize`; K and its shape give the bits.
+        weight: Packed integers i8, see `edgec.models.weights.quantize`; K and its shape give the
+            bits.
         scales: f16 `[P, K / group, 16]`, or with zero points `[2, P, K / group, 16]`.
         bias: f32 `[features]` or None.
         features: N, the rows of the matrix.

@@ -12,21 +12,13 @@ from pathlib import Path
 
 from edgec.errors import ArtifactError, InputError
 from edgec.manifest import MANIFEST_NAME, Manifest
+from edgec.tokenizer_files import TOKENIZER_FILES
 
 __all__ = ["READ_FILES", "Artifact", "cannot_read", "sha256_of"]
 
 
-READ_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates",
-    "generation_config.json",
-)
-"""What the runtime reads beside programs and weights, as far as it is there."""
+READ_FILES = (*TOKENIZER_FILES, "additional_chat_templates")
+"""Files and folders that the runtime reads beside programs and weights, where they are there."""
 
 _LARGEST_MANIFEST = 16 << 20
 

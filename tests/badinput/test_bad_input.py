@@ -5,17 +5,17 @@ tested where the thing is:
 
 | bad input | here | variants |
 |---|---|---|
-| unknown model or preset | `test_compile` | tests/models/test_sources.py, test_hub.py, test_presets.py |
-| architecture that is not causal LM | `test_compile` | tests/models/test_sources.py |
-| config keys that matter and are not supported | `test_compile` | tests/models/test_sources.py |
-| safetensors missing, truncated | `test_weights` | tests/models/test_weights.py |
-| safetensors mis-shaped, all mismatches at once | `test_all_mismatches_at_once` | tests/models/test_weights.py |
+| unknown model or preset | `test_compile` | tests/models/sources/test_resolve.py, test_hub.py, test_presets.py |
+| architecture that is not causal LM | `test_compile` | tests/models/sources/test_resolve.py |
+| config keys that matter and are not supported | `test_compile` | tests/models/sources/test_resolve.py |
+| safetensors missing, truncated | `test_weights` | tests/models/weights/test_source.py |
+| safetensors mis-shaped, all mismatches at once | `test_all_mismatches_at_once` | tests/models/weights/test_source.py |
 | context not a multiple, beyond the model's | `test_compile` | tests/compiler/test_options.py |
 | unknown target, dtype | `test_compile` | tests/compiler/test_targets.py, test_options.py |
 | no disk space, unwritable output | `test_no_disk_space`, `test_compile` | tests/compiler/test_artifact.py |
 | existing output without `--force` | `test_existing_output` | tests/compiler/test_artifact.py |
 | artifact corrupted, truncated, foreign, newer | `test_artifact` | tests/compiler/test_manifest.py, tests/runtime/test_program.py |
-| tokenizer missing | `test_compile`, `test_artifact` | tests/models/test_sources.py, tests/runtime/test_tokenizer.py |
+| tokenizer missing | `test_compile`, `test_artifact` | tests/models/sources/test_resolve.py, tests/runtime/test_tokenizer.py |
 | empty prompt | `test_run` | tests/cli/test_errors.py, tests/runtime/test_session.py |
 | prompt + new tokens beyond the context | `test_run` | tests/runtime/test_session.py |
 | sampling values out of range | `test_run` | tests/runtime/test_config.py |
@@ -46,7 +46,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from edgec import cli
 from edgec.artifact import Artifact
 from edgec.manifest import MANIFEST_NAME, SCHEMA_VERSION
-from edgec.models.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 
 Refused = Callable[..., str]
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from edgec.bench.costs import distinct_experts, model_shape, weight_bytes
 from edgec.errors import InputError
-from edgec.models.presets import PRESETS
+from edgec.models.sources.presets import PRESETS
 
 SMALL = {
     "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3,

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import edgec
 from edgec.artifact import Artifact
 from edgec.compiler import driver
-from edgec.models.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 
 FAKE = '''
 """Puts stages that take no time in place of the true ones; `hang` holds the last one up."""

@@ -21,7 +21,8 @@ from edgec.compiler import driver
 from edgec.compiler.progress import Silent
 from edgec.errors import CompileError, InputError
 from edgec.manifest import MANIFEST_NAME
-from edgec.models.hub import TEMPLATES, TOKENIZER_FILES
+from edgec.models.sources.hub import TEMPLATES
+from edgec.tokenizer_files import TOKENIZER_FILES
 
 Compile = Callable[..., Artifact]
 

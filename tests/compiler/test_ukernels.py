@@ -21,7 +21,7 @@ from edgec.compiler.ukernels.reference import (
     quantize_rows,
     quantized_linear,
 )
-from edgec.models.quantize import WeightFormat, quantize, quantize_experts, unpack
+from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts, unpack
 from edgec.passes.kernels.attention import tiling
 from edgec.passes.kernels.table import FOLDS, objects
 

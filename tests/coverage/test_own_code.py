@@ -14,8 +14,8 @@ import pytest
 import edgec
 from edgec.coverage import check as checking
 from edgec.errors import ModelError
-from edgec.models.create import byte_tokenizer_files
-from edgec.models.sources import resolve
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
+from edgec.models.sources.resolve import resolve
 from edgec.models.tiny import tiny_model
 
 CODE = Path(__file__).parent / "own_code" / "modeling_parallel.py"

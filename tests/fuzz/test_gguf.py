@@ -46,9 +46,9 @@ def read(path: Path) -> None:
     """Reads what a compile reads."""
     from tokenizers import Tokenizer
 
-    from edgec.models.check import check_weights, expected_tensors
-    from edgec.models.gguf import GgufWeights
-    from edgec.models.sources import resolve
+    from edgec.models.gguf.weights import GgufWeights
+    from edgec.models.sources.resolve import resolve
+    from edgec.models.weights.check import check_weights, expected_tensors
 
     source = resolve(str(path))
     source.fingerprint()
@@ -91,10 +91,10 @@ def read_all(path: Path, header: int, seeds: range) -> dict[str, list[str]]:
     "count", [200, pytest.param(3000, marks=pytest.mark.slow)], ids=["hundreds", "thousands"]
 )
 def test_mutants_are_read_or_refused(tmp_path: Path, count: int) -> None:
-    from tests.models.gguf_files import Type, write_gguf
-    from tests.models.test_gguf import make_model
+    from tests.models.gguf.files import Type, write_gguf
+    from tests.models.gguf.test_gguf import make_model
 
-    from edgec.models.gguf_header import Header
+    from edgec.models.gguf.header import Header
 
     path = tmp_path / "whole.gguf"
     write_gguf(path, make_model("qwen3"), lambda _: Type.Q8_0)
@@ -108,7 +108,11 @@ def test_mutants_are_read_or_refused(tmp_path: Path, count: int) -> None:
             header,
             seeds,
             seconds=600,
-            preload=("tests.fuzz.test_gguf", "edgec.models.gguf_model", "edgec.models.sources"),
+            preload=(
+                "tests.fuzz.test_gguf",
+                "edgec.models.gguf.model",
+                "edgec.models.sources.resolve",
+            ),
         )
         assert outcome.end == "returned", f"one of {seeds}: {outcome.end} {outcome.detail}"
         assert not outcome.value["wrong"], "\n".join(outcome.value["wrong"])

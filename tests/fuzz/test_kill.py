@@ -101,7 +101,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Compiler, d
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from edgec.models.create import byte_tokenizer_files
+    from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 
     folder = tmp_path_factory.mktemp("kill")
     config = AutoConfig.for_model(

@@ -18,8 +18,8 @@ SECONDS, SLACK = 10, 500 << 20  # of a processor, on however busy a machine
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Files = dict[str, bytes]
 MODULES = (
-    "edgec.models.check",
-    "edgec.models.sources",
+    "edgec.models.weights.check",
+    "edgec.models.sources.resolve",
     "transformers.conversion_mapping",
     "transformers.core_model_loading",
     "transformers.models.auto.modeling_auto",
@@ -32,8 +32,8 @@ def read(files: Files) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     import torch
 
-    from edgec.models.check import check_weights, expected_tensors
-    from edgec.models.sources import resolve
+    from edgec.models.sources.resolve import resolve
+    from edgec.models.weights.check import check_weights, expected_tensors
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="edgec-fuzz-") as folder:
@@ -52,8 +52,8 @@ def folder() -> Files:
     from safetensors.torch import save
     from transformers import AutoConfig
 
-    from edgec.models.check import expected_tensors
-    from edgec.models.create import byte_tokenizer_files
+    from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
+    from edgec.models.weights.check import expected_tensors
 
     config = AutoConfig.for_model(
         "llama",

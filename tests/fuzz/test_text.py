@@ -88,7 +88,7 @@ def compile_folders(seed: int, count: int) -> Counter[str]:
 def compile_tokenizer(files: Files) -> Files:
     from transformers import AutoConfig
 
-    from edgec.models.tokenizer import tokenizer_files
+    from edgec.models.sources.tokenizer import tokenizer_files
 
     with tempfile.TemporaryDirectory() as name:
         for file, content in files.items():

@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from edgec.errors import ModelError
 from edgec.models.load import load
-from edgec.models.positions import PositionRanges
+from edgec.models.plugs.positions import PositionRanges
 from edgec.models.tiny import shrunk, tiny_config
 
 
@@ -23,7 +23,7 @@ def test_an_indexer_keeps_a_row_for_each_position() -> None:
     """Attention to chosen positions: a miniature was right, or this would be refused."""
     config = tiny_config("deepseek_v32")
     discovery = load(config, "f32").discovery
-    assert discovery.whole
+    assert discovery.native_attention
     assert discovery.state["layers.0.indexer"].shape == (1, config.index_head_dim)
 
 

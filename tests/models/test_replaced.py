@@ -9,11 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgec.compiler.quantization import describe_quantization
-from edgec.models import attention, experts, kernels
+from edgec.models import hooks
 from edgec.models.load import load
+from edgec.models.plugs import attention, experts
 from edgec.models.probe import worst_error
-from edgec.models.quantize import WeightFormat
 from edgec.models.tiny import tiny_config, tiny_model
+from edgec.models.weights.quantize import WeightFormat
 
 # Whether their own code attends.
 FAMILIES = {
@@ -29,8 +30,8 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize(("family", "whole"), FAMILIES.items())
-def test_same_as_transformers(family: str, whole: bool) -> None:
+@pytest.mark.parametrize(("family", "native_attention"), FAMILIES.items())
+def test_same_as_transformers(family: str, native_attention: bool) -> None:
     """Prompts, padded and not, single tokens and a follow-up over the buffers of a sequence."""
     attention.install()
     experts.install()
@@ -38,13 +39,13 @@ def test_same_as_transformers(family: str, whole: bool) -> None:
     reference = tiny_model(copy.deepcopy(config))
     model = AutoModelForCausalLM.from_config(
         config,
-        attn_implementation="eager" if whole else attention.IMPLEMENTATION,
+        attn_implementation="eager" if native_attention else attention.IMPLEMENTATION,
         experts_implementation=experts.IMPLEMENTATION,
         dtype=torch.float32,
     ).eval()
     model.load_state_dict(reference.state_dict())
-    assert any(kernels.replaced(module) for module in model.modules())
-    assert worst_error(model, reference, whole=whole) <= 1e-4
+    assert any(hooks.replaced(module) for module in model.modules())
+    assert worst_error(model, reference, native_attention=native_attention) <= 1e-4
 
 
 def test_every_replacement_has_a_family() -> None:
@@ -54,9 +55,9 @@ def test_every_replacement_has_a_family() -> None:
             name
             for family in FAMILIES
             for module in AutoModelForCausalLM.from_config(tiny_config(family)).modules()
-            for name in kernels.names(type(module))
+            for name in hooks.names(type(module))
         }
-    assert {layer for layer, _ in kernels.REPLACED} <= kinds
+    assert {layer for layer, _ in hooks.REPLACED} <= kinds
 
 
 @pytest.mark.parametrize(("family", "kind"), [("dbrx", "experts.mlp"), ("jetmoe", "_linear")])

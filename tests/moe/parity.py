@@ -10,9 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import edgec
-from edgec.models.create import byte_tokenizer_files
 from edgec.models.load import load
-from edgec.models.quantize import WeightFormat, dequantize, quantize
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
+from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
 
 VOCABULARY = 320
 PROMPTS = (1, 31, 32, 33, 200)

@@ -66,7 +66,7 @@ def test_unknown_routing() -> None:
     """Experts called with what is no choice of k experts for each token."""
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-    from edgec.models.experts import install
+    from edgec.models.plugs.experts import install
 
     install()
     layer = torch.nn.Module()

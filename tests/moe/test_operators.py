@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from tests.moe.operators import Operator
 
-from edgec.models.quantize import WeightFormat, quantize_experts
+from edgec.models.weights.quantize import WeightFormat, quantize_experts
 
 EXAMPLES = int(os.environ.get("EDGEC_EXAMPLES", "2"))
 few = settings(

@@ -11,10 +11,10 @@ from tests.moe.test_parity import FAMILIES
 from transformers import AutoConfig
 
 from edgec.compiler.quantization import StoredWeights
-from edgec.models.check import check_weights
 from edgec.models.load import load
-from edgec.models.quantize import WeightFormat, dequantize
-from edgec.models.sources import resolve
+from edgec.models.sources.resolve import resolve
+from edgec.models.weights.check import check_weights
+from edgec.models.weights.quantize import WeightFormat, dequantize
 
 # Widths that groups of 32 divide.
 _WIDTHS = {"intermediate_size": 64, "moe_intermediate_size": 64}

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.moe.operators import Operator
 
-from edgec.models.experts import _route
 from edgec.models.ops.grouped_matmul import ROW_BLOCK
+from edgec.models.plugs.experts import _route
 
 
 def choices(tokens: int, experts: int, k: int, seed: int, skew: float) -> torch.Tensor:

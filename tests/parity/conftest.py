@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgec import Session
 from edgec.artifact import Artifact
-from edgec.models.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 
 CONTEXT = 640
 TOLERANCE = 1e-4  # of the range of the logits

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.gguf_files import write_gguf
-from tests.models.test_gguf import MIXED, make_model
-from tests.models.test_prequantized import write_checkpoint
+from tests.models.gguf.files import write_gguf
+from tests.models.gguf.test_gguf import MIXED, make_model
+from tests.models.weights.test_prequantized import write_checkpoint
 
 from edgec import Session
 from edgec.artifact import Artifact
 from edgec.compiler.targets import parse_targets
-from edgec.models.quantize import WeightFormat, dequantize, quantize
-from edgec.models.sources import resolve
-from edgec.models.weights import stored_formats
+from edgec.models.sources.resolve import resolve
+from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
+from edgec.models.weights.source import stored_formats
 
 MOST = 1e-3  # of the logits' range: generated code, activations in f32
 

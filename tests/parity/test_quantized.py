@@ -15,7 +15,7 @@ from edgec import Session
 from edgec.artifact import Artifact
 from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels.reference import quantize_rows
-from edgec.models.quantize import WeightFormat, dequantize, quantize
+from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
 
 BASELINE = "cpu:x86_64-linux-gnu"  # no kernels
 CASES = [

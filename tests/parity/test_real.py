@@ -11,7 +11,7 @@ import torch
 
 from edgec import Session
 from edgec.artifact import Artifact
-from edgec.models.packages import fetch
+from edgec.models.sources.packages import fetch
 
 TEXT = (
     "The river rises in the mountains, where the snow lies until June, and runs for three hundred "

@@ -23,11 +23,11 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from edgec import Session
 from edgec.artifact import Artifact
-from edgec.models import attention, rotary
 from edgec.models.call import call
-from edgec.models.create import byte_tokenizer_files
-from edgec.models.discovery import Discovery
-from edgec.models.state import SequenceState
+from edgec.models.plugs import attention, rotary
+from edgec.models.plugs.discovery import Discovery
+from edgec.models.plugs.state import SequenceState
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.runtime import Sequence
 from edgec.runtime.sequence import step_together
 

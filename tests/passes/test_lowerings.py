@@ -20,7 +20,7 @@ from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels import build_objects
 from edgec.models import ops
-from edgec.models.quantize import WeightFormat, quantize, quantize_experts
+from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, Pipeline
 from edgec.passes.kernels.table import LIBRARIES
 

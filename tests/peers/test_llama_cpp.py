@@ -20,9 +20,9 @@ from benchmarks.peer_models import Setup, environment
 from tests.peers.vocabularies import TEXTS, write_all
 from tokenizers import Tokenizer
 
-from edgec.models.gguf_header import Header
-from edgec.models.gguf_splits import SPLITS
-from edgec.models.gguf_tokenizer import Vocabulary, tokenizer_files
+from edgec.models.gguf.header import Header
+from edgec.models.gguf.splits import SPLITS
+from edgec.models.gguf.tokenizer import Vocabulary, tokenizer_files
 
 RECORDED = Path(__file__).with_name("llama_cpp.json")
 CACHE = Path.home() / ".cache/edgec/peers"

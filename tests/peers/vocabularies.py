@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from tests.models.gguf_files import write_vocabulary
+from tests.models.gguf.files import write_vocabulary
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from edgec.models.gguf_splits import SPLITS
+from edgec.models.gguf.splits import SPLITS
 
 __all__ = ["TEXTS", "write_all"]
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import edgec
-from edgec.models.create import byte_tokenizer_files
+from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 
 VOCABULARY = 288
 PROMPTS = (1, 31, 32, 33, 70, 200)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.passes.test_lowerings import _compile, check
 
-from edgec.models.recurrence import recurrence
+from edgec.models.plugs.recurrence import recurrence
 
 Programs = Callable[..., Path]
 EXAMPLES = settings(max_examples=12, deadline=None)

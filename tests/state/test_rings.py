@@ -16,7 +16,7 @@ import edgec
 from edgec.compiler import export
 from edgec.compiler.options import CompileOptions
 from edgec.errors import ArtifactError
-from edgec.models.discovery import Kept
+from edgec.models.plugs.discovery import Kept
 from edgec.runtime import program
 from edgec.runtime.sequence import Sequence, step_together
 

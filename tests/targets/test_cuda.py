@@ -22,7 +22,7 @@ from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import Target, parse_targets
 from edgec.errors import DeviceError, InputError
 from edgec.manifest import Program
-from edgec.models.presets import PRESETS
+from edgec.models.sources.presets import PRESETS
 from edgec.runtime import Session
 from edgec.runtime.cuda import check_cuda
 

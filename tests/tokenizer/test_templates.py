@@ -14,7 +14,7 @@ from tests.tokenizer.templates import TEMPLATES
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from edgec.errors import InputError
-from edgec.models.tokenizer import tokenizer_files
+from edgec.models.sources.tokenizer import tokenizer_files
 from edgec.runtime.chat import ChatTemplate
 from edgec.runtime.tokenizer import Tokenizer
 

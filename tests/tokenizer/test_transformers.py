@@ -1,7 +1,7 @@
 """Ids and text are those of transformers' AutoTokenizer, for folders of every form.
 
-A folder is compiled first (`edgec.models.tokenizer`), because that is how it comes to a device.
-Where AutoTokenizer takes the plain class, the folder itself must give the same.
+A folder is compiled first (`edgec.models.sources.tokenizer`), because that is how it comes to a
+device. Where AutoTokenizer takes the plain class, the folder itself must give the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.tokenizer.folders import KINDS, PROCESSORS, TEXTS, write
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
-from edgec.models.tokenizer import tokenizer_files
+from edgec.models.sources.tokenizer import tokenizer_files
 from edgec.runtime.tokenizer import Detokenizer, Tokenizer
 
 NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}

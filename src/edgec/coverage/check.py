@@ -98,7 +98,7 @@ def check(family: str, target: str = "cpu") -> Result:
 
 def _write(family: str, folder: Path, stages: _Stages) -> Any:
     """Writes the folder of a tiny random model and returns transformers' module."""
-    from edgec.models.create import byte_tokenizer_files
+    from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
     from edgec.models.tiny import VOCABULARY, tiny_config, tiny_model
 
     with stages.stage("configuration"):

@@ -1,0 +1,1 @@
+"""Families whose modelling code needs methods of edgec's own."""

@@ -1,0 +1,1 @@
+"""The plug points into transformers: attention, experts, state, linear layers, rotary."""

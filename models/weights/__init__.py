@@ -1,0 +1,1 @@
+"""Reading weights from checkpoints, checking them, and quantising them."""
