@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from gguf import GGMLQuantizationType as Type
 
-from edgec.models.packing import Scales
+from edgec.models.weights.packing import Scales
 from edgec.weight_formats import WeightFormat
 
 __all__ = ["READERS", "Reader"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgec.models.gguf_blocks import READERS
-from edgec.models.packing import Scales, dequantize, pack, pack_scales, unpack
+from edgec.models.gguf.blocks import READERS
+from edgec.models.weights.packing import Scales, dequantize, pack, pack_scales, unpack
 from edgec.weight_formats import FORMATS, PANEL
 
 
