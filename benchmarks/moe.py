@@ -33,7 +33,8 @@ from edgec.compiler.options import CompileOptions
 from edgec.compiler.stages import STAGES
 from edgec.compiler.targets import parse_targets
 from edgec.models.sources.presets import PRESETS
-from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts
+from edgec.models.weights.quantize import quantize, quantize_experts
+from edgec.weight_formats import WeightFormat
 
 PRESET = "granite-3.1-1b-a400m"
 ROW_BLOCK = 16

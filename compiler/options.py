@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgec.errors import InputError
-from edgec.models.weights.quantize import WeightFormat
+from edgec.weight_formats import WeightFormat
 
 __all__ = ["DEFAULT_CONTEXT", "CompileOptions"]
 
@@ -132,7 +132,7 @@ class CompileOptions:
             return None
         group = None if self.group_size == "channel" else int(self.group_size)
         bits = {"int8": 8, "int4": 4}[name]
-        return WeightFormat(bits, group, self.asymmetric and bits == 4)
+        return WeightFormat(bits, group, "zero_point" if self.asymmetric and bits == 4 else "")
 
     def for_model(self, max_context: int, model: str, *, quantized: bool = False) -> CompileOptions:
         """The options with context, chunk and the type of the cache filled in.

@@ -72,7 +72,7 @@ def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> di
     if not model.quantized:
         return {"weights": "none"}
     forms = {matrix.form for matrix in model.quantized.values()}
-    plain_experts = any(m.experts and not m.form.zero_points for m in model.quantized.values())
+    plain_experts = any(m.experts and not m.form.offset for m in model.quantized.values())
     zero_points = "f16, experts none" if plain_experts else "f16"
     scales = {id(matrix.scales) for matrix in model.quantized.values()}
     kept = [
@@ -87,7 +87,7 @@ def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> di
         "weights": ", ".join(weight_formats(model)),
         "group_size": ", ".join(sorted({str(form.group or "channel") for form in forms})),
         "scales": "f16",
-        "zero_points": zero_points if any(form.zero_points for form in forms) else "none",
+        "zero_points": zero_points if any(form.offset for form in forms) else "none",
         "layout": LAYOUT,
         "activations": ", ".join(f"{t.name} {_activations(t)}" for t in targets),
         "unquantized": ", ".join(kept),

@@ -11,7 +11,7 @@ import torch
 
 from edgec.weight_formats import CODEBOOKS, PANEL, SUPER, WeightFormat
 
-__all__ = ["Scales", "dequantize", "pack", "pack_scales", "unpack", "unpack_scales"]
+__all__ = ["Scales", "dequantize", "flat_format", "pack", "pack_scales", "unpack", "unpack_scales"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,13 @@ def unpack_scales(
         scale, offset = (wide, None) if i == 0 else (scale, wide)
     assert scale is not None
     return scale, offset
+
+
+def flat_format(packed: torch.Tensor, scales: torch.Tensor, columns: int) -> WeightFormat:
+    """The format of 8 or 4 bits that the shapes of a matrix tell."""
+    bits = 8 if packed.shape[1] * 4 == columns else 4
+    offset = "zero_point" if scales.dim() == 4 else ""
+    return WeightFormat(bits, columns // scales.shape[-2], offset)
 
 
 def dequantize(

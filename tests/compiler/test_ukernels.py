@@ -21,9 +21,11 @@ from edgec.compiler.ukernels.reference import (
     quantize_rows,
     quantized_linear,
 )
-from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts, unpack
+from edgec.models.weights.packing import unpack
+from edgec.models.weights.quantize import quantize, quantize_experts
 from edgec.passes.kernels.attention import tiling
 from edgec.passes.kernels.table import FOLDS, objects
+from edgec.weight_formats import WeightFormat
 
 ziglang = pytest.importorskip("ziglang")
 
@@ -248,9 +250,10 @@ def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | No
     x = torch.randn(m, k, generator=generator).numpy() * 3
     x[0, :32] = 0  # a block without a scale
     weight = torch.randn(n, k, generator=generator) + (0.7 if zeros else 0)
-    packed, scales = quantize("w", weight, WeightFormat(bits, group, zeros))
+    form = WeightFormat(bits, group, "zero_point" if zeros else "")
+    packed, scales = quantize("w", weight, form)
     parts = scales if zeros else scales[None]
-    expected = quantized_linear(x, unpack(packed, k)[:n].numpy(), *by_row(parts, n))
+    expected = quantized_linear(x, integers_of(packed, form, n), *by_row(parts, n))
     blocks, panels = k // 32, packed.shape[0]
 
     q, s, c = quantized(kernels, x, kind, padded(x), 0)
@@ -290,6 +293,10 @@ def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | No
             assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
 
 
+def integers_of(packed: Any, form: WeightFormat, n: int) -> Any:
+    return unpack(packed, form)[:n].numpy().astype(np.int64) - form.zero
+
+
 def by_row(parts: Any, n: int) -> list[Any]:
     """Scales of rows, and with zero points what these are times them."""
     scales, *zeros = (p.transpose(1, 2).reshape(-1, p.shape[1])[:n].double().numpy() for p in parts)
@@ -321,7 +328,7 @@ def apart_by_roundings(actual: Any, expected: Any, part: float) -> bool:
 )
 def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activation: int) -> None:
     """A norm, two layers, the activation of one times the other."""
-    form = WeightFormat(int(kind[1]), 32, zero_points=kind.endswith("z"))
+    form = WeightFormat(int(kind[1]), 32, "zero_point" if kind.endswith("z") else "")
     generator = torch.Generator().manual_seed(m * n * k)
     x = torch.randn(m, k, generator=generator).numpy()
     norm = torch.randn(k, generator=generator).numpy()
@@ -330,8 +337,8 @@ def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activat
     products = []
     for i in range(2):
         packed, scales = quantize("w", torch.randn(n, k, generator=generator), form)
-        parts = scales if form.zero_points else scales[None]
-        values = unpack(packed, k)[:n].numpy()
+        parts = scales if form.offset else scales[None]
+        values = integers_of(packed, form, n)
         products.append(quantized_linear(rows, values, *by_row(parts, n)))
         layers |= {f"w{i}": padded(packed.numpy()), f"s{i}": padded(scales.numpy())}
     expected = activated(products[0], activation) * products[1]
@@ -361,7 +368,7 @@ def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activat
 def test_layers_of_one_row(kernels: Any, kind: str, features: tuple[int, ...]) -> None:
     """Several layers' panels by workgroups that begin and end within any of them."""
     generator = torch.Generator().manual_seed(sum(features))
-    k, form = 96, WeightFormat(int(kind[1]), 32, zero_points=kind.endswith("z"))
+    k, form = 96, WeightFormat(int(kind[1]), 32, "zero_point" if kind.endswith("z") else "")
     parts = len(features)
     x, norm = (padded(torch.randn(1, k, generator=generator).numpy()) for _ in range(2))
     weights: list[Any] = []
@@ -419,12 +426,13 @@ def test_experts(kernels: Any, bits: int, n: int, k: int, counts: list[int]) -> 
     m = int(offsets[-1]) + 16
     x = torch.randn(m, k, generator=generator).numpy()
     weight = torch.randn(experts, n, k, generator=generator)
-    packed, scales = quantize_experts("w", weight, experts, WeightFormat(bits, 32))
+    form = WeightFormat(bits)
+    packed, scales = quantize_experts("w", weight, experts, form)
     expected = np.full((m, n), np.nan)
     for e in range(experts):
         steps = scales[e].transpose(1, 2).reshape(-1, blocks)[:n].numpy()
         own = slice(offsets[e], offsets[e] + counts[e])
-        expected[own] = quantized_linear(x[own], unpack(packed[e], k)[:n].numpy(), steps)
+        expected[own] = quantized_linear(x[own], integers_of(packed[e], form, n), steps)
     scale = np.nanmax(np.abs(expected))
 
     q, s = np.full(16 + m * k, 99, np.int8), np.full(16 + m * blocks, np.nan, np.float32)
