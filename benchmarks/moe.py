@@ -32,8 +32,9 @@ from edgec.bench.machine import describe
 from edgec.compiler.stages import STAGES
 from edgec.compiler.targets import parse_targets
 from edgec.models.sources.presets import PRESETS
-from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts
+from edgec.models.weights.quantize import quantize, quantize_experts
 from edgec.options import CompileOptions
+from edgec.weight_formats import WeightFormat
 
 PRESET = "granite-3.1-1b-a400m"
 ROW_BLOCK = 16

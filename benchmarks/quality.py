@@ -25,8 +25,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from edgec.models.sources.bundled import BUNDLED
 from edgec.models.sources.resolve import resolve
-from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
+from edgec.models.weights.packing import dequantize
+from edgec.models.weights.quantize import quantize
 from edgec.models.weights.source import stored_formats
+from edgec.weight_formats import WeightFormat
 
 WINDOW = 512
 Change = Callable[[str, torch.Tensor], torch.Tensor]
@@ -115,10 +117,14 @@ def _formats(files: list[Path], embeddings: float) -> Iterator[tuple[str, float,
         for group in (32, 64, 128, None):
             name = f"int{bits}{' asymmetric' if zeros else ''}, group {group or 'channel'}"
             extra = (2 if zeros else 1) * 16 / group if group else 0
-            yield name, bits + extra, _ours(WeightFormat(bits, group, zeros))
+            yield (
+                name,
+                bits + extra,
+                _ours(WeightFormat(bits, group, "zero_point" if zeros else "")),
+            )
     table = _ours(WeightFormat(8, 32))
     for zeros in (False, True):
-        rest = _ours(WeightFormat(4, 32, zeros))
+        rest = _ours(WeightFormat(4, 32, "zero_point" if zeros else ""))
         mixed = embeddings * 8.5 + (1 - embeddings) * (5 if zeros else 4.5)
         name = f"int4{' asymmetric' if zeros else ''}, embeddings int8, group 32"
         yield name, round(mixed, 2), _either(table, rest)
@@ -138,7 +144,7 @@ def _formats(files: list[Path], embeddings: float) -> Iterator[tuple[str, float,
             if name not in formats:
                 plain: torch.Tensor = weights.read(name)
                 return plain.float()
-            return dequantize(*weights.read_quantized(name), *matrix.shape)
+            return dequantize(*weights.read_quantized(name), formats[name], matrix.shape[0])
 
         stored = 8 * sum(int(t.n_bytes) for t in gguf.GGUFReader(file).tensors)
         stored /= sum(tensor.count for tensor in weights.tensors().values())
@@ -146,7 +152,7 @@ def _formats(files: list[Path], embeddings: float) -> Iterator[tuple[str, float,
 
 
 def _ours(form: WeightFormat) -> Change:
-    return lambda name, matrix: dequantize(*quantize(name, matrix, form), *matrix.shape)
+    return lambda name, matrix: dequantize(*quantize(name, matrix, form), form, matrix.shape[0])
 
 
 def _either(embeddings: Change, others: Change) -> Change:

@@ -8,8 +8,9 @@ from edgec.compiler.targets.target import Target
 from edgec.models.load import LoadedModel
 from edgec.models.plugs.linear import WEIGHT_SCALES
 from edgec.models.weights.check import CheckedWeights
-from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts
+from edgec.models.weights.quantize import quantize, quantize_experts
 from edgec.options import CompileOptions
+from edgec.weight_formats import WeightFormat
 
 __all__ = ["LAYOUT", "StoredWeights", "describe_quantization", "weight_format", "weight_formats"]
 
@@ -23,9 +24,8 @@ def weight_format(name: str, options: CompileOptions) -> WeightFormat | None:
         return None
     group = options.group_size or "32"
     bits = int(name.removeprefix("int"))
-    return WeightFormat(
-        bits, None if group == "channel" else int(group), options.asymmetric and bits == 4
-    )
+    offset = "zero_point" if options.asymmetric and bits == 4 else ""
+    return WeightFormat(bits, None if group == "channel" else int(group), offset)
 
 
 class StoredWeights:
@@ -84,9 +84,7 @@ def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> di
     if not model.quantized:
         return {"weights": "none"}
     formats = {matrix.weight_format for matrix in model.quantized.values()}
-    plain_experts = any(
-        m.experts and not m.weight_format.zero_points for m in model.quantized.values()
-    )
+    plain_experts = any(m.experts and not m.weight_format.offset for m in model.quantized.values())
     zero_points = "f16, experts none" if plain_experts else "f16"
     scales = {id(matrix.scales) for matrix in model.quantized.values()}
     kept = [
@@ -101,7 +99,7 @@ def describe_quantization(model: LoadedModel, targets: tuple[Target, ...]) -> di
         "weights": ", ".join(weight_formats(model)),
         "group_size": ", ".join(sorted({str(each.group or "channel") for each in formats})),
         "scales": "f16",
-        "zero_points": zero_points if any(each.zero_points for each in formats) else "none",
+        "zero_points": zero_points if any(each.offset for each in formats) else "none",
         "layout": LAYOUT,
         "activations": ", ".join(f"{t.name} {_activations(t)}" for t in targets),
         "unquantized": ", ".join(kept),

@@ -23,8 +23,8 @@ from edgec.models.plugs.rotary import add_long_frequencies
 from edgec.models.plugs.state import SequenceState
 from edgec.models.probe import check_native_attention
 from edgec.models.weights.check import ExpectedTensors, tensors_of, untied_tensors
-from edgec.models.weights.quantize import WeightFormat
 from edgec.models.weights.source import WeightSource
+from edgec.weight_formats import WeightFormat
 
 __all__ = ["LoadedModel", "load"]
 

@@ -6,15 +6,19 @@ zig's clang, a Python package; nothing of it is needed on the device.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from edgec.compiler.tools import run_tool
 from edgec.compiler.ukernels.abi import abi_header
+from edgec.compiler.ukernels.kept import keep, read_kept
 from edgec.errors import CompileError
+from edgec.passes.kernels.table import objects
 
 __all__ = ["LEVELS", "Level", "best_level", "build_object", "build_objects"]
 
@@ -73,12 +77,12 @@ def best_level(architecture: str, features: frozenset[str]) -> str | None:
 
 def build_objects(text: str, level: str, folder: Path) -> None:
     """Compiles the kernels that a module, given as text, names; see `build_object`."""
-    for source in sorted(set(re.findall(rf'"(\w+)_{level}\.o"', text))):
-        build_object(source, level, folder / f"{source}_{level}.o")
+    for stem in sorted(set(re.findall(rf'"(\w+)_{level}\.o"', text))):
+        build_object(stem, level, folder / f"{stem}_{level}.o")
 
 
-def build_object(source: str, level: str, output: Path, exported: bool = False) -> None:
-    """Compiles `<source>_<level>.c` to an object file.
+def build_object(stem: str, level: str, output: Path, exported: bool = False) -> None:
+    """Compiles the libraries of an object file, from `<source>_<level>.c`.
 
     Its functions are hidden unless `exported`: within a program they are then called directly.
     IREE's loader does not bind what AArch64 calls through a table (PLT) otherwise.
@@ -86,9 +90,9 @@ def build_object(source: str, level: str, output: Path, exported: bool = False) 
     Raises:
         CompileError: ziglang is not installed, or the compiler failed.
     """
-    key = (source, level, exported)
+    key = (stem, level, exported)
     if key not in _built:
-        _built[key] = _object(source, level, exported, output.parent)
+        _built[key] = _object(stem, level, exported, output.parent)
     output.write_bytes(_built[key])
 
 
@@ -96,25 +100,37 @@ _built: dict[tuple[str, str, bool], bytes] = {}
 """Object files: one takes a second or two, and a process may compile many models."""
 
 
-def _object(source: str, level: str, exported: bool, place: Path) -> bytes:
-    """The object file; temporary files are in `place`."""
+def _object(stem: str, level: str, exported: bool, place: Path) -> bytes:
+    """The object file, of an earlier build or compiled now; temporary files are in `place`."""
+    libraries = objects()[stem]
     spec = find_spec("ziglang")
     if spec is None or spec.origin is None:
         raise CompileError(
             "the CPU's kernels need a C compiler: ziglang is not installed",
             "pip install 'edgec[compile]'",
         )
-    visibility = "default" if exported else "hidden"
+    zig, source, header = (
+        Path(spec.origin).parent / "zig",
+        libraries[0].source,
+        abi_header(libraries),
+    )
+    flags = (
+        "-target", f"{LEVELS[level].architecture}-freestanding-none", f"-mcpu={LEVELS[level].cpu}",
+        *_FLAGS, *LEVELS[level].flags, f"-fvisibility={'default' if exported else 'hidden'}",
+    )  # fmt: skip
+    key = hashlib.sha256(repr((version("ziglang"), flags, source, level, header)).encode())
+    for path in sorted([*_FOLDER.glob("*.h"), _FOLDER / f"{source}_{level}.c"]):
+        key.update(path.read_bytes())
+    if kept := read_kept(key.hexdigest()):
+        return kept
     with tempfile.TemporaryDirectory(prefix="zig-", dir=place) as name:
         folder = Path(name).absolute()
         output = folder / "kernel.o"
-        (folder / "abi.h").write_text(abi_header(source), encoding="utf-8")
+        (folder / "abi.h").write_text(header, encoding="utf-8")
         done = run_tool(
             [
-                str(Path(spec.origin).parent / "zig"), "cc", "-target",
-                f"{LEVELS[level].architecture}-freestanding-none", f"-mcpu={LEVELS[level].cpu}",
-                *_FLAGS, *LEVELS[level].flags, f"-fvisibility={visibility}",
-                "-I", str(folder), "-c", str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
+                str(zig), "cc", *flags, "-I", str(folder), "-c",
+                str(_FOLDER / f"{source}_{level}.c"), "-o", str(output),
             ],
             temporary=folder,
             environment={
@@ -123,5 +139,7 @@ def _object(source: str, level: str, exported: bool, place: Path) -> bytes:
         )  # fmt: skip
         if done.returncode:
             lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-            raise CompileError(f"kernel {source} for {level}: {lines[0]}")
+            error = next((line for line in lines if " error: " in line), lines[0])
+            raise CompileError(f"kernel {stem} for {level}: {error}")
+        keep(key.hexdigest(), output.read_bytes())
         return output.read_bytes()

@@ -8,9 +8,11 @@ declaration does not compile.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
-from edgec.passes.kernels.kernel import Buffer, Kernel
-from edgec.passes.kernels.table import ACTIVATIONS, CONSTANTS, LIBRARIES
+from edgec.passes.kernels.kernel import Buffer, Kernel, Library
+from edgec.passes.kernels.table import ACTIVATIONS, CONSTANTS
+from edgec.weight_formats import CODEBOOKS, OFFSETS, SCALES, WeightFormat
 
 __all__ = ["C_TYPES", "abi_header"]
 
@@ -23,23 +25,41 @@ C_TYPES = {
 _INLINE = "static inline __attribute__((always_inline)) void"
 
 
-def abi_header(source: str) -> str:
-    """The text of `abi.h` for a source.
+def abi_header(libraries: Sequence[Library]) -> str:
+    """The text of `abi.h` for an object file.
 
     Args:
-        source: Its stem, such as `linear`.
+        libraries: Those that the object holds: of one source and one weight format.
     """
+    first = libraries[0]
     lines = ["#pragma once", "#include <stddef.h>", "#include <stdint.h>", ""]
-    for constants in CONSTANTS[source]:
+    for constants in CONSTANTS[first.source]:
         assert dataclasses.is_dataclass(constants) and not isinstance(constants, type)
         values = dataclasses.asdict(constants)
         lines += [f"#define {name} {value}" for name, value in values.items()]
+    if first.form is not None:
+        lines += [
+            f"#define {name} {value}" for name, value in _format_constants(first.form).items()
+        ]
     lines += [f"enum {{ {', '.join(name.upper() for name in ACTIVATIONS)} }};", ""]
     lines += ["#define KERNEL(name) DEFINE_##name"]
-    for library in LIBRARIES:
-        if library.source == source:
-            lines += map(_definition, library.kernels.values())
+    for library in libraries:
+        lines += map(_definition, library.kernels.values())
     return "\n".join(lines) + "\n"
+
+
+def _format_constants(form: WeightFormat) -> dict[str, object]:
+    """Constants that the source of a weight format is told."""
+    names: dict[str, object] = {name.upper(): i for i, name in enumerate(SCALES)}
+    names |= {(name or "no_offset").upper(): i for i, name in enumerate(OFFSETS)}
+    names |= {
+        "BITS": form.bits, "SCALES": SCALES.index(form.scales),
+        "OFFSET": OFFSETS.index(form.offset), "GROUP": form.fixed_group, "SPAN": form.span,
+        "MIDDLE": form.zero,
+    }  # fmt: skip
+    if form.codebook:
+        names["CODEBOOK"] = f"{{{', '.join(map(str, CODEBOOKS[form.codebook]))}}}"
+    return names
 
 
 def _definition(kernel: Kernel) -> str:
@@ -51,11 +71,11 @@ def _definition(kernel: Kernel) -> str:
     pointers = [_pointer(buffer) for buffer in kernel.buffers]
     given = [f"{_pointer(buffer)}, size_t {buffer.name}_offset" for buffer in kernel.buffers]
     at = [f"{buffer.name} + {buffer.name}_offset" for buffer in kernel.buffers]
-    head = f"{_INLINE} compute_{kernel.name}({', '.join([*pointers, *scalars])})"
+    head = f"{_INLINE} compute_{kernel.defined}({', '.join([*pointers, *scalars])})"
     return (
-        f"#define DEFINE_{kernel.name} {head}; "
+        f"#define DEFINE_{kernel.defined} {head}; "
         f"void {kernel.function}({', '.join([*given, *scalars])}) "
-        f"{{ compute_{kernel.name}({', '.join([*at, *names])}); }} {head}"
+        f"{{ compute_{kernel.defined}({', '.join([*at, *names])}); }} {head}"
     )
 
 

@@ -32,33 +32,34 @@ def quantize_rows(
 
 def quantized_linear(
     x: npt.NDArray[np.float32],
-    integers: npt.NDArray[Any],
-    scales: npt.NDArray[np.float16],
-    zero_points: npt.NDArray[np.float16] | None = None,
+    values: npt.NDArray[Any],
+    scales: npt.NDArray[Any],
+    minima: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.float64]:
     """`x @ w.T` as the kernels compute it: integer sums a block, scaled and added in floats.
 
     Args:
         x: `[M, K]`.
-        integers: Unpacked weights, `[N, K]`.
-        scales: `[N, K / group]`.
-        zero_points: `[N, K / group]` or None.
+        values: Integers of the weights, `[N, K]`.
+        scales: `[N, K / group]`, a weight is its integer times its scale.
+        minima: `[N, K / group]` or None; subtracted from each weight.
 
     Returns:
         f64 `[M, N]`; the kernels add in f32.
     """
     q, s = quantize_rows(x)
     m, k = x.shape
-    blocks = k // _BLOCK
-    a = q.reshape(m, blocks, _BLOCK).astype(np.int64)
-    w = integers.reshape(-1, blocks, _BLOCK).astype(np.int64)
-    sums: npt.NDArray[Any] = np.einsum("mbk,nbk->mnb", a, w)
-    repeats = blocks // scales.shape[1]
-    each = np.repeat(scales.astype(np.float64), repeats, axis=1)
-    if zero_points is not None:
-        zeros = np.repeat(zero_points.astype(np.float64), repeats, axis=1)
-        sums = sums - a.sum(axis=-1)[:, None, :] * zeros
-    result: npt.NDArray[np.float64] = np.einsum("mnb,mb,nb->mn", sums, s.astype(np.float64), each)
+    groups = scales.shape[1]
+    span = min(k // groups, _BLOCK)  # columns that share both scales
+    a = q.reshape(m, k // span, span).astype(np.int64)
+    w = values.reshape(-1, k // span, span).astype(np.int64)
+    steps = np.repeat(s.astype(np.float64), _BLOCK // span, axis=1)
+    each = np.repeat(scales.astype(np.float64), k // span // groups, axis=1)
+    sums = np.einsum("msk,nsk->mns", a, w)
+    result: npt.NDArray[np.float64] = np.einsum("mns,ms,ns->mn", sums, steps, each)
+    if minima is not None:
+        offsets = np.repeat(minima.astype(np.float64), k // span // groups, axis=1)
+        result -= np.einsum("ms,ms,ns->mn", a.sum(axis=-1), steps, offsets)
     return result
 
 

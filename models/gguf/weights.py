@@ -21,15 +21,10 @@ import torch
 from edgec.errors import ModelError
 from edgec.models.gguf.header import DAMAGED, Header, StoredTensor, shown
 from edgec.models.gguf.tokenizer import Vocabulary
-from edgec.models.weights.quantize import (
-    PANEL,
-    WeightFormat,
-    halves,
-    pack,
-    pack_scales,
-    quantize,
-)
+from edgec.models.weights.packing import Scales, pack, pack_scales
+from edgec.models.weights.quantize import coded, halves, quantize
 from edgec.models.weights.source import TensorInfo, first_few, map_bytes, sample_digest
+from edgec.weight_formats import PANEL, WeightFormat
 
 __all__ = ["GgufFile", "GgufWeights"]
 
@@ -112,8 +107,8 @@ _EXACT: dict[Any, tuple[WeightFormat, Callable[[torch.Tensor], _Unpacked]]] = {
     _Type.Q8_0: (WeightFormat(8, 32), _q8_0),
     _Type.Q5_0: (WeightFormat(8, 32), _q5_0),
     _Type.Q4_0: (WeightFormat(4, 32), _q4_0),
-    _Type.Q4_1: (WeightFormat(4, 32, zero_points=True), _q4_1),
-    _Type.Q4_K: (WeightFormat(4, 32, zero_points=True), _q4_k),
+    _Type.Q4_1: (WeightFormat(4, 32, "zero_point"), _q4_1),
+    _Type.Q4_K: (WeightFormat(4, 32, "zero_point"), _q4_k),
 }
 """Types whose integers a format holds as they are."""
 
@@ -312,8 +307,8 @@ class GgufWeights:
         unpacked = unpack(raw.view(raw.shape[0], -1, size))
         missing = -raw.shape[0] % PANEL
         integers = torch.nn.functional.pad(unpacked.integers, (0, 0, 0, missing))
-        scales = torch.nn.functional.pad(unpacked.scales, (0, 0, 0, missing))
-        return pack(integers, form.bits), pack_scales(scales)
+        scales = Scales(*(unpacked.scales if form.offset else (unpacked.scales,))).padded(missing)
+        return pack(coded(integers, form), form), pack_scales(scales, form)
 
     def digest(self) -> str:
         """See `WeightSource`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edgec.models.weights.quantize import dequantize
+from edgec.models.weights.packing import dequantize, flat_format
 
 __all__ = ["quantized_embedding"]
 
@@ -17,14 +17,16 @@ def quantized_embedding(
 
     Args:
         ids: i32 or i64 `[1, tokens]`.
-        weight: Packed integers i8, see `edgec.models.weights.quantize`; its shape gives the bits.
+        weight: Packed integers i8, see `edgec.weight_formats`; its shape gives the bits.
         scales: f16 `[P, width / group, 16]`, or with zero points `[2, P, width / group, 16]`.
         width: K, the columns of the table.
 
     Returns:
         f32 `[1, tokens, width]`.
     """
-    table = dequantize(weight, scales, weight.shape[0] * weight.shape[2], width)
+    table = dequantize(
+        weight, scales, flat_format(weight, scales, width), weight.shape[0] * weight.shape[2]
+    )
     return torch.nn.functional.embedding(ids, table)
 
 

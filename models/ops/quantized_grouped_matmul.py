@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from edgec.models.ops.grouped_matmul import grouped_matmul
-from edgec.models.weights.quantize import dequantize
+from edgec.models.weights.packing import dequantize, flat_format
 
 __all__ = ["quantized_grouped_matmul"]
 
@@ -29,7 +29,7 @@ def quantized_grouped_matmul(
     Args:
         x: f32 `[rows, K]`; with `offsets`, rows is a multiple of 16.
         weight: Packed integers i8 `[experts, P, K / 4 or K / 8, 16, 4]`, each expert's as
-            `edgec.models.weights.quantize` packs a matrix `[features, K]`.
+            `edgec.weight_formats` packs a matrix `[features, K]`.
         scales: f16 `[experts, P, K / group, 16]`.
         bias: f32 `[experts, features]` or None.
         offsets: i32 `[experts + 1]`, where each expert's rows start, or None.
@@ -42,7 +42,10 @@ def quantized_grouped_matmul(
         f32 `[rows, features]`.
     """
     wide = torch.stack(
-        [dequantize(w, s, features, x.shape[1]) for w, s in zip(weight, scales, strict=True)]
+        [
+            dequantize(w, s, flat_format(w, s, x.shape[1]), features)
+            for w, s in zip(weight, scales, strict=True)
+        ]
     )
     result: torch.Tensor = grouped_matmul(x, wide, bias, offsets, experts, False)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edgec.models.weights.quantize import dequantize
+from edgec.models.weights.packing import dequantize, flat_format
 
 __all__ = ["quantized_linear"]
 
@@ -24,7 +24,7 @@ def quantized_linear(
 
     Args:
         x: Activations, f32 `[..., K]`.
-        weight: Packed integers i8, see `edgec.models.weights.quantize`; K and its shape give the
+        weight: Packed integers i8, see `edgec.weight_formats`; K and its shape give the
             bits.
         scales: f16 `[P, K / group, 16]`, or with zero points `[2, P, K / group, 16]`.
         bias: f32 `[features]` or None.
@@ -33,7 +33,7 @@ def quantized_linear(
     Returns:
         f32 `[..., features]`.
     """
-    wide = dequantize(weight, scales, features, x.shape[-1])
+    wide = dequantize(weight, scales, flat_format(weight, scales, x.shape[-1]), features)
     return torch.nn.functional.linear(x, wide, bias)
 
 

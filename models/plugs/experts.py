@@ -30,7 +30,7 @@ from edgec.models.ops.quantized_grouped_matmul import quantized_grouped_matmul
 from edgec.models.plugs.discovery import Kept
 from edgec.models.plugs.linear import WEIGHT_SCALES, QuantizedMatrix
 from edgec.models.plugs.state import SequenceState, active_state
-from edgec.models.weights.quantize import WeightFormat
+from edgec.weight_formats import WeightFormat
 
 __all__ = [
     "IMPLEMENTATION",
@@ -104,7 +104,7 @@ def narrow_experts(
                 setattr(module, name, nn.Parameter(empty, requires_grad=False))
                 continue
             full = f"{prefix}.{name}"
-            own = dataclasses.replace(weight_format, zero_points=False)
+            own = dataclasses.replace(weight_format, offset="")
             stored = _quantized(full, matrix, own, bool(module.is_transposed))
             setattr(module, name, stored.packed)
             module.register_parameter(f"{name}{WEIGHT_SCALES}", stored.scales)

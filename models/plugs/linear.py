@@ -11,7 +11,7 @@ from torch import nn
 from edgec.models.ops.linear import linear
 from edgec.models.ops.quantized_embedding import quantized_embedding
 from edgec.models.ops.quantized_linear import quantized_linear
-from edgec.models.weights.quantize import WeightFormat
+from edgec.weight_formats import WeightFormat
 
 __all__ = [
     "WEIGHT_SCALES",

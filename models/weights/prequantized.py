@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 
 from edgec.errors import ModelError
-from edgec.models.weights.quantize import PANEL, WeightFormat, pack, pack_scales
+from edgec.models.weights.packing import Scales, pack, pack_scales
 from edgec.models.weights.source import TensorInfo, WeightSource
+from edgec.weight_formats import PANEL, WeightFormat
 
 __all__ = ["PrequantizedWeights", "check_quantization", "prequantized"]
 
@@ -306,7 +307,8 @@ class PrequantizedWeights:
                 f"weights: {matrix.prefix} has 8 bits and zero points, which is not supported",
                 _REMEDY,
             )
-        return WeightFormat(bits, None if groups == 1 else columns // groups, not centred)
+        group = None if groups == 1 else columns // groups
+        return WeightFormat(bits, group, "" if centred else "zero_point")
 
     def tensors(self) -> dict[str, TensorInfo]:
         """See `WeightSource`; a quantised matrix reads as f32."""
@@ -342,19 +344,22 @@ class PrequantizedWeights:
                 f"weights: {name} has scales that are NaN, infinite or beyond f16",
                 "get an intact copy",
             )
-        if weight_format.zero_points:
+        zeros = None
+        if weight_format.offset:
             zeros = (self._layout.zeros(matrix) - middle).to(torch.float16)
-            scales = torch.stack([scales, zeros])
-        missing = -rows % PANEL
-        scales = pack_scales(torch.nn.functional.pad(scales, (0, 0, 0, missing)))
+        scales = pack_scales(Scales(scales, zeros).padded(-rows % PANEL), weight_format)
         packed = torch.empty(weight_format.packed_shape(rows, columns), dtype=torch.int8)
         panels = max(1, _BLOCK // (PANEL * columns))
         for first in range(0, packed.shape[0], panels):
             begin, end = first * PANEL, min((first + panels) * PANEL, rows)
             block = self._layout.integers(matrix, begin, end)[: end - begin]
-            signed = (block.to(torch.int16) - middle).to(torch.int8)
-            signed = torch.nn.functional.pad(signed, (0, 0, 0, -signed.shape[0] % PANEL))
-            packed[first : first + signed.shape[0] // PANEL] = pack(signed, weight_format.bits)
+            codes = (
+                (block.to(torch.int16) - middle).to(torch.int8)
+                if weight_format.bits == 8
+                else block
+            )
+            codes = torch.nn.functional.pad(codes, (0, 0, 0, -codes.shape[0] % PANEL))
+            packed[first : first + codes.shape[0] // PANEL] = pack(codes, weight_format)
         return packed, scales
 
     def digest(self) -> str:

@@ -1,85 +1,22 @@
-"""Weight formats int8 and int4, per tensor, in torch; docs/quantisation.md defines them.
+"""Rounding of weights to formats of 8 and 4 bits, per tensor, in torch.
 
-A matrix `[N, K]` becomes two tensors, packed in panels of 16 rows (the layout that the kernels
-read), with `P = ceil(N / 16)`; rows past N are zero:
-
-    int8: i8 [P, K / 4, 16, 4]      element (p, b, n, j) is row 16p + n, column 4b + j
-    int4: i8 [P, K / 8, 16, 4]      low nibble: column 8b + j; high nibble: column 8b + 4 + j;
-                                    each is the value, -8 .. 7, plus 8
-    scales: f16 [P, K / group, 16]  a weight is its integer times its scale
-
-With zero points the scales are `[2, P, K / group, 16]`, the zero points z after the scales s, and a
-weight is (q - z) s. Zero points need not be whole numbers.
+`edgec.weight_formats` names the formats, docs/quantisation.md says how each is rounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 
-from edgec.errors import InputError, ModelError
+from edgec.errors import ModelError
 from edgec.models.weights.blocks import for_each
+from edgec.models.weights.packing import Scales, pack, pack_scales
+from edgec.weight_formats import PANEL, WeightFormat
 
-__all__ = [
-    "PANEL",
-    "WeightFormat",
-    "dequantize",
-    "halves",
-    "pack",
-    "pack_scales",
-    "quantize",
-    "quantize_experts",
-    "unpack",
-]
-
-PANEL = 16
-"""Rows (output channels) that are stored interleaved."""
-
-_COLUMNS = {8: 4, 4: 8}
-"""Bits to the columns that a row has in each 4 bytes."""
+__all__ = ["coded", "halves", "quantize", "quantize_experts"]
 
 _BLOCK = 1 << 17  # weights that a thread converts at a time, so that temporaries stay in cache
-
-
-@dataclass(frozen=True)
-class WeightFormat:
-    """How matrices are stored.
-
-    Attributes:
-        bits: 8 or 4.
-        group: Neighbouring columns that share a scale; None: a whole row.
-        zero_points: Whether each group has a zero point of its own (asymmetric).
-    """
-
-    bits: int
-    group: int | None
-    zero_points: bool = False
-
-    def group_of(self, name: str, columns: int) -> int:
-        """The group for a matrix of `columns` columns.
-
-        Raises:
-            InputError: the columns do not divide; the message names the tensor.
-        """
-        group = self.group or columns
-        if columns % group or group % _COLUMNS[self.bits]:
-            fitting = [g for g in (128, 64, 32) if columns % g == 0 and g != self.group]
-            remedy = f"use --group-size {fitting[0]}" if fitting else "use --quantize none"
-            raise InputError(
-                f"group-size {self.group or 'channel'}: does not divide the {columns} columns "
-                f"of {name}",
-                remedy,
-            )
-        return group
-
-    def packed_shape(self, rows: int, columns: int) -> tuple[int, int, int, int]:
-        return (-(-rows // PANEL), columns // _COLUMNS[self.bits], PANEL, 4)
-
-    def scales_shape(self, name: str, rows: int, columns: int) -> tuple[int, ...]:
-        shape = (-(-rows // PANEL), columns // self.group_of(name, columns), PANEL)
-        return (2, *shape) if self.zero_points else shape
 
 
 def quantize(
@@ -105,7 +42,7 @@ def quantize(
     packed = torch.empty(weight_format.packed_shape(rows, columns), dtype=torch.int8)
     scales = torch.empty(weight_format.scales_shape(name, rows, columns), dtype=torch.float16)
     panels = max(1, _BLOCK // (PANEL * columns))
-    rounding = _ROUNDING[weight_format.bits, weight_format.zero_points]
+    rounding = _ROUNDING[weight_format.bits, weight_format.offset]
 
     def convert(first: int) -> None:
         block = weight[first * PANEL : (first + panels) * PANEL].to(torch.float32)
@@ -128,8 +65,9 @@ def quantize(
                 "leave out --quantize, and use --dtype bf16 or f32",
             )
         end = first + block.shape[0] // PANEL
-        packed[first:end] = pack(integers.view(-1, columns), weight_format.bits)
-        scales[..., first:end, :, :] = pack_scales(scale)
+        packed[first:end] = pack(coded(integers.view(-1, columns), weight_format), weight_format)
+        parts = scale if weight_format.offset else (scale,)
+        scales[..., first:end, :, :] = pack_scales(Scales(*parts), weight_format)
 
     for_each(convert, range(0, packed.shape[0], panels))
     return packed, scales
@@ -158,6 +96,11 @@ def quantize_experts(
             result[expert] = part
     packed, scales = results
     return packed, scales
+
+
+def coded(integers: torch.Tensor, form: WeightFormat) -> torch.Tensor:
+    """The codes of signed integers i8, as they are packed."""
+    return integers if form.bits == 8 else (integers + form.zero).view(torch.uint8)
 
 
 def _round8(
@@ -268,7 +211,7 @@ def round_with(
     return shifted.round_().clamp_(-8, 7).to(torch.int8), torch.stack([scale, zero])
 
 
-_ROUNDING = {(8, False): _round8, (4, False): _round4, (4, True): _round4_zero}
+_ROUNDING = {(8, ""): _round8, (4, ""): _round4, (4, "zero_point"): _round4_zero}
 
 
 def _divide(
@@ -276,41 +219,3 @@ def _divide(
 ) -> torch.Tensor:
     inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
     return torch.mul(groups, inverse[..., None], out=out).round_().clamp_(low, high)
-
-
-def pack(integers: torch.Tensor, bits: int) -> torch.Tensor:
-    """i8 `[16 P, K]` to panels. Four columns at a time, as the bytes of one i32."""
-    rows, columns = integers.shape
-    if bits == 8:
-        words = integers.contiguous().view(torch.int32)
-    else:
-        four = (integers + 8).contiguous().view(torch.int32).view(rows, columns // 8, 2)
-        words = four[..., 0] | (four[..., 1] << 4)  # no byte is above 15
-    panels = words.view(rows // PANEL, PANEL, -1).transpose(1, 2).contiguous()
-    return panels.view(torch.int8).view(*panels.shape, 4)
-
-
-def pack_scales(scales: torch.Tensor) -> torch.Tensor:
-    """`[..., 16 P, G]` to panels, `[..., P, G, 16]`."""
-    *leading, rows, groups = scales.shape
-    return scales.reshape(*leading, rows // PANEL, PANEL, groups).transpose(-1, -2)
-
-
-def unpack(packed: torch.Tensor, columns: int) -> torch.Tensor:
-    """The integers of all panels, i8 `[16 P, K]`; the inverse of packing."""
-    if packed.shape[1] * 4 == columns:
-        return packed.transpose(1, 2).reshape(-1, columns)
-    low = (packed & 15) - 8
-    high = ((packed >> 4) & 15) - 8
-    both = torch.stack([low, high], dim=3)  # [P, K / 8, 16, 2, 4]
-    return both.transpose(1, 2).reshape(-1, columns)
-
-
-def dequantize(packed: torch.Tensor, scales: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """The matrix f32 `[rows, columns]` that a pair of packed integers and scales stands for."""
-    integers = unpack(packed, columns).to(torch.float32)
-    by_row = scales.to(torch.float32).transpose(-1, -2)
-    by_row = by_row.reshape(*scales.shape[:-3], integers.shape[0], -1, 1)
-    groups = integers.reshape(integers.shape[0], by_row.shape[-2], -1)
-    wide = (groups - by_row[1]) * by_row[0] if scales.dim() == 4 else groups * by_row
-    return wide.reshape(-1, columns)[:rows]

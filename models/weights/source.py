@@ -25,7 +25,7 @@ from edgec.json_files import parse_json
 if TYPE_CHECKING:
     import torch
 
-    from edgec.models.weights.quantize import WeightFormat
+    from edgec.weight_formats import WeightFormat
 
 __all__ = [
     "INDEX_FILE",

@@ -85,7 +85,7 @@ def executable(library: Library, level: str) -> str:
 stream.executable private @{library.name} attributes {{
   hal.executable.objects = #hal.executable.objects<{{
     #hal.executable.target<"llvm-cpu", "{_FORMATS[architecture]}"> = [
-      #hal.executable.object<{{path = "{library.source}_{level}.o"}}>
+      #hal.executable.object<{{path = "{library.object}_{level}.o"}}>
     ]
   }}>
 }} {{{"".join(map(_export, kernels))}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from edgec.weight_formats import WeightFormat
+
 __all__ = ["Axis", "Buffer", "Kernel", "Library"]
 
 
@@ -60,6 +62,7 @@ class Kernel:
         sizes: Indices, `size_t` in C.
         floats: Numbers, `float` in C.
         grid: One to three axes.
+        form: The weight format's name, where the C source is compiled for one; the name's ending.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Kernel:
     sizes: tuple[str, ...]
     floats: tuple[str, ...]
     grid: tuple[Axis, ...]
+    form: str = ""
 
     def __post_init__(self) -> None:
         names = [*(b.name for b in self.buffers), *self.sizes, *self.floats, *self.places]
@@ -80,6 +84,11 @@ class Kernel:
     def function(self) -> str:
         """The C function."""
         return f"edgec_{self.name}"
+
+    @property
+    def defined(self) -> str:
+        """The name in `KERNEL(name)`."""
+        return self.name.removesuffix(f"_{self.form}") if self.form else self.name
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -107,9 +116,18 @@ class Library:
         name: The executable's symbol.
         source: The stem of the C source in compiler/ukernels/, without its level.
         kernels: Their names are unique in a program, since IREE links all executables into one.
+        form: The weight format that the source is compiled for, if it is compiled for one.
     """
 
-    def __init__(self, name: str, source: str, kernels: Iterable[Kernel]) -> None:
+    def __init__(
+        self, name: str, source: str, kernels: Iterable[Kernel], form: WeightFormat | None = None
+    ) -> None:
         self.name = name
         self.source = source
+        self.form = form
         self.kernels = {kernel.name: kernel for kernel in kernels}
+
+    @property
+    def object(self) -> str:
+        """The stem of the object file, without its level."""
+        return self.source if self.form is None else f"{self.source}_{self.form.name}"

@@ -15,7 +15,8 @@ from edgec.passes.emit import Tensor, Value
 from edgec.passes.kernels.calls import Made, dispatch, executable, workgroup_share
 from edgec.passes.kernels.folds import Folds
 from edgec.passes.kernels.product import Product, ProductCall, product_function
-from edgec.passes.kernels.table import QUANTIZED, quantized
+from edgec.passes.kernels.table import quantized, quantized_library
+from edgec.weight_formats import WeightFormat
 
 __all__ = ["Layer", "QuantizedShape", "kernel_fits", "one_row", "quantized_template", "rounded"]
 
@@ -49,9 +50,9 @@ class QuantizedShape:
         return (self.k // self.group, self.group // self.columns, *nibbles, 4)
 
     @property
-    def kind(self) -> str:
-        """The ending of the kernels' names: i8, i4, or i4z with zero points."""
-        return f"i{self.bits}{'z' if self.zero_points else ''}"
+    def weight_format(self) -> WeightFormat:
+        """The weight format of its kernels."""
+        return WeightFormat(self.bits, offset="zero_point" if self.zero_points else "")
 
     @staticmethod
     def of(m: int | None, n: int, x: Tensor, weight: Tensor, scales: Tensor) -> QuantizedShape:
@@ -107,7 +108,8 @@ def quantized_template(
         folds=folds,
     )
     compute = partial(_matvec if one_row(shape) else _matmul, product, shape)
-    return executable(QUANTIZED, level) + product_function(symbol, product, compute)
+    kernels = executable(quantized_library(shape.weight_format), level)
+    return kernels + product_function(symbol, product, compute)
 
 
 def one_row(shape: QuantizedShape) -> bool:
@@ -117,10 +119,11 @@ def one_row(shape: QuantizedShape) -> bool:
 
 def _matvec(product: Product, shape: QuantizedShape, call: ProductCall) -> Sequence[Value]:
     panels, panel = _panels(product), _panel_bytes(product, shape)
-    form = "gated_matvec" if product.gated else f"matvec{len(product.features)}"
+    name = "gated_matvec" if product.gated else f"matvec{len(product.features)}"
+    library = quantized_library(shape.weight_format)
     more = {"group": shape.group, "panels": panels, "each": workgroup_share(panels, panel)}
     return dispatch(
-        call.f, QUANTIZED, f"quantized_{form}_{shape.kind}", call.values, call.results,
+        call.f, library, f"quantized_{name}_{shape.weight_format.name}", call.values, call.results,
         call.numbers | more,
     )  # fmt: skip
 
@@ -128,19 +131,20 @@ def _matvec(product: Product, shape: QuantizedShape, call: ProductCall) -> Seque
 def _matmul(product: Product, shape: QuantizedShape, call: ProductCall) -> Sequence[Value]:
     each = max(1, _WORKGROUP_BYTES // _panel_bytes(product, shape))
     numbers = call.numbers | {"group": shape.group, "panels": _panels(product), "each": each}
-    name, integers = f"quantize_rows_i{shape.bits}", rounded(call.values["x"])
-    made = dispatch(call.f, QUANTIZED, name, call.values, integers, numbers)
+    library, ending = quantized_library(shape.weight_format), shape.weight_format.name
+    integers = rounded(call.values["x"], shape.weight_format)
+    made = dispatch(call.f, library, f"quantize_rows_{ending}", call.values, integers, numbers)
     values = call.values | dict(zip("qsc", made, strict=True))
-    name = f"quantized_{'gated_' * product.gated}matmul_{shape.kind}"
-    return dispatch(call.f, QUANTIZED, name, values, call.results, numbers)
+    name = f"quantized_{'gated_' * product.gated}matmul_{ending}"
+    return dispatch(call.f, library, name, values, call.results, numbers)
 
 
-def rounded(x: Value) -> list[Made]:
-    """Rows as integers, with the scale and the sum of each block of them."""
+def rounded(x: Value, weight_format: WeightFormat) -> list[Made]:
+    """Rows as integers, with a scale for each block and a sum for each span of columns."""
     m, k = x.size(0), x.tensor.shape[1]
     assert k is not None
-    blocks = k // quantized.BLOCK
-    return [("i8", (m, k)), ("f32", (m, blocks)), ("i32", (m, blocks))]
+    spans = k // weight_format.span
+    return [("i8", (m, k)), ("f32", (m, k // quantized.BLOCK)), ("i32", (m, spans))]
 
 
 def _panels(product: Product) -> int:

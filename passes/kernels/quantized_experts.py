@@ -9,7 +9,7 @@ from __future__ import annotations
 from edgec.passes.emit import Function, Size, Value
 from edgec.passes.kernels.calls import dispatch, executable
 from edgec.passes.kernels.quantized import QuantizedShape, kernel_fits, rounded
-from edgec.passes.kernels.table import QUANTIZED_EXPERTS, quantized
+from edgec.passes.kernels.table import quantized, quantized_experts_library
 
 __all__ = ["grouped_executable", "grouped_kernel", "grouped_kernel_fits"]
 
@@ -21,9 +21,9 @@ def grouped_kernel_fits(shape: QuantizedShape, in_order: bool) -> bool:
     return kernel_fits(shape) and (in_order or shape.k <= quantized.MAX_FUSED_K)
 
 
-def grouped_executable(level: str) -> str:
-    """The executable that exports the kernels of a feature level."""
-    return executable(QUANTIZED_EXPERTS, level)
+def grouped_executable(shape: QuantizedShape, level: str) -> str:
+    """The executable that exports the kernels of a feature level for the matrices' format."""
+    return executable(quantized_experts_library(shape.weight_format), level)
 
 
 def grouped_kernel(f: Function, shape: QuantizedShape, experts: int, in_order: bool) -> Value:
@@ -36,6 +36,7 @@ def grouped_kernel(f: Function, shape: QuantizedShape, experts: int, in_order: b
         in_order: Whether `index` has the offsets that divide the rows among the experts, and
             `counts` how many of them each has, or `index` has each row's own expert.
     """
+    library, ending = quantized_experts_library(shape.weight_format), shape.weight_format.name
     rows = f["x"].size(0)
     values = {"x": f["x"], "w": f["weight"], "ws": f["scales"]}
     numbers: dict[str, Size | float] = {
@@ -45,12 +46,12 @@ def grouped_kernel(f: Function, shape: QuantizedShape, experts: int, in_order: b
     }  # fmt: skip
     if in_order:
         values |= {"offsets": f["index"], "counts": f["counts"]}
-        name = f"quantize_groups_i{shape.bits}"
-        made = dispatch(f, QUANTIZED_EXPERTS, name, values, rounded(f["x"]), numbers)
+        integers = rounded(f["x"], shape.weight_format)
+        made = dispatch(f, library, f"quantize_groups_{ending}", values, integers, numbers)
         values |= dict(zip("qsc", made, strict=True))
-        name = f"grouped_matmul_i{shape.bits}"
+        name = f"grouped_matmul_{ending}"
     else:
         values["experts"] = f["index"]
-        name = f"grouped_matvec_i{shape.bits}"
+        name = f"grouped_matvec_{ending}"
     result = ("f32", (rows, shape.n))
-    return dispatch(f, QUANTIZED_EXPERTS, name, values, [result], numbers)[0]
+    return dispatch(f, library, name, values, [result], numbers)[0]

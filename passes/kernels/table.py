@@ -5,10 +5,12 @@ The C sources say what each computes; `k`, `n` and `m` are columns, features and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 
 from edgec.passes.kernels.kernel import Axis, Buffer, Kernel, Library
+from edgec.weight_formats import FORMATS, WeightFormat
 
 __all__ = [
     "ACTIVATIONS",
@@ -22,21 +24,19 @@ __all__ = [
     "LIBRARIES",
     "LINEAR",
     "PARTS",
-    "QUANTIZED",
-    "QUANTIZED_EXPERTS",
-    "QUANTIZED_KINDS",
     "argmax",
     "attention",
     "linear",
+    "objects",
     "quantized",
+    "quantized_experts_library",
+    "quantized_library",
 ]
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 """A gate's activations; the kernels are told the place in this list."""
 FLOATS = ("f32", "f16", "bf16")
 """Types of weights that are not quantised."""
-QUANTIZED_KINDS = ("i8", "i4", "i4z")
-"""Types of quantised weights; `z` has zero points."""
 CACHE_ELEMENTS = ("f32", "f16", "bf16", "i8")
 """Types of a KV cache's rows."""
 PARTS = (1, 2, 3)
@@ -184,62 +184,63 @@ _QUANTIZED_ROWS = Axis("m", "row", quantized.QUANTIZED_ROWS, "count")
 _QUANTIZED_BLOCKS = Axis("m", "row", quantized.MOST_ROWS, "rows")
 
 
-def _weights(count: int) -> list[Buffer]:
-    """Packed integers and scales of several layers."""
+def _weights(count: int, scale: str) -> list[Buffer]:
+    """Packed codes and scales of several layers."""
     return [
-        buffer for i in range(count) for buffer in (Buffer(f"w{i}", "u8"), Buffer(f"s{i}", "f16"))
+        buffer for i in range(count) for buffer in (Buffer(f"w{i}", "u8"), Buffer(f"s{i}", scale))
     ]
 
 
-def _quantized() -> Iterator[Kernel]:
-    for bits in (8, 4):
-        yield Kernel(
-            f"quantize_rows_i{bits}", (_X, _NORM, *_INTEGERS_OUT), ("m", "k", "folds"), ("eps",),
-            (_QUANTIZED_ROWS,),
-        )  # fmt: skip
+def _scale_element(form: WeightFormat) -> str:
+    return "u8" if form.scale_element == "i8" else form.scale_element
+
+
+def _quantized(form: WeightFormat) -> Iterator[Kernel]:
+    scale = _scale_element(form)
+    yield Kernel(
+        "quantize_rows", (_X, _NORM, *_INTEGERS_OUT), ("m", "k", "folds"), ("eps",),
+        (_QUANTIZED_ROWS,),
+    )  # fmt: skip
     one_out = _several("o", "f32", 1, "write")
-    for kind in QUANTIZED_KINDS:
-        for parts in PARTS:
-            yield Kernel(
-                f"quantized_matvec{parts}_{kind}",
-                (
-                    _X, _NORM, *_weights(parts), *_several("b", "f32", parts), _ADDED,
-                    *_several("o", "f32", parts, "write"),
-                ),
-                (*(f"n{i}" for i in range(parts)), "k", "group", "folds"), ("eps", "alpha"),
-                (_PANELS,),
-            )  # fmt: skip
+    for parts in PARTS:
         yield Kernel(
-            f"quantized_gated_matvec_{kind}", (_X, _NORM, *_weights(2), *one_out),
-            ("n0", "k", "group", "folds", "activation"), ("eps",), (_PANELS,),
+            f"quantized_matvec{parts}",
+            (
+                _X, _NORM, *_weights(parts, scale), *_several("b", "f32", parts), _ADDED,
+                *_several("o", "f32", parts, "write"),
+            ),
+            (*(f"n{i}" for i in range(parts)), "k", "group", "folds"), ("eps", "alpha"),
+            (_PANELS,),
         )  # fmt: skip
-        yield Kernel(
-            f"quantized_matmul_{kind}",
-            (*_INTEGERS, *_weights(1), *_several("b", "f32", 1), _ADDED, *one_out),
-            ("m", "n0", "k", "group", "folds"), ("alpha",), (_PANELS, _QUANTIZED_BLOCKS),
-        )  # fmt: skip
-        yield Kernel(
-            f"quantized_gated_matmul_{kind}", (*_INTEGERS, *_weights(2), *one_out),
-            ("m", "n0", "k", "group", "activation"), (), (_PANELS, _QUANTIZED_BLOCKS),
-        )  # fmt: skip
+    yield Kernel(
+        "quantized_gated_matvec", (_X, _NORM, *_weights(2, scale), *one_out),
+        ("n0", "k", "group", "folds", "activation"), ("eps",), (_PANELS,),
+    )  # fmt: skip
+    yield Kernel(
+        "quantized_matmul",
+        (*_INTEGERS, *_weights(1, scale), *_several("b", "f32", 1), _ADDED, *one_out),
+        ("m", "n0", "k", "group", "folds"), ("alpha",), (_PANELS, _QUANTIZED_BLOCKS),
+    )  # fmt: skip
+    yield Kernel(
+        "quantized_gated_matmul", (*_INTEGERS, *_weights(2, scale), *one_out),
+        ("m", "n0", "k", "group", "activation"), (), (_PANELS, _QUANTIZED_BLOCKS),
+    )  # fmt: skip
 
 
-def _quantized_experts() -> Iterator[Kernel]:
-    offsets, packed = Buffer("offsets", "i32"), (Buffer("w", "u8"), Buffer("ws", "f16"))
-    for bits in (8, 4):
-        yield Kernel(
-            f"quantize_groups_i{bits}", (_X, offsets, *_INTEGERS_OUT), ("experts", "k"), (),
-            (_QUANTIZED_ROWS,),
-        )  # fmt: skip
-        yield Kernel(
-            f"grouped_matmul_i{bits}",
-            (*_INTEGERS, *packed, offsets, Buffer("counts", "i32"), _OUT), ("n", "k", "group"), (),
-            (_PANELS, Axis("groups", "expert")),
-        )  # fmt: skip
-        yield Kernel(
-            f"grouped_matvec_i{bits}", (_X, *packed, Buffer("experts", "i32"), _OUT),
-            ("n", "k", "group"), (), (_PANELS, Axis("groups", "row")),
-        )  # fmt: skip
+def _quantized_experts(form: WeightFormat) -> Iterator[Kernel]:
+    offsets = Buffer("offsets", "i32")
+    packed = (Buffer("w", "u8"), Buffer("ws", _scale_element(form)))
+    yield Kernel(
+        "quantize_groups", (_X, offsets, *_INTEGERS_OUT), ("experts", "k"), (), (_QUANTIZED_ROWS,)
+    )
+    yield Kernel(
+        "grouped_matmul", (*_INTEGERS, *packed, offsets, Buffer("counts", "i32"), _OUT),
+        ("n", "k", "group"), (), (_PANELS, Axis("groups", "expert")),
+    )  # fmt: skip
+    yield Kernel(
+        "grouped_matvec", (_X, *packed, Buffer("experts", "i32"), _OUT), ("n", "k", "group"), (),
+        (_PANELS, Axis("groups", "row")),
+    )  # fmt: skip
 
 
 _HEADS = Axis("parts", "part")
@@ -292,8 +293,6 @@ _PLACE = Buffer("place", "i32", "write")
 
 LINEAR = Library("edgec_linear", "linear", _linear())
 EXPERTS = Library("edgec_grouped", "linear", _experts())
-QUANTIZED = Library("edgec_quantized_linear", "quantized_linear", _quantized())
-QUANTIZED_EXPERTS = Library("edgec_quantized_grouped", "quantized_linear", _quantized_experts())
 ATTENTION = Library("edgec_attention", "attention", _attention())
 ARGMAX = Library(
     "edgec_argmax", "argmax",
@@ -305,4 +304,37 @@ ARGMAX = Library(
     ],
 )  # fmt: skip
 
-LIBRARIES = (LINEAR, EXPERTS, QUANTIZED, QUANTIZED_EXPERTS, ATTENTION, ARGMAX)
+
+def _for_form(form: WeightFormat, kernels: Iterable[Kernel]) -> Iterator[Kernel]:
+    """The kernels with names of their own in a program that has several forms."""
+    for kernel in kernels:
+        yield replace(kernel, name=f"{kernel.name}_{form.name}", form=form.name)
+
+
+@cache
+def quantized_library(form: WeightFormat) -> Library:
+    """The kernels of linear layers for a weight format."""
+    name = f"edgec_quantized_linear_{form.name}"
+    return Library(name, "quantized_linear", _for_form(form, _quantized(form)), form)
+
+
+@cache
+def quantized_experts_library(form: WeightFormat) -> Library:
+    """The kernels of experts for a weight format."""
+    name = f"edgec_quantized_grouped_{form.name}"
+    return Library(name, "quantized_linear", _for_form(form, _quantized_experts(form)), form)
+
+
+LIBRARIES = (
+    LINEAR, EXPERTS, ATTENTION, ARGMAX,
+    *map(quantized_library, FORMATS.values()),
+    *map(quantized_experts_library, FORMATS.values()),
+)  # fmt: skip
+
+
+def objects() -> dict[str, list[Library]]:
+    """The libraries of each object file."""
+    found: dict[str, list[Library]] = {}
+    for library in LIBRARIES:
+        found.setdefault(library.object, []).append(library)
+    return found

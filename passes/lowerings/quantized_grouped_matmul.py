@@ -72,7 +72,7 @@ class LowerQuantizedGroupedMatmul:
                 "sorted" if case.sorted else "",
             )
             result = Tensor((case.shape.m, case.shape.n), "f32")
-            text = grouped_executable(self.kernel) if fits else ""
+            text = grouped_executable(case.shape, self.kernel) if fits else ""
             insert_function(module, symbol, text + _function(symbol, case, fits))
             call_template(op, symbol, [v for v in operands[:7] if not is_none(v)], result)
 

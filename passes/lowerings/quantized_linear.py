@@ -84,7 +84,11 @@ class LowerQuantizedLinear:
     def _groups(self, fitting: list[Placed]) -> Iterator[Folded]:
         """Layers that are one dispatch: of one row those that share it, of more a gate's two."""
         grouped = set()
-        for group in list(same_input(fitting, lambda layer: (layer.shape.kind, layer.shape.group))):
+
+        def alike(layer: Layer) -> tuple[object, ...]:
+            return layer.shape.weight_format, layer.shape.group
+
+        for group in list(same_input(fitting, alike)):
             ops, biased = [op for op, _ in group], any(layer.biased for _, layer in group)
             folded = find_folds(ops, biased=biased, norms=True)
             if folded.folds.activation is not None or all(one_row(la.shape) for _, la in group):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import subprocess
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.compiler.kernel_calls import call, load_kernels, padded
 
+from edgec.compiler import ukernels
 from edgec.compiler.ukernels import LEVELS, build_object
 from edgec.compiler.ukernels.abi import abi_header
 from edgec.compiler.ukernels.reference import (
@@ -20,10 +21,11 @@ from edgec.compiler.ukernels.reference import (
     quantize_rows,
     quantized_linear,
 )
-from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts, unpack
+from edgec.models.weights.packing import unpack
+from edgec.models.weights.quantize import quantize, quantize_experts
 from edgec.passes.kernels.attention import tiling
-from edgec.passes.kernels.table import FOLDS, LIBRARIES
-from edgec.runtime.cpu import missing_features, parse_cpuinfo
+from edgec.passes.kernels.table import FOLDS, objects
+from edgec.weight_formats import WeightFormat
 
 ziglang = pytest.importorskip("ziglang")
 
@@ -34,67 +36,14 @@ OWN_LEVELS = [name for name in LEVELS if LEVELS[name].architecture == platform.m
 
 @pytest.fixture(scope="module", params=OWN_LEVELS)
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    level = LEVELS[request.param]
-    flags = parse_cpuinfo(Path("/proc/cpuinfo").read_text())
-    if missing := missing_features(",".join(level.features), level.architecture, flags):
-        pytest.skip(f"this CPU lacks {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("kernels")
-    sources = ("linear", "quantized_linear", "attention", "argmax")
-    objects = [folder / f"{source}.o" for source in sources]
-    for path in objects:
-        build_object(path.stem, request.param, path, exported=True)
-    zig = Path(ziglang.__file__).parent / "zig"
-    environment = {"ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
-    subprocess.run(
-        [zig, "ld.lld", "-shared", "--no-undefined", "-o", folder / "k.so", *objects],
-        check=True,
-        env=environment,
-    )
-    return ctypes.CDLL(str(folder / "k.so"))
-
-
-KERNELS = {name: kernel for library in LIBRARIES for name, kernel in library.kernels.items()}
-NUMPY = {
-    "f32": "f4", "f16": "i2 f2", "bf16": "i2", "i8": "i1", "u8": "u1 i1", "i32": "i4",
-}  # fmt: skip
-
-
-def call(kernels: Any, name: str, **arguments: Any) -> None:
-    """Calls a kernel by the names of its declaration.
-
-    Arrays become a pointer past 16 elements that must stay as they are, and an offset of 16. A
-    buffer that is not given is one that the call makes no use of.
-    """
-    declared, passed = KERNELS[name], []
-    arrays = {buffer.name: arguments.pop(buffer.name, None) for buffer in declared.buffers}
-    for buffer in declared.buffers:
-        value = arrays[buffer.name]  # which keeps it until the call is over
-        if value is None:
-            passed += [ctypes.c_void_p(8), ctypes.c_size_t(0)]
-            continue
-        assert value.dtype.str[1:] in NUMPY[buffer.element].split(), (name, buffer, value.dtype)
-        passed += [ctypes.c_void_p(value.ctypes.data), ctypes.c_size_t(16)]
-    for size in declared.sizes:
-        passed.append(ctypes.c_size_t(arguments.pop(size)))
-    for number in declared.floats:
-        passed.append(ctypes.c_float(arguments.pop(number)))
-    for place in declared.places:
-        passed.append(ctypes.c_size_t(arguments.pop(place)))
-    assert not arguments, f"{name} takes no {', '.join(arguments)}"
-    function = getattr(kernels, declared.function)
-    function.restype = None
-    function(*passed)
+    quantized = [f"quantized_linear_{kind}" for kind in ("i8", "i4", "i4z")]
+    return load_kernels(["linear", "attention", "argmax", *quantized], request.param, folder)
 
 
 def numbered(name: str, values: Any) -> dict[str, Any]:
     """Arguments of several layers: `w0`, `w1`, ..."""
     return {f"{name}{i}": value for i, value in enumerate(values)}
-
-
-def padded(values: Any) -> Any:
-    """The values after 16 others."""
-    flat = np.ascontiguousarray(values).reshape(-1)
-    return np.concatenate([np.zeros(16, flat.dtype), flat])
 
 
 def linear_weights(n: int, k: int, dtype: str, generator: torch.Generator) -> tuple[Any, Any]:
@@ -301,13 +250,13 @@ def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | No
     x = torch.randn(m, k, generator=generator).numpy() * 3
     x[0, :32] = 0  # a block without a scale
     weight = torch.randn(n, k, generator=generator) + (0.7 if zeros else 0)
-    packed, scales = quantize("w", weight, WeightFormat(bits, group, zeros))
+    form = WeightFormat(bits, group, "zero_point" if zeros else "")
+    packed, scales = quantize("w", weight, form)
     parts = scales if zeros else scales[None]
-    by_row = [p.transpose(1, 2).reshape(-1, scales.shape[-2])[:n].numpy() for p in parts]
-    expected = quantized_linear(x, unpack(packed, k)[:n].numpy(), *by_row)
+    expected = quantized_linear(x, integers_of(packed, form, n), *by_row(parts, n))
     blocks, panels = k // 32, packed.shape[0]
 
-    q, s, c = quantized(kernels, x, bits, padded(x), 0)
+    q, s, c = quantized(kernels, x, kind, padded(x), 0)
     integers, steps = quantize_rows(x)
     assert np.array_equal(q[16:].reshape(m, k), integers)
     assert np.allclose(s[16:].reshape(m, blocks), steps, rtol=1e-6)
@@ -344,7 +293,17 @@ def test_matmul(kernels: Any, kind: str, m: int, n: int, k: int, group: int | No
             assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
 
 
-def quantized(kernels: Any, x: Any, bits: int, norm: Any, folds: int) -> tuple[Any, Any, Any]:
+def integers_of(packed: Any, form: WeightFormat, n: int) -> Any:
+    return unpack(packed, form)[:n].numpy().astype(np.int64) - form.zero
+
+
+def by_row(parts: Any, n: int) -> list[Any]:
+    """Scales of rows, and with zero points what these are times them."""
+    scales, *zeros = (p.transpose(1, 2).reshape(-1, p.shape[1])[:n].double().numpy() for p in parts)
+    return [scales, *(scales * z for z in zeros)]
+
+
+def quantized(kernels: Any, x: Any, kind: str, norm: Any, folds: int) -> tuple[Any, Any, Any]:
     """Integers, scales and corrections of rows, each after 16 others."""
     m, k = x.shape
     q, s = np.zeros(16 + m * k, np.int8), np.zeros(16 + m * k // 32, np.float32)
@@ -352,7 +311,7 @@ def quantized(kernels: Any, x: Any, bits: int, norm: Any, folds: int) -> tuple[A
     given = {"x": padded(x), "norm": norm, "q": q, "s": s, "c": c}
     for row in range(0, m, 3):
         place = {"m": m, "k": k, "folds": folds, "eps": EPS, "row": row, "count": 3}
-        call(kernels, f"quantize_rows_i{bits}", **given, **place)
+        call(kernels, f"quantize_rows_{kind}", **given, **place)
     return q, s, c
 
 
@@ -369,7 +328,7 @@ def apart_by_roundings(actual: Any, expected: Any, part: float) -> bool:
 )
 def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activation: int) -> None:
     """A norm, two layers, the activation of one times the other."""
-    bits, form = int(kind[1]), WeightFormat(int(kind[1]), 32, zero_points=kind.endswith("z"))
+    form = WeightFormat(int(kind[1]), 32, "zero_point" if kind.endswith("z") else "")
     generator = torch.Generator().manual_seed(m * n * k)
     x = torch.randn(m, k, generator=generator).numpy()
     norm = torch.randn(k, generator=generator).numpy()
@@ -378,14 +337,14 @@ def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activat
     products = []
     for i in range(2):
         packed, scales = quantize("w", torch.randn(n, k, generator=generator), form)
-        parts = scales if form.zero_points else scales[None]
-        by_row = [p.transpose(1, 2).reshape(-1, k // 32)[:n].numpy() for p in parts]
-        products.append(quantized_linear(rows, unpack(packed, k)[:n].numpy(), *by_row))
+        parts = scales if form.offset else scales[None]
+        values = integers_of(packed, form, n)
+        products.append(quantized_linear(rows, values, *by_row(parts, n)))
         layers |= {f"w{i}": padded(packed.numpy()), f"s{i}": padded(scales.numpy())}
     expected = activated(products[0], activation) * products[1]
     out = np.full(16 + m * n + 16, np.nan, np.float32)
     folds = NORM | NORM_WEIGHT
-    q, s, c = quantized(kernels, x, bits, padded(norm), folds)
+    q, s, c = quantized(kernels, x, kind, padded(norm), folds)
     for first in range(0, -(-n // 16), 2):
         for row in range(0, m, 256):
             call(
@@ -409,7 +368,7 @@ def test_quantized_gate(kernels: Any, kind: str, m: int, n: int, k: int, activat
 def test_layers_of_one_row(kernels: Any, kind: str, features: tuple[int, ...]) -> None:
     """Several layers' panels by workgroups that begin and end within any of them."""
     generator = torch.Generator().manual_seed(sum(features))
-    k, form = 96, WeightFormat(int(kind[1]), 32, zero_points=kind.endswith("z"))
+    k, form = 96, WeightFormat(int(kind[1]), 32, "zero_point" if kind.endswith("z") else "")
     parts = len(features)
     x, norm = (padded(torch.randn(1, k, generator=generator).numpy()) for _ in range(2))
     weights: list[Any] = []
@@ -467,12 +426,13 @@ def test_experts(kernels: Any, bits: int, n: int, k: int, counts: list[int]) -> 
     m = int(offsets[-1]) + 16
     x = torch.randn(m, k, generator=generator).numpy()
     weight = torch.randn(experts, n, k, generator=generator)
-    packed, scales = quantize_experts("w", weight, experts, WeightFormat(bits, 32))
+    form = WeightFormat(bits)
+    packed, scales = quantize_experts("w", weight, experts, form)
     expected = np.full((m, n), np.nan)
     for e in range(experts):
-        by_row = scales[e].transpose(1, 2).reshape(-1, blocks)[:n].numpy()
+        steps = scales[e].transpose(1, 2).reshape(-1, blocks)[:n].numpy()
         own = slice(offsets[e], offsets[e] + counts[e])
-        expected[own] = quantized_linear(x[own], unpack(packed[e], k)[:n].numpy(), by_row)
+        expected[own] = quantized_linear(x[own], integers_of(packed[e], form, n), steps)
     scale = np.nanmax(np.abs(expected))
 
     q, s = np.full(16 + m * k, 99, np.int8), np.full(16 + m * blocks, np.nan, np.float32)
@@ -752,7 +712,7 @@ def test_rows_of_heads(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
 def test_c_that_differs_from_its_declaration_does_not_compile(
     body: str, fails: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "abi.h").write_text(abi_header("argmax"))
+    (tmp_path / "abi.h").write_text(abi_header(objects()["argmax"]))
     (tmp_path / "k.c").write_text(f'#include "abi.h"\nKERNEL(argmax) {{ {body} }}\n')
     done = subprocess.run(
         [
@@ -767,3 +727,24 @@ def test_c_that_differs_from_its_declaration_does_not_compile(
     )  # fmt: skip
     assert (done.returncode == 0) == (fails == ""), done.stderr
     assert fails in done.stderr
+
+
+def test_objects_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later process compiles none; a damaged file is compiled again."""
+    monkeypatch.setenv("EDGEC_CACHE_DIR", str(tmp_path / "cache"))
+    level, output = OWN_LEVELS[-1], tmp_path / "argmax.o"
+
+    def build() -> bytes:
+        monkeypatch.setattr(ukernels, "_built", {})
+        build_object("argmax", level, output)
+        return output.read_bytes()
+
+    first = build()
+    with monkeypatch.context() as without_compiler:
+        without_compiler.setattr(ukernels, "run_tool", None)
+        assert build() == first
+    (kept,) = (tmp_path / "cache" / "kernels").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert build() == first
+    (kept,) = (tmp_path / "cache" / "kernels").iterdir()
+    assert kept.read_bytes().endswith(first)

@@ -14,7 +14,7 @@ from edgec.models.load import load
 from edgec.models.plugs import attention, experts
 from edgec.models.probe import worst_error
 from edgec.models.tiny import tiny_config, tiny_model
-from edgec.models.weights.quantize import WeightFormat
+from edgec.weight_formats import WeightFormat
 
 # Whether their own code attends.
 FAMILIES = {

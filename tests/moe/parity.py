@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import edgec
 from edgec.models.load import load
 from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
-from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
+from edgec.models.weights.packing import dequantize
+from edgec.models.weights.quantize import quantize
+from edgec.weight_formats import WeightFormat
 
 VOCABULARY = 320
 PROMPTS = (1, 31, 32, 33, 200)
@@ -77,7 +79,7 @@ def round_weights(folder: Path, model: Any, bits: int) -> None:
     form = WeightFormat(bits, 32)
 
     def round_matrix(name: str, matrix: torch.Tensor) -> None:
-        matrix.copy_(dequantize(*quantize(name, matrix, form), *matrix.shape))
+        matrix.copy_(dequantize(*quantize(name, matrix, form), form, matrix.shape[0]))
 
     parameters = dict(model.named_parameters())
     with torch.no_grad():

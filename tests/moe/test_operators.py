@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from tests.moe.operators import Operator
 
-from edgec.models.weights.quantize import WeightFormat, quantize_experts
+from edgec.models.weights.quantize import quantize_experts
+from edgec.weight_formats import WeightFormat
 
 EXAMPLES = int(os.environ.get("EDGEC_EXAMPLES", "2"))
 few = settings(

@@ -14,7 +14,8 @@ from edgec.compiler.quantization import StoredWeights
 from edgec.models.load import load
 from edgec.models.sources.resolve import resolve
 from edgec.models.weights.check import check_weights
-from edgec.models.weights.quantize import WeightFormat, dequantize
+from edgec.models.weights.packing import dequantize
+from edgec.weight_formats import WeightFormat
 
 # Widths that groups of 32 divide.
 _WIDTHS = {"intermediate_size": 64, "moe_intermediate_size": 64}
@@ -67,7 +68,7 @@ def test_experts_are_read_one_by_one(tmp_path: Path, name: str, bits: int) -> No
         for expert in range(matrix.experts or 0):
             wanted = parameters[parameter][expert]
             wanted = wanted.T if matrix.transposed else wanted
-            found = dequantize(packed[expert], scales[expert], matrix.rows, matrix.columns)
+            found = dequantize(packed[expert], scales[expert], matrix.form, matrix.rows)
             bound = wanted.abs().max() / (100 if bits == 8 else 6)
             assert (found - wanted).abs().max() <= bound
     if name == "qwen3_moe":  # gate and up of one expert, then those of the next

@@ -16,8 +16,10 @@ from edgec import Session
 from edgec.artifact import Artifact
 from edgec.compiler.targets import parse_targets
 from edgec.models.sources.resolve import resolve
-from edgec.models.weights.quantize import WeightFormat, dequantize, quantize
+from edgec.models.weights.packing import dequantize
+from edgec.models.weights.quantize import quantize
 from edgec.models.weights.source import stored_formats
+from edgec.weight_formats import WeightFormat
 
 MOST = 1e-3  # of the logits' range: generated code, activations in f32
 
@@ -27,13 +29,14 @@ def as_stored(model: Any, source: Any, rest: WeightFormat | None) -> None:
     formats = stored_formats(source.weights)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            form = formats.get(name, rest)
             if name in formats:
                 pair = source.weights.read_quantized(name)
-            elif parameter.ndim == 2 and rest is not None:
-                pair = quantize(name, source.weights.read(name), rest)
+            elif parameter.ndim == 2 and form is not None:
+                pair = quantize(name, source.weights.read(name), form)
             else:
                 continue
-            parameter.copy_(dequantize(*pair, *parameter.shape))
+            parameter.copy_(dequantize(*pair, form, parameter.shape[0]))
 
 
 @pytest.mark.parametrize("kind", ["gguf", "gptq"])

@@ -19,10 +19,11 @@ from edgec.compiler.stages import shape_flags
 from edgec.compiler.targets import parse_targets
 from edgec.compiler.ukernels import build_objects
 from edgec.models import ops
-from edgec.models.weights.quantize import WeightFormat, quantize, quantize_experts
+from edgec.models.weights.quantize import quantize, quantize_experts
 from edgec.options import CompileOptions
 from edgec.passes import LOWERINGS, TORCH_PIPELINE, Pipeline
 from edgec.passes.kernels.table import LIBRARIES
+from edgec.weight_formats import WeightFormat
 
 _MLIR = {
     torch.float32: "f32",
@@ -327,7 +328,7 @@ def test_quantized_linear(
     """The contraction that every target can compile; N is not a whole number of panels."""
     torch.manual_seed(0)
     weight = torch.randn(40, 64) + 0.5 * zeros
-    packed, scales = quantize("w", weight, WeightFormat(bits, group, zeros))
+    packed, scales = quantize("w", weight, WeightFormat(bits, group, "zero_point" if zeros else ""))
     bias = torch.randn(40) if biased else None
     lengths = [rows] if rows else [2, 33]
     examples = [[torch.randn(1, m, 64), packed, scales, bias, 40] for m in lengths]
@@ -341,7 +342,7 @@ def test_quantized_linear_apart(tmp_path: Path, bits: int, zeros: bool) -> None:
     """The form for CUDA, here on the CPU."""
     torch.manual_seed(0)
     weight = torch.randn(40, 64) + 0.5 * zeros
-    packed, scales = quantize("w", weight, WeightFormat(bits, 32, zeros))
+    packed, scales = quantize("w", weight, WeightFormat(bits, 32, "zero_point" if zeros else ""))
     arguments = [torch.randn(1, 33, 64), packed, scales, None, 40]
     pipeline = TORCH_PIPELINE.with_options("lower-quantized-linear", form="apart")
     program = _compile("quantized_linear", arguments, {0: 1}, tmp_path, pipeline=pipeline)
@@ -353,7 +354,7 @@ def test_quantized_linear_apart(tmp_path: Path, bits: int, zeros: bool) -> None:
 def test_quantized_embedding(tmp_path: Path, bits: int, zeros: bool, tokens: int | None) -> None:
     torch.manual_seed(0)
     weight = torch.randn(37, 64) + 0.5 * zeros
-    packed, scales = quantize("w", weight, WeightFormat(bits, 32, zeros))
+    packed, scales = quantize("w", weight, WeightFormat(bits, 32, "zero_point" if zeros else ""))
     lengths = [tokens] if tokens else [2, 33]
     examples = [
         [torch.randint(0, 37, (1, m), dtype=torch.int32), packed, scales, 64] for m in lengths

@@ -21,7 +21,8 @@ from edgec.models.gguf.model import gguf_config
 from edgec.models.gguf.weights import GgufFile, GgufWeights, _q4_k
 from edgec.models.sources.resolve import ModelSource, resolve
 from edgec.models.weights.check import check_weights, expected_tensors
-from edgec.models.weights.quantize import WeightFormat, dequantize, unpack
+from edgec.models.weights.packing import dequantize, unpack
+from edgec.weight_formats import WeightFormat
 
 SIZES = {
     "hidden_size": 256,
@@ -128,14 +129,14 @@ def test_integers_are_taken_as_they_are(pair: tuple[Any, ModelSource]) -> None:
     for name, form in formats.items():
         kind = types[name.split(".")[-2]]
         packed, scales = source.weights.read_quantized(name)
-        rows, columns = wanted[name].shape
-        found, true = dequantize(packed, scales, rows, columns), wanted[name].detach()
+        rows = wanted[name].shape[0]
+        found, true = dequantize(packed, scales, form, rows), wanted[name].detach()
         if kind in (Type.Q8_0, Type.Q4_0, Type.Q5_0):
             assert torch.equal(found, true), name
             continue
         groups = (found - true).abs().reshape(rows, -1, 32).amax(-1)
         if kind in (Type.Q4_1, Type.Q4_K):
-            assert form == WeightFormat(4, 32, zero_points=True)
+            assert form == WeightFormat(4, 32, "zero_point")
             # The integers are the file's: f16 scales and zero points are all that differs.
             step = scales[0].transpose(1, 2).reshape(-1, scales.shape[2])[:rows].float()
             low = true.reshape(rows, -1, 32).abs().amax(-1)
@@ -180,7 +181,7 @@ def test_only_what_is_read_is_in_memory(tmp_path: Path) -> None:
     assert isinstance(source.weights, GgufWeights)
     packed, scales = source.weights.read_quantized("model.embed_tokens.weight")
     assert packed.shape == (18, 32, 16, 4) and scales.shape == (18, 8, 16)
-    assert unpack(packed, 256).shape == (288, 256)
+    assert unpack(packed, WeightFormat(4)).shape == (288, 256)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from tests.models.gguf.test_gguf import make_model
 from edgec.errors import ModelError
 from edgec.models.sources.byte_tokenizer import byte_tokenizer_files
 from edgec.models.sources.resolve import ModelSource, resolve
+from edgec.models.weights.packing import dequantize
 from edgec.models.weights.prequantized import PrequantizedWeights
-from edgec.models.weights.quantize import WeightFormat, dequantize
+from edgec.weight_formats import WeightFormat
 
 GROUP = 64
 _AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
@@ -130,7 +131,7 @@ def check(model: Any, source: ModelSource, form: WeightFormat) -> None:
         assert torch.equal(source.weights.read(name), parameter), name
         if name in formats:
             pair = source.weights.read_quantized(name)
-            assert torch.equal(dequantize(*pair, *parameter.shape), parameter), name
+            assert torch.equal(dequantize(*pair, form, parameter.shape[0]), parameter), name
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -138,7 +139,7 @@ def check(model: Any, source: ModelSource, form: WeightFormat) -> None:
 def test_four_bits_are_exact(tmp_path: Path, method: str, symmetric: bool) -> None:
     model = make_model("qwen3")
     write_checkpoint(tmp_path, model, method, symmetric=symmetric)
-    check(model, resolve(str(tmp_path)), WeightFormat(4, GROUP, not symmetric))
+    check(model, resolve(str(tmp_path)), WeightFormat(4, GROUP, "" if symmetric else "zero_point"))
 
 
 @pytest.mark.parametrize("method", ["gptq", "compressed-tensors"])

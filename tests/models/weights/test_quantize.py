@@ -6,14 +6,9 @@ import pytest
 import torch
 
 from edgec.errors import InputError, ModelError
-from edgec.models.weights.quantize import (
-    WeightFormat,
-    dequantize,
-    halves,
-    quantize,
-    round_with,
-    unpack,
-)
+from edgec.models.weights.packing import dequantize, unpack
+from edgec.models.weights.quantize import coded, halves, quantize, round_with
+from edgec.weight_formats import WeightFormat
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -26,11 +21,12 @@ def test_round_trip(bits: int, group: int | None, rows: int) -> None:
     integers = torch.randint(1 - top, top, (rows, 256), generator=generator).float()
     integers[:, ::32] = -top  # each group has the largest magnitude
     weight = integers * 0.25
-    packed, scales = quantize("w", weight, WeightFormat(bits, group))
+    form = WeightFormat(bits, group)
+    packed, scales = quantize("w", weight, form)
     assert packed.dtype == torch.int8 and scales.dtype == torch.float16
     assert packed.numel() * 8 // bits == -(-rows // 16) * 16 * 256
-    assert torch.equal(dequantize(packed, scales, rows, 256), weight)
-    assert not unpack(packed, 256)[rows:].any()
+    assert torch.equal(dequantize(packed, scales, form, rows), weight)
+    assert not (unpack(packed, form)[rows:] - form.zero).any()
 
 
 def test_layout() -> None:
@@ -48,8 +44,8 @@ def test_layout() -> None:
 
 def test_int4_is_better_than_rounding_to_the_peak() -> None:
     weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
-    packed, scales = quantize("w", weight, WeightFormat(4, 32))
-    found = (dequantize(packed, scales, 64, 256) - weight).square().mean()
+    packed, scales = quantize("w", weight, WeightFormat(4))
+    found = (dequantize(packed, scales, WeightFormat(4), 64) - weight).square().mean()
     groups = weight.reshape(64, -1, 32)
     peak = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)) / -8
     plain = ((groups / peak).round().clamp(-8, 7) * peak - groups).square().mean()
@@ -58,8 +54,8 @@ def test_int4_is_better_than_rounding_to_the_peak() -> None:
 
 def test_zeros_stay_zero() -> None:
     for bits in (8, 4):
-        packed, scales = quantize("w", torch.zeros(3, 32), WeightFormat(bits, 32))
-        assert not dequantize(packed, scales, 3, 32).any()
+        form = WeightFormat(bits)
+        assert not dequantize(*quantize("w", torch.zeros(3, 32), form), form, 3).any()
 
 
 def test_group_that_does_not_divide_is_named() -> None:
@@ -77,7 +73,7 @@ def test_weights_that_are_no_numbers_are_named(bad: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [WeightFormat(8, 32), WeightFormat(4, 32), WeightFormat(4, 32, True)]
+    "form", [WeightFormat(8, 32), WeightFormat(4, 32), WeightFormat(4, 32, "zero_point")]
 )
 @pytest.mark.parametrize("value", [1e8, -1e20, 1e30])
 def test_weights_beyond_the_scales_are_named(form: WeightFormat, value: float) -> None:
@@ -97,9 +93,9 @@ def test_zero_points_fit_groups_off_centre() -> None:
     def error(form: WeightFormat) -> float:
         packed, scales = quantize("w", weight, form)
         assert scales.shape == form.scales_shape("w", 64, 256)
-        return float((dequantize(packed, scales, 64, 256) - weight).square().mean())
+        return float((dequantize(packed, scales, form, 64) - weight).square().mean())
 
-    found = error(WeightFormat(4, 32, zero_points=True))
+    found = error(WeightFormat(4, 32, "zero_point"))
     assert found < 0.4 * error(WeightFormat(4, 32))
     low, high = weight.reshape(64, -1, 32).amin(-1), weight.reshape(64, -1, 32).amax(-1)
     step = ((high - low) / 15)[..., None]
@@ -111,11 +107,11 @@ def test_zero_points_fit_groups_off_centre() -> None:
 @pytest.mark.parametrize("value", [0.0, 1e-6, -3.0, 0.37])
 def test_zero_points_of_constant_groups(value: float) -> None:
     """No range to divide by; and a range that vanishes beside the offset."""
-    form = WeightFormat(4, 32, zero_points=True)
+    form = WeightFormat(4, 32, "zero_point")
     for spread in (0.0, 1e-6):
         weight = torch.full((3, 64), value)
         weight[:, ::2] += spread * value
-        found = dequantize(*quantize("w", weight, form), 3, 64)
+        found = dequantize(*quantize("w", weight, form), form, 3)
         assert torch.allclose(found, weight, rtol=1e-3, atol=6e-8)
 
 
@@ -129,7 +125,7 @@ def plainly(groups: torch.Tensor, form: WeightFormat) -> tuple[torch.Tensor, tor
     if form.bits == 8:
         scale = (groups.abs().amax(-1) / 127).half()
         return divide(groups, scale.float(), -127, 127), scale
-    if form.zero_points:
+    if form.offset:
         low, high, mean = groups.amin(-1), groups.amax(-1), groups.mean(-1)
         best, scale, offset = torch.full_like(low, -1.0), torch.zeros_like(low), mean
         for part in (1.0, 0.96, 0.92, 0.88, 0.84, 0.8):
@@ -157,7 +153,12 @@ def plainly(groups: torch.Tensor, form: WeightFormat) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
     "form",
-    [WeightFormat(8, 32), WeightFormat(8, None), WeightFormat(4, 32), WeightFormat(4, 32, True)],
+    [
+        WeightFormat(8, 32),
+        WeightFormat(8, None),
+        WeightFormat(4, 32),
+        WeightFormat(4, 32, "zero_point"),
+    ],
     ids=str,
 )
 def test_blocks_on_all_cores_give_the_bits_of_the_plain_formula(
@@ -171,7 +172,9 @@ def test_blocks_on_all_cores_give_the_bits_of_the_plain_formula(
     packed, scales = quantize("w", weight, form)
     group = form.group or 512
     integers, scale = plainly(weight.float().reshape(700, -1, group), form)
-    assert torch.equal(unpack(packed, 512)[:700], integers.reshape(700, 512).to(torch.int8))
+    assert torch.equal(
+        unpack(packed, form)[:700], coded(integers.reshape(700, 512).to(torch.int8), form)
+    )
     by_row = scales.transpose(-1, -2).reshape(*scales.shape[:-3], -1, 512 // group)
     found = by_row[..., :700, :].contiguous().view(torch.int16)
     assert torch.equal(found, scale.contiguous().view(torch.int16))
