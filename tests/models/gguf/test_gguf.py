@@ -54,6 +54,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "logits_scaling": 4.0,
         "tie_word_embeddings": False,
     },
+    "gemma": {"head_dim": 64},
+    "gemma2": {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 24},
+    "gemma3_text": {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 24},
 }
 MIXED = {
     "token_embd.weight": Type.Q6_K,
