@@ -140,7 +140,7 @@ func.func @quantized_row(%x: !torch.vtensor<[1,1,64],f32>, %w: !torch.vtensor<[6
 // CHECK: %[[PANELS:.*]] = flow.dispatch @edgec_linear::@linear_pack[{{.*}}](%{{.*}}, %arg3,
 // CHECK: flow.dispatch @edgec_linear::@linear_gated_many_f16[{{.*}}](%[[PANELS]], %arg1, %arg2,
 // CHECK-LABEL: util.func private @"edgec.quantized_linear.x86_64_avx2.1xdx64xf32.{{.*}}.wnorm1e-06.gelu_tanh"(
-// CHECK: %[[Q:.*]]:3 = flow.dispatch @edgec_quantized_linear::@quantize_rows_i8[{{.*}}](%{{.*}}, %arg5,
-// CHECK: flow.dispatch @edgec_quantized_linear::@quantized_gated_matmul_i8[{{.*}}](%[[Q]]#0, %[[Q]]#1, %[[Q]]#2,
+// CHECK: %[[Q:.*]]:3 = flow.dispatch @edgec_quantized_linear_i8::@quantize_rows_i8[{{.*}}](%{{.*}}, %arg5,
+// CHECK: flow.dispatch @edgec_quantized_linear_i8::@quantized_gated_matmul_i8[{{.*}}](%[[Q]]#0, %[[Q]]#1, %[[Q]]#2,
 // CHECK-LABEL: util.func private @"edgec.quantized_linear.x86_64_avx2.1x1x64xf32.{{.*}}.wnorm1e-06.added1.0"(
-// CHECK: flow.dispatch @edgec_quantized_linear::@quantized_matvec1_i8
+// CHECK: flow.dispatch @edgec_quantized_linear_i8::@quantized_matvec1_i8

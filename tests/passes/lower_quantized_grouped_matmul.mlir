@@ -35,12 +35,12 @@ func.func @odd(%x: !torch.vtensor<[2,48],f32>, %w: !torch.vtensor<[4,1,12,16,4],
 }
 
 // CHECK: stream.executable private @edgec_quantized_grouped
-// CHECK-SAME: quantized_linear_x86_64_avx2.o
+// CHECK-SAME: quantized_linear_i8_x86_64_avx2.o
 // CHECK: util.func private @edgec.quantized_grouped_matmul.x86_64_avx2.dx64xf32
-// CHECK: flow.dispatch @edgec_quantized_grouped::@quantize_groups_i8
-// CHECK: flow.dispatch @edgec_quantized_grouped::@grouped_matmul_i8
+// CHECK: flow.dispatch @edgec_quantized_grouped_i8::@quantize_groups_i8
+// CHECK: flow.dispatch @edgec_quantized_grouped_i8::@grouped_matmul_i8
 // CHECK: util.func private @edgec.quantized_grouped_matmul.x86_64_avx2.2x64xf32
-// CHECK: flow.dispatch @edgec_quantized_grouped::@grouped_matvec_i4
+// CHECK: flow.dispatch @edgec_quantized_grouped_i4::@grouped_matvec_i4
 // CHECK: arith.addf
 // CHECK: util.func private @edgec.quantized_grouped_matmul.2x48xf32
 // CHECK-NOT: flow.dispatch

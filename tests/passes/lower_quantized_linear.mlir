@@ -31,12 +31,12 @@ func.func @odd(%x: !torch.vtensor<[1,1,48],f32>, %w: !torch.vtensor<[1,12,16,4],
 }
 
 // CHECK: stream.executable private @edgec_quantized_linear
-// CHECK-SAME: quantized_linear_x86_64_avx2.o
+// CHECK-SAME: quantized_linear_i8_x86_64_avx2.o
 // CHECK: util.func private @edgec.quantized_linear.x86_64_avx2.1x1x64xf32
-// CHECK: flow.dispatch @edgec_quantized_linear::@quantized_matvec1_i8
+// CHECK: flow.dispatch @edgec_quantized_linear_i8::@quantized_matvec1_i8
 // CHECK: util.func private @edgec.quantized_linear.x86_64_avx2.1xdx64xf32
-// CHECK: flow.dispatch @edgec_quantized_linear::@quantize_rows_i4
-// CHECK: flow.dispatch @edgec_quantized_linear::@quantized_matmul_i4
+// CHECK: flow.dispatch @edgec_quantized_linear_i4::@quantize_rows_i4
+// CHECK: flow.dispatch @edgec_quantized_linear_i4::@quantized_matmul_i4
 // CHECK: util.func private @edgec.quantized_linear.1x1x48xf32
 // CHECK-NOT: flow.dispatch
 // CHECK: arith.extsi %{{.*}} : i8 to i32

@@ -25,4 +25,4 @@ func.func @decode(%x: !torch.vtensor<[1,1,64],f32>, %w: !torch.vtensor<[3,16,16,
 }
 util.global private @weight : tensor<3x16x16x4xi8>
 
-// CHECK: flow.dispatch @edgec_quantized_linear::@quantized_matvec2_i8
+// CHECK: flow.dispatch @edgec_quantized_linear_i8::@quantized_matvec2_i8
