@@ -144,7 +144,8 @@ def _formats(files: list[Path], embeddings: float) -> Iterator[tuple[str, float,
             if name not in formats:
                 plain: torch.Tensor = weights.read(name)
                 return plain.float()
-            return dequantize(*weights.read_quantized(name), formats[name], matrix.shape[0])
+            packed, scales = weights.read_quantized(name)
+            return dequantize(packed, scales, formats[name], matrix.shape[0])
 
         stored = 8 * sum(int(t.n_bytes) for t in gguf.GGUFReader(file).tensors)
         stored /= sum(tensor.count for tensor in weights.tensors().values())
