@@ -68,7 +68,7 @@ def test_experts_are_read_one_by_one(tmp_path: Path, name: str, bits: int) -> No
         for expert in range(matrix.experts or 0):
             wanted = parameters[parameter][expert]
             wanted = wanted.T if matrix.transposed else wanted
-            found = dequantize(packed[expert], scales[expert], matrix.form, matrix.rows)
+            found = dequantize(packed[expert], scales[expert], matrix.weight_format, matrix.rows)
             bound = wanted.abs().max() / (100 if bits == 8 else 6)
             assert (found - wanted).abs().max() <= bound
     if name == "qwen3_moe":  # gate and up of one expert, then those of the next
