@@ -42,6 +42,7 @@ def test_it_runs(example: str, tmp_path: Path, tiny_dense_artifact: Artifact) ->
     assert PRINTED[example] in done.stdout
 
 
+@pytest.mark.compiles
 def test_own_pass_is_applied(tmp_path: Path) -> None:
     done = run("05_own_pass.py", tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
