@@ -97,7 +97,7 @@ def described(documentation: str, skip: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def explained(cls: type) -> dict[str, str]:
-    """What a class's docstring says of each field."""
+    """The meaning of each field, from a class's docstring."""
     found: dict[str, str] = {}
     for name, text in sections(inspect.getdoc(cls) or "").items():
         if name in ("Args", "Attributes"):

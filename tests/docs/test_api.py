@@ -44,7 +44,7 @@ def test_every_field_is_explained(script: dict[str, Any]) -> None:
 
 
 def test_every_argument_is_explained(script: dict[str, Any]) -> None:
-    """Where a docstring explains one argument it explains all."""
+    """A docstring that explains one argument explains all."""
     missing = []
     for _, name, value in script["public"]():
         members = dict(script["members"](value)) if inspect.isclass(value) else {}
