@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from edgec.compiler.targets import TARGETS
+from edgec.compiler.ukernels import LEVELS
+from edgec.options import STAGE_NAMES
 from edgec.runtime import contract
 
 
@@ -18,6 +21,21 @@ def rows_of(page: Path, heading: str) -> list[str]:
 
 def test_state_kinds(repository: Path) -> None:
     assert set(rows_of(repository / "docs/state.md", "Kinds")) == set(contract._KINDS)
+
+
+def test_stages(repository: Path) -> None:
+    page = repository / "docs/architecture.md"
+    assert rows_of(page, "The stages of a compile") == list(STAGE_NAMES)
+
+
+def test_targets(repository: Path) -> None:
+    page = (repository / "docs/targets.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[: len(TARGETS)] == list(TARGETS)
+
+
+def test_kernel_levels(repository: Path) -> None:
+    assert rows_of(repository / "docs/performance.md", "Kernels") == list(LEVELS)
+    assert rows_of(repository / "docs/quantisation.md", "Products") == list(LEVELS)
 
 
 def test_every_guide_is_in_contributing(repository: Path) -> None:
