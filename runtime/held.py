@@ -51,6 +51,7 @@ class HeldTokens:
 
     @property
     def phase(self) -> SequencePhase:
+        """The present or last activity."""
         self._recover()
         return self._log.phase
 

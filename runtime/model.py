@@ -61,9 +61,10 @@ class LoadedModel:
     def load(
         artifact: str | Path | Artifact, device: str | None = None, threads: int | None = None
     ) -> LoadedModel:
-        """Loads an artifact, given or by its folder.
+        """Loads an artifact.
 
         Args:
+            artifact: Its folder, or an opened `Artifact`.
             device: `cpu`, `vulkan`, `cuda`, or a target in full; None: the cpu, or the only one.
             threads: CPU worker threads for the process; None: IREE's choice.
 

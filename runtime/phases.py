@@ -19,7 +19,7 @@ __all__ = ["PhaseCounters", "PhaseLog", "SequencePhase"]
 
 
 class SequencePhase(enum.Enum):
-    """The present or last activity of a sequence."""
+    """The present or last activity of a sequence; docs/state.md has what holds in each."""
 
     CREATED = "created"
     PREFILL = "prefill"

@@ -25,7 +25,13 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class Usage:
-    """Counts of tokens. `cached_tokens` of the prompt were in the state already."""
+    """Counts of tokens.
+
+    Args:
+        prompt_tokens: Tokens of the full prompt.
+        completion_tokens: Generated tokens, with an end-of-text token.
+        cached_tokens: Tokens of the prompt that the state held already.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -61,8 +67,12 @@ class GenerationResult:
     Args:
         text: The generated text, without special tokens and without the stop string.
         tokens: The generated ids, with those of an end-of-text token or a stop string.
-        logprobs: Those of each token, where they were asked for.
-        prompt_logprobs: With `score_prompt`, those of each token of the prompt but the first.
+        finish_reason: `stop` after an end-of-text token or a stop string, `length` after a limit
+            of tokens or time, `cancelled` if nobody wants the rest.
+        usage: Counts of tokens.
+        timings: Milliseconds, and tokens per second.
+        logprobs: Log-probabilities of each token, where they were asked for; else empty.
+        prompt_logprobs: With `score_prompt`, an entry for each token of the prompt but the first.
     """
 
     text: str
@@ -97,8 +107,8 @@ class TokenLogprobs:
     temperature.
 
     Args:
-        token: That of the chosen token.
-        top: The most probable tokens and theirs, in falling order.
+        token: The log-probability of the chosen token.
+        top: Ids and log-probabilities of the most probable tokens, the most probable first.
     """
 
     token: float
@@ -110,9 +120,11 @@ class StreamChunk:
     """One generated token, and the text that it completed (often none, or several characters).
 
     Args:
+        text: Whole characters; all chunks together are the result's text.
+        token: The generated id.
         finish_reason: Why the generation ended, in the last chunk only.
         result: The whole generation with its usage and timings, in the last chunk only.
-        logprobs: Where they were asked for.
+        logprobs: Log-probabilities of the token, where they were asked for.
     """
 
     text: str

@@ -168,12 +168,21 @@ class Session:
 
         With `decode`, the level below `generate`, for tests and benchmarks: no tokenizer, no
         sampling, no reuse of what the state holds. Start with `reset`.
+
+        Raises:
+            InputError: no tokens, an id outside the vocabulary, or more than the context holds.
+            DeviceError: the device failed; the session refuses to go on until `reset`.
         """
         self._uses += 1
         return self.sequence.extend(list(tokens)).logits()
 
     def decode(self, token: int) -> npt.NDArray[np.float32]:
-        """Appends one token to the state and returns the logits f32[V] after it."""
+        """Appends one token to the state and returns the logits f32[V] after it.
+
+        Raises:
+            InputError: an id outside the vocabulary, or the context is full.
+            DeviceError: the device failed; the session refuses to go on until `reset`.
+        """
         self._uses += 1
         return self.sequence.step(token).logits()
 

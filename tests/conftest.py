@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.compiling import compiles, refuse_compilers
 
 if TYPE_CHECKING:
     from edgec.artifact import Artifact
@@ -47,6 +48,18 @@ def _locked(name: str, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
     with (Path(os.environ[_SHARED]) / f"{name}.lock").open("w") as file:
         fcntl.flock(file, kind)
         yield
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests that compile."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            fixtures = item._fixtureinfo.name2fixturedefs
+            if compiles(item.function, fixtures):
+                item.add_marker("compiles")
+    if "not compiles" in config.option.markexpr:
+        refuse_compilers()
 
 
 @pytest.hookimpl(wrapper=True)

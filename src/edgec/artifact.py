@@ -25,7 +25,12 @@ _LARGEST_MANIFEST = 16 << 20
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compiled model on disk: its folder and its manifest."""
+    """A compiled model on disk.
+
+    Attributes:
+        path: The folder.
+        manifest: The description of its files, its model and its programs (docs/artifact.md).
+    """
 
     path: Path
     manifest: Manifest

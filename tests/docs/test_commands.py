@@ -100,6 +100,7 @@ def test_every_shell_block_says_whether_it_runs(document: Path) -> None:
 WITH_TESTED = [d for d in DOCUMENTS if any(block.tested for block in blocks_of(d))]
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("document", WITH_TESTED, ids=names(WITH_TESTED))
 def test_marked_blocks_run(document: Path, tmp_path: Path) -> None:
     folder_like_repository(tmp_path)

@@ -23,7 +23,11 @@ def test_every_page_is_in_the_index(repository: Path) -> None:
 
 
 def test_every_link_leads_to_a_file(repository: Path) -> None:
-    documents = [*repository.glob("*.md"), *(repository / "docs").glob("*.md")]
+    documents = [
+        path
+        for pattern in ("*.md", "docs/*.md", "benchmarks/*.md")
+        for path in repository.glob(pattern)
+    ]
     missing = [
         f"{document.name}: {link}"
         for document in documents
