@@ -106,7 +106,7 @@ def test_the_numbers_of_the_narrow_forms(
     dtype: str, tmp_path: Path, compare: Callable[..., Any]
 ) -> None:
     """The CUDA target's passes on a CPU program, against the usual ones."""
-    sizes: dict[str, Any] = {"layers": 2, "ctx_size": 256, "chunk_size": 64, "dtype": dtype}
+    sizes: dict[str, Any] = {"layers": 2, "ctx_size": 512, "chunk_size": 64, "dtype": dtype}
     usual = edgec.compile("bundled:tiny-dense", output=tmp_path / "usual.edgec", **sizes)
     (gpu,) = parse_targets("cuda")
     (cpu,) = parse_targets("cpu")
