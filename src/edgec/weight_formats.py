@@ -20,7 +20,6 @@ __all__ = [
     "SCALES",
     "SUPER",
     "WeightFormat",
-    "format_named",
 ]
 
 PANEL = 16
@@ -172,15 +171,3 @@ def _formats() -> Sequence[WeightFormat]:
 
 FORMATS = {form.name: form for form in _formats()}
 """Name to format, of all that there are kernels for; groups that a call says are 32 here."""
-
-
-def format_named(name: str, group: int | None) -> WeightFormat:
-    """The format of a name and a group.
-
-    Raises:
-        KeyError: there is no such format.
-    """
-    form = FORMATS[name]
-    if form.fixed_group:
-        return form
-    return WeightFormat(form.bits, group, form.offset, form.scales, form.middle, form.codebook)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.compiler.kernel_calls import call, load_kernels, padded
+import ziglang
+from tests.compiler.kernel_calls import call, load_kernels, own_levels, padded
 
 from edgec.compiler import ukernels
-from edgec.compiler.ukernels import LEVELS, build_object
+from edgec.compiler.ukernels import build_object
 from edgec.compiler.ukernels.abi import abi_header
 from edgec.compiler.ukernels.reference import (
     attention,
@@ -27,11 +27,8 @@ from edgec.passes.kernels.attention import tiling
 from edgec.passes.kernels.table import FOLDS, objects
 from edgec.weight_formats import WeightFormat
 
-ziglang = pytest.importorskip("ziglang")
-
-
 # Those of another architecture run in whole programs, under emulation: tests/targets.
-OWN_LEVELS = [name for name in LEVELS if LEVELS[name].architecture == platform.machine()]
+OWN_LEVELS = own_levels()
 
 
 @pytest.fixture(scope="module", params=OWN_LEVELS)

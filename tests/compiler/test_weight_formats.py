@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.compiler.kernel_calls import call, load_kernels, padded
+from tests.compiler.kernel_calls import call, load_kernels, own_levels, padded
 
-from edgec.compiler.ukernels import LEVELS
 from edgec.compiler.ukernels.reference import quantize_rows, quantized_linear
 from edgec.weight_formats import CODEBOOKS, FORMATS, WeightFormat
 
-OWN_LEVELS = [name for name in LEVELS if LEVELS[name].architecture == platform.machine()]
+OWN_LEVELS = own_levels()
 USED = {
     "i4", "i8", "i4z", "i4m", "i2", "i3", "i5", "i6", "i5m", "i4m_g32_two_level",
     "i5m_g32_two_level", "i6_g16_two_level", "i3_g16_two_level", "i2m_g16_nibbles",
