@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.manifests import rewrite_manifest
 
 from edgec.artifact import Artifact, sha256_of
