@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["compiles", "refuse_compilers"]
 
 COMPILING = {
-    "build_objects", "compile_once", "iree_compile_file", "load_kernels",
+    "build_object", "build_objects", "compile_once", "iree_compile_file", "load_kernels",
 }  # fmt: skip
 """Fixtures and functions that compile."""
 COMMANDS = {"compile", "iree-compile"}
@@ -68,7 +68,7 @@ def _reaches(function: Any, fake: bool) -> bool:
         if not isinstance(one, FunctionType):
             continue
         for code in _codes(one.__code__):
-            if _says_so(code, fake):
+            if _says_so(code, one.__globals__, fake):
                 return True
             waiting += _named(code, one.__globals__)
     return False
@@ -82,12 +82,13 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
-def _says_so(code: CodeType, fake: bool) -> bool:
+def _says_so(code: CodeType, defined: dict[str, Any], fake: bool) -> bool:
     """Whether the code itself calls a compiler."""
     names, texts = set(code.co_names), set(_texts(code.co_consts))
     if COMPILING & names or COMMANDS & texts:
         return True
-    return not fake and ({"edgec", "compile"} <= names or any("edgec.compile(" in t for t in texts))
+    imported = "compile" in names and ("edgec" in names or "compile" in defined)
+    return not fake and (imported or any("edgec.compile(" in text for text in texts))
 
 
 def _texts(constants: Iterable[Any]) -> Iterator[str]:
