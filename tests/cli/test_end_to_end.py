@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.manifests import rewrite_manifest
 
 from edgec.artifact import Artifact, sha256_of
@@ -95,6 +96,7 @@ def test_compile_twice(run_edgec: RunEdgec, tmp_path: Path) -> None:
     assert json.loads(forced.stdout)["digest"] != report["digest"]
 
 
+@pytest.mark.compiles
 def test_run_compiles_a_model_into_the_cache(run_edgec: RunEdgec, tmp_path: Path) -> None:
     arguments = ["run", "bundled:tiny-dense", "-p", "In the", "-n", "2", "--cache-dir", tmp_path]
     first = run_edgec(*arguments)

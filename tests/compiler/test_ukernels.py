@@ -697,6 +697,7 @@ def test_rows_of_heads(kernels: Any, dtype: str, case: tuple[Any, ...]) -> None:
     values.check_written(rows, value)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     ("body", "fails"),
     [

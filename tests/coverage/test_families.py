@@ -10,6 +10,8 @@ from edgec.coverage.sample import SAMPLE as KINDS
 from edgec.coverage.sample import TARGET
 from edgec.models.tiny import causal_families
 
+pytestmark = pytest.mark.compiles
+
 SAMPLE = ("gemma2", "qwen3_moe")
 
 

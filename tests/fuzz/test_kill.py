@@ -141,6 +141,7 @@ def still_running() -> list[str]:
 KINDS = ("new output", "over another", "cache", "two, one output", "two, one cache")
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     "kills", [pytest.param(5, id="five"), pytest.param(100, id="hundred", marks=pytest.mark.slow)]
 )
